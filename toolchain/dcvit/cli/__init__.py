@@ -1,0 +1,1 @@
+"""The command line: one thin file a command, which imports the library only when it runs."""

@@ -1,0 +1,82 @@
+"""What every command shares: --json, --debug, progress on stderr, and how a result reaches the user."""
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from dcvit.progress import reporting_to
+
+T = TypeVar("T")
+
+
+class Result(Protocol):
+    """What a command returns: data for scripts and lines for people."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that scripts read."""
+
+    def lines(self) -> Iterable[Any]:
+        """What rich prints: strings and tables."""
+
+
+class Command(click.Command):
+    """A command whose function returns a `Result`; one with `passed` false ends with exit status 1."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(["--json", "as_json"], is_flag=True, help="One JSON object on stdout; text goes to stderr."),
+            click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        as_json, debug = ctx.params.pop("as_json"), ctx.params.pop("debug")
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        if not debug:
+            # Notes to the developers of torch, timm and their like; ours are raised or logged under `dcvit`.
+            warnings.simplefilter("ignore")
+            logging.getLogger().setLevel(logging.ERROR)
+            logging.getLogger("dcvit").setLevel(logging.WARNING)
+        with reporting_to(_RichReporter()):
+            result: Result = super().invoke(ctx)
+        _print(result, stderr=as_json)
+        if as_json:
+            click.echo(json.dumps(result.to_json()))
+        if not getattr(result, "passed", True):
+            ctx.exit(1)
+        return result
+
+
+def _print(result: Result, *, stderr: bool) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        # A pipe has no width: tables must not be folded to a guess.
+        console = Console(stderr=stderr, highlight=False, width=160)
+    for line in result.lines():
+        console.print(line)
+
+
+class _RichReporter:
+    """A bar with the time left on stderr; on something that is no terminal, one line at the end of each bar."""
+
+    def track(self, items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft())
+        console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
+        with Progress(*columns, console=console, transient=True) as progress:
+            yield from progress.track(items, total=total, description=description)
+            task = progress.tasks[-1]
+            console.print(f"{description}: {int(task.completed)} in {task.finished_time or task.elapsed or 0:.1f} s")
+
+    def say(self, text: str) -> None:
+        click.echo(text, err=True)

@@ -1,0 +1,27 @@
+"""The two ways a command can fail, and their exit statuses."""
+
+from typing import Any
+
+
+class DcvitError(Exception):
+    """Base of every error that the tool raises on purpose; its text is one line for the user."""
+
+    exit_status = 1
+
+
+class InputError(DcvitError):
+    """The input is wrong: says what, where, and what to do about it. Exit status 2."""
+
+    exit_status = 2
+
+
+class CheckFailedError(DcvitError):
+    """The input is right, but a check did not hold (parity, accuracy, latency). Exit status 1."""
+
+    exit_status = 1
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its type where it has none: libraries' errors run over many lines."""
+    lines: list[Any] = str(error).strip().splitlines()
+    return str(lines[0]) if lines else type(error).__name__

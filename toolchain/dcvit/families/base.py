@@ -1,0 +1,145 @@
+"""The interface between the methods and an architecture."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dcvit.errors import InputError
+from dcvit.layers.token_grid import TokenGrid
+from dcvit.plan import CompressionPlan
+from dcvit.types import TimmModule
+
+KeptNodes = Mapping[int, Tensor]
+"""For each block that is narrowed, the indices [M'] of the MLP hidden nodes that it keeps."""
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """Widths of one block: C, h, d and M."""
+
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_hidden: int
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers of an uncompressed model that a plan is made from.
+
+    Attributes:
+        input_size: (channels, height, width) of one image.
+        grid: Patch grid (H, W) in front of the first block.
+        num_prefix_tokens: Class, distillation and register tokens.
+    """
+
+    input_size: tuple[int, int, int]
+    grid: tuple[int, int]
+    num_prefix_tokens: int
+    num_classes: int
+    blocks: tuple[BlockSpec, ...]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, D."""
+        return len(self.blocks)
+
+
+class Family(ABC):
+    """One kind of architecture: how to read it, and how to put a plan into it."""
+
+    name: str
+    supported: str
+
+    @abstractmethod
+    def matches(self, model: TimmModule) -> bool:
+        """Whether the model is of this kind."""
+
+    @abstractmethod
+    def unsupported_reason(self, model: TimmModule) -> str | None:
+        """What in a matching model no plan can handle, in words; None when all is well."""
+
+    @abstractmethod
+    def architecture(self, model: TimmModule) -> Architecture:
+        """Reads the widths, the grid and the input size off an uncompressed model."""
+
+    @abstractmethod
+    def apply(self, model: TimmModule, plan: CompressionPlan, kept: KeptNodes | None = None) -> None:
+        """Puts the plan into the model, in place.
+
+        Where `kept` names no nodes for a narrowed MLP, its first ones stay, which is all that matters when the
+        weights are loaded afterwards.
+        """
+
+    @abstractmethod
+    def tokens(self, model: TimmModule, plan: CompressionPlan) -> list[int]:
+        """Tokens N that each block works on, under the plan. `model` is uncompressed."""
+
+    @abstractmethod
+    def attention_modules(self, index: int) -> tuple[str, ...]:
+        """Names of the modules that go with a block's attention (its norm included)."""
+
+    @abstractmethod
+    def mlp_modules(self, index: int) -> tuple[str, ...]:
+        """Names of the modules whose cost scales with a block's MLP width."""
+
+    @abstractmethod
+    def block(self, model: TimmModule, index: int) -> TimmModule:
+        """Block `index` of the model."""
+
+    @abstractmethod
+    def features(self, model: TimmModule, images: Tensor) -> Tensor:
+        """All tokens after the final norm, [B, N, C]: what feature mimicking compares."""
+
+    @abstractmethod
+    def train_up_to(self, model: TimmModule, last_block: int) -> None:
+        """Makes trainable what runs up to and with block `last_block`, and the final norm; freezes the rest."""
+
+    def check(self, model: TimmModule, plan: CompressionPlan) -> None:
+        """Checks that a plan fits an uncompressed model.
+
+        Raises:
+            InputError: If it names a block, position or width that the model does not have.
+        """
+        architecture = self.architecture(model)
+        depth = architecture.depth
+        for entry in plan.blocks:
+            if entry.index >= depth:
+                raise InputError(
+                    f"plan: {plan.model} has no block {entry.index}; its {depth} blocks are numbered 0 to {depth - 1}"
+                )
+            spec = architecture.blocks[entry.index]
+            for what, width, limit in (
+                ("mlp_hidden", entry.mlp_hidden, spec.mlp_hidden),
+                ("head_dim", entry.head_dim, spec.head_dim),
+            ):
+                if width is not None and width > limit:
+                    raise InputError(f"plan: block {entry.index} of {plan.model} has {what} {limit}; {width} is more")
+        for merge in plan.merges:
+            if merge.after >= depth:
+                raise InputError(
+                    f"--merge: {plan.model} has {depth} blocks, so {merge.axis}@{merge.after} is at no block; "
+                    f"merges stand after 1 to {depth - 1} blocks"
+                )
+        self._check_grid(architecture, plan)
+
+    def _check_grid(self, architecture: Architecture, plan: CompressionPlan) -> None:
+        grid = TokenGrid.unmerged(architecture.grid)
+        for merge in plan.merges:
+            side = grid.columns if merge.axis == "horizontal" else grid.rows
+            if len(side) < 2:
+                raise InputError(
+                    f"--merge: {merge.axis}@{merge.after} has nothing to merge: the grid of {plan.model} is "
+                    f"{grid.shape[0]}×{grid.shape[1]} there"
+                )
+            grid = grid.merged(merge.axis)
+
+    def cut(self, model: TimmModule, plan: CompressionPlan, kept: KeptNodes | None = None) -> TimmModule:
+        """A compressed copy of an uncompressed model, with the weights that the plan keeps."""
+        self.check(model, plan)
+        student = copy.deepcopy(model)
+        self.apply(student, plan, kept)
+        return student

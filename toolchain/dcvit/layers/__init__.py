@@ -1,0 +1,7 @@
+"""The modules that a plan puts into a model."""
+
+from dcvit.layers.attention_free_block import AttentionFreeBlock
+from dcvit.layers.narrow import narrow_attention, narrow_mlp
+from dcvit.layers.token_merge import TokenMerge, attach_merge, attach_size_bias
+
+__all__ = ["AttentionFreeBlock", "TokenMerge", "attach_merge", "attach_size_bias", "narrow_attention", "narrow_mlp"]

@@ -1,0 +1,47 @@
+"""Cutting a timm MLP or attention to fewer channels, in place; the rest of the weights stay as they are."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dcvit.types import TimmModule
+
+
+def narrow_mlp(mlp: TimmModule, kept: Tensor) -> None:
+    """Keeps the hidden nodes `kept` [M'] (indices) of a timm `Mlp`: rows of fc1 and its bias, columns of fc2.
+
+    The bias of fc2 stays whole.
+    """
+    mlp.fc1 = _linear(mlp.fc1, mlp.fc1.weight[kept], None if mlp.fc1.bias is None else mlp.fc1.bias[kept])
+    mlp.fc2 = _linear(mlp.fc2, mlp.fc2.weight[:, kept], mlp.fc2.bias)
+
+
+def narrow_attention(attention: TimmModule, kept: Tensor) -> None:
+    """Keeps the channels `kept` [h, d'] (indices within each head) of a timm `Attention`, the same for q, k and v.
+
+    timm scales the logits by d'^-½ afterwards; √(d'/d) goes into the q weights, so that the logits of the kept channels
+    are what they were.
+    """
+    heads, width = kept.shape
+    offsets = torch.arange(heads, device=kept.device)[:, None] * attention.head_dim
+    rows = (offsets + kept).flatten()
+    qkv = torch.cat([part * heads * attention.head_dim + rows for part in range(3)])
+    weight = attention.qkv.weight[qkv].clone()
+    bias = None if attention.qkv.bias is None else attention.qkv.bias[qkv].clone()
+    rescale = math.sqrt(width / attention.head_dim)
+    weight[: heads * width] *= rescale
+    if bias is not None:
+        bias[: heads * width] *= rescale
+    attention.qkv = _linear(attention.qkv, weight, bias)
+    attention.proj = _linear(attention.proj, attention.proj.weight[:, rows], attention.proj.bias)
+    attention.head_dim, attention.attn_dim, attention.scale = width, heads * width, width**-0.5
+
+
+def _linear(like: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    out_features, in_features = weight.shape
+    linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=like.weight.requires_grad)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=like.weight.requires_grad)
+    return linear

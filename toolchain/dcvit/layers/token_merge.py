@@ -1,0 +1,87 @@
+"""Asymmetric token merging (CAIT, arXiv 2309.15755) as a module that hangs on a block.
+
+The mathematics and the GPU kernels are in `dcvit_kernels`. Merges attach to timm's own blocks by forward hooks: no
+forward is copied, block indices and weight names stay timm's, and torch.compile, torch.export and deepcopy all follow.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import dcvit_kernels
+from dcvit.plan import Axis, MergeOperator
+
+
+class TokenMerge(nn.Module):
+    """Merges neighbouring tokens in pairs along one axis of the patch grid.
+
+    The prefix tokens pass unchanged; the last row or column of an odd side merges with itself.
+
+    Args:
+        dim: Embedding width C.
+        grid: Patch grid (H, W) before the merge.
+        axis: `horizontal` halves W, `vertical` halves H.
+        num_prefix_tokens: Class, distillation and register tokens in front of the patches.
+        operator: `mean`, or `linear`: W [C, 2C] and bias, which start as the mean and are trained.
+    """
+
+    def __init__(
+        self, dim: int, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int, operator: MergeOperator = "mean"
+    ) -> None:
+        super().__init__()
+        self.grid, self.axis, self.num_prefix_tokens = grid, axis, num_prefix_tokens
+        if operator == "linear":
+            half = 0.5 * torch.eye(dim)
+            self.weight: nn.Parameter | None = nn.Parameter(torch.cat([half, half], dim=1))
+            self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(dim))
+        else:
+            self.register_parameter("weight", None)
+            self.register_parameter("bias", None)
+
+    @property
+    def merged_grid(self) -> tuple[int, int]:
+        """Patch grid (H', W') after the merge."""
+        return dcvit_kernels.merged_grid(self.grid, self.axis)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps tokens [B, P + H·W, C] to [B, P + H'·W', C]."""
+        if self.weight is None or self.bias is None:
+            return dcvit_kernels.merge_mean(x, self.grid, self.axis, self.num_prefix_tokens)
+        return dcvit_kernels.merge_linear(x, self.weight, self.bias, self.grid, self.axis, self.num_prefix_tokens)
+
+    def extra_repr(self) -> str:
+        operator = "mean" if self.weight is None else "linear"
+        return f"{self.axis}, grid={self.grid}→{self.merged_grid}, operator={operator}"
+
+
+def attach_merge(block: nn.Module, merge: TokenMerge) -> None:
+    """Lets `merge` act on the block's output; its weights are called `merge.*` (`merge2.*` for a second one)."""
+    taken = sum(isinstance(child, TokenMerge) for child in block.children())
+    block.add_module("merge" if taken == 0 else f"merge{taken + 1}", merge)
+    if taken == 0:
+        block.register_forward_hook(_merge_output)
+
+
+def attach_size_bias(attention: nn.Module, sizes: Tensor) -> None:
+    """Makes attention size-aware: the logits of a key that stands for s tokens get + log s (as in ToMe, 2210.09461).
+
+    Args:
+        attention: A timm attention, which takes `attn_mask`.
+        sizes: [N], how many tokens each token stands for (1 for a prefix token).
+    """
+    attention.register_buffer("size_bias", sizes.float().log()[None, None, None], persistent=False)
+    attention.register_forward_pre_hook(_add_size_bias, with_kwargs=True)
+
+
+def _merge_output(block: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    for child in block.children():
+        if isinstance(child, TokenMerge):
+            output = child(output)
+    return output
+
+
+def _add_size_bias(attention: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
+    bias = attention.get_buffer("size_bias").to(inputs[0].dtype)
+    mask = kwargs.get("attn_mask")
+    return inputs, kwargs | {"attn_mask": bias if mask is None else mask + bias}

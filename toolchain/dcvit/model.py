@@ -1,0 +1,155 @@
+"""From a timm name and a plan to a module, and back from a module to its name."""
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models import load_state_dict as read_state_dict
+from torch import nn
+
+from dcvit.errors import InputError, first_line
+from dcvit.families import family_of
+from dcvit.plan import CompressionPlan
+
+
+def build(plan: CompressionPlan, *, device: str = "cpu") -> nn.Module:
+    """Builds the compressed module of a plan, with random weights, in evaluation mode.
+
+    Args:
+        plan: What to build.
+        device: `meta` builds the shapes alone, at no cost.
+
+    Raises:
+        InputError: If timm has no such model, its architecture is not supported, or the plan does not fit it.
+    """
+    with torch.device(device):
+        model = create(plan.model, plan.model_kwargs)
+        family = family_of(model)
+        family.check(model, plan)
+        family.apply(model, plan)
+    return model.eval()
+
+
+def create(name: str, model_kwargs: dict[str, Any] | None = None, *, pretrained: bool = False) -> nn.Module:
+    """Creates an uncompressed timm model in evaluation mode.
+
+    Raises:
+        InputError: If the name is unknown, an argument is refused, or pretrained weights cannot be had.
+    """
+    base = name.split(".", 1)[0]
+    if not timm.is_model(base):
+        close = difflib.get_close_matches(base, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else "; `timm.list_models()` lists them"
+        raise InputError(f"'{name}' is neither a model folder nor a timm model{hint}")
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **(model_kwargs or {}))
+    except (TypeError, ValueError, AssertionError, KeyError) as error:
+        raise InputError(f"timm cannot create {name} with {model_kwargs or {}}: {first_line(error)}") from error
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise InputError(
+            f"the pretrained weights of {name} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
+            "give local ones with --checkpoint FILE, or --random-init for a latency study"
+        ) from error
+    return model.eval()
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> None:
+    """Loads a `.safetensors` file, or a `.pth`/`.pt` file of tensors alone (no pickled code is ever run), into a model.
+
+    Raises:
+        InputError: If the file cannot be read, or its names and shapes are not the model's (the first one is named).
+    """
+    if not path.is_file():
+        raise InputError(f"--checkpoint: there is no file {path}")
+    try:
+        state = read_state_dict(str(path), device="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise InputError(f"--checkpoint: {path} holds no weights that can be read: {first_line(error)}") from error
+    except Exception as error:  # the unpickler's refusals are of many types
+        raise InputError(
+            f"--checkpoint: {path} is not a file of plain tensors ({type(error).__name__}); "
+            "save its state dict as safetensors"
+        ) from error
+    expected = model.state_dict()
+    for name, tensor in expected.items():
+        if name not in state:
+            raise InputError(f"--checkpoint: {path} has no '{name}' {list(tensor.shape)}, which the model needs")
+        if state[name].shape != tensor.shape:
+            raise InputError(
+                f"--checkpoint: '{name}' is {list(state[name].shape)} in {path} and {list(tensor.shape)} in the model; "
+                "check the model name and --model-kwargs (num_classes, img_size, patch_size, …)"
+            )
+    if extra := [name for name in state if name not in expected]:
+        raise InputError(f"--checkpoint: {path} has '{extra[0]}', which the model does not know")
+    model.load_state_dict(state)
+
+
+def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Finds the timm name and arguments that build a model already in memory.
+
+    Raises:
+        InputError: If the model is not timm's, or the arguments cannot be told from it.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    name = cfg.get("architecture")
+    if not name or not timm.is_model(name):
+        raise InputError(f"{type(model).__name__} is not a model made by timm.create_model, so it cannot be rebuilt")
+    overlay = _changed_preprocessing(name, cfg)
+    with torch.device("meta"):
+        default = _visible_arguments(create(name))
+        visible = _visible_arguments(model)
+        arguments: dict[str, Any] = {key: value for key, value in visible.items() if value != default.get(key)}
+        if overlay:
+            arguments["pretrained_cfg_overlay"] = overlay
+        try:
+            rebuilt = create(name, arguments)
+        except InputError:
+            rebuilt = nn.Identity()
+    if _shapes(rebuilt) != _shapes(model) or _visible_arguments(rebuilt) != visible:
+        raise InputError(
+            f"the arguments that {name} was created with cannot be told from the model; "
+            "pass model_kwargs=… (the same as to timm.create_model)"
+        )
+    return name, arguments
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def _changed_preprocessing(name: str, cfg: dict[str, Any]) -> dict[str, Any]:
+    """What of a model's preprocessing differs from its name's default."""
+    default = timm.models.get_pretrained_cfg(name)
+    keys = ("mean", "std", "crop_pct", "interpolation", "input_size")
+    return {key: cfg[key] for key in keys if key in cfg and cfg[key] != getattr(default, key, cfg[key])}
+
+
+def _visible_arguments(model: nn.Module) -> dict[str, Any]:
+    """Constructor arguments that a timm model keeps as attributes, as far as its class takes them."""
+    patch_embed = getattr(model, "patch_embed", None)
+    visible = {
+        "num_classes": getattr(model, "num_classes", None),
+        "in_chans": getattr(model, "in_chans", None),
+        "embed_dim": getattr(model, "embed_dim", None),
+        "global_pool": getattr(model, "global_pool", None),
+        "img_size": getattr(patch_embed, "img_size", None),
+        "patch_size": getattr(patch_embed, "patch_size", None),
+        "reg_tokens": getattr(model, "num_reg_tokens", None),
+    }
+    blocks = getattr(model, "blocks", None)
+    if isinstance(blocks, nn.Sequential) and len(blocks):
+        visible["depth"] = len(blocks)
+        visible["num_heads"] = getattr(getattr(blocks[0], "attn", None), "num_heads", None)
+        fc1 = getattr(getattr(blocks[0], "mlp", None), "fc1", None)
+        if isinstance(fc1, nn.Linear):
+            visible["mlp_ratio"] = fc1.out_features / fc1.in_features
+    accepted = inspect.signature(type(model).__init__).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+        visible = {key: value for key, value in visible.items() if key in accepted}
+    return visible

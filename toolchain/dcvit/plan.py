@@ -1,0 +1,166 @@
+"""The plan: what a compressed model is, as data.
+
+A plan names a timm model and says what is different about it: which blocks lose their attention or go altogether,
+how wide each MLP and each attention head is, and where and along which axis tokens merge. A method finds a plan;
+nothing else knows which method it was. `dcvit.model.build` turns a plan into a module.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, Self, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dcvit.errors import InputError
+
+Axis = Literal["horizontal", "vertical"]
+MergeOperator = Literal["mean", "linear"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BlockPlan(_Frozen):
+    """What differs in one block; a field left at None is as in the original model.
+
+    Attributes:
+        index: The block, counted from 0.
+        removed: `attention` leaves `x + mlp(norm2(x))`; `block` leaves the identity.
+        mlp_hidden: Hidden width of the MLP.
+        head_dim: Channels of every attention head.
+    """
+
+    index: int = Field(ge=0)
+    removed: Literal["attention", "block"] | None = None
+    mlp_hidden: int | None = Field(default=None, ge=1)
+    head_dim: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _widths_need_their_layer(self) -> Self:
+        if self.removed == "block" and (self.mlp_hidden or self.head_dim):
+            raise ValueError(f"block {self.index} is removed, so it has no widths")
+        if self.removed == "attention" and self.head_dim:
+            raise ValueError(f"block {self.index} has no attention, so it has no head_dim")
+        return self
+
+
+class Merge(_Frozen):
+    """Neighbouring tokens merge in pairs along `axis`, once `after` blocks have run (1 … depth − 1)."""
+
+    after: int = Field(ge=1)
+    axis: Axis
+
+
+class CompressionPlan(_Frozen):
+    """A timm model and everything that compression changed about it.
+
+    Attributes:
+        model: timm name.
+        model_kwargs: Keyword arguments of `timm.create_model`.
+        blocks: Blocks that differ, by ascending index.
+        merges: Token merges, by ascending position; several may stand at one position.
+        merge_operator: `mean` of each pair, or a trained `linear` map of it (methods: CAIT, ATME).
+        size_aware_attention: Add log(s) to the attention logits of a token that stands for s tokens.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    blocks: tuple[BlockPlan, ...] = ()
+    merges: tuple[Merge, ...] = ()
+    merge_operator: MergeOperator = "mean"
+    size_aware_attention: bool = False
+
+    @model_validator(mode="after")
+    def _canonical(self) -> Self:
+        indices = [block.index for block in self.blocks]
+        if indices != sorted(set(indices)):
+            raise ValueError("blocks must be listed once each, by ascending index")
+        positions = [merge.after for merge in self.merges]
+        if positions != sorted(positions):
+            raise ValueError("merges must be listed by ascending position")
+        return self
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the plan changes nothing."""
+        return not self.blocks and not self.merges
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the plan's canonical JSON: two plans with the same digest build the same model."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def block(self, index: int) -> BlockPlan:
+        """The block's entry, or one that changes nothing."""
+        return next((block for block in self.blocks if block.index == index), BlockPlan(index=index))
+
+    def with_blocks(self, *blocks: BlockPlan) -> "CompressionPlan":
+        """A copy in which the given entries replace those of the same index."""
+        entries = {block.index: block for block in (*self.blocks, *blocks)}
+        return self.replace(blocks=tuple(entries[index] for index in sorted(entries)))
+
+    def replace(self, **changes: Any) -> "CompressionPlan":
+        """A validated copy with some fields changed."""
+        return CompressionPlan.model_validate(dict(self) | changes)
+
+    def original(self) -> "CompressionPlan":
+        """The plan of the same model with nothing cut."""
+        return CompressionPlan(model=self.model, model_kwargs=self.model_kwargs)
+
+    def to_json(self) -> str:
+        """The plan as indented JSON; fields that say nothing are left out, so that two plans diff well."""
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps({"schema_version": self.schema_version} | fields, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "plan") -> "CompressionPlan":
+        """Reads a plan, and says in one line which field is wrong.
+
+        Raises:
+            InputError: If the text is no JSON, has an unknown field, or a value that cannot be.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "plan"
+            raise InputError(f"{where}: {field}: {first['msg']}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> "CompressionPlan":
+        """Reads a plan file. Raises InputError if it cannot be read or is not a plan."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read the plan {path}: {error}") from error
+        return cls.from_json(text, where=str(path))
+
+
+def parse_merges(text: str) -> tuple[tuple[Merge, ...], MergeOperator]:
+    """Reads a merge schedule such as `horizontal@4,vertical@8` or `horizontal@4,vertical@8,linear`.
+
+    Returns:
+        The merges by position, and the operator (`mean` where the text names none).
+
+    Raises:
+        InputError: If an item is neither `AXIS@BLOCK` nor an operator.
+    """
+    merges: list[Merge] = []
+    operator: MergeOperator = "mean"
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        if item in get_args(MergeOperator):
+            operator = cast(MergeOperator, item)
+        elif match := re.fullmatch(r"(horizontal|vertical)@([1-9]\d*)", item):
+            merges.append(Merge.model_validate({"axis": match[1], "after": int(match[2])}))
+        else:
+            raise InputError(
+                f"--merge: '{item}' is not a merge; write AXIS@BLOCK with the axis horizontal or vertical and the "
+                "number of blocks that run before it, such as horizontal@4,vertical@8 (and mean or linear for the "
+                "operator)"
+            )
+    return tuple(sorted(merges, key=lambda merge: merge.after)), operator
