@@ -58,13 +58,14 @@ class ModelFolder:
     def create(
         cls, path: Path | str, model: nn.Module, plan: CompressionPlan, manifest: Manifest, *, overwrite: bool = False
     ) -> "ModelFolder":
-        """Writes a new folder, whole or not at all.
+        """Writes a new folder, whole or not at all; `overwrite` replaces whatever stands at the path.
 
         Raises:
             InputError: If something stands at the path and `overwrite` is not set.
         """
         path = Path(path)
-        require_free(path, overwrite=overwrite)
+        if not overwrite:
+            require_free(path, overwrite=False)
         with whole_folder(path, overwrite=overwrite) as aside:
             (aside / PLAN).write_text(plan.to_json(), encoding="utf-8")
             save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, aside / WEIGHTS)

@@ -91,8 +91,12 @@ class Family(ABC):
         """Block `index` of the model."""
 
     @abstractmethod
-    def features(self, model: TimmModule, images: Tensor) -> Tensor:
-        """All tokens after the final norm, [B, N, C]: what feature mimicking compares."""
+    def features_and_logits(self, model: TimmModule, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What mimicking compares: all tokens after the final norm, [B, N, C], and the logits, [B, classes]."""
+
+    @abstractmethod
+    def merge_tokens(self, model: TimmModule, plan: CompressionPlan, tokens: Tensor) -> Tensor:
+        """The tokens [B, N, C] of an unmerged model, merged by their mean where the plan merges: [B, N', C]."""
 
     @abstractmethod
     def train_up_to(self, model: TimmModule, last_block: int) -> None:

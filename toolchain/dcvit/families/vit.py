@@ -5,9 +5,10 @@ from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+import dcvit_kernels
 from dcvit.families.base import Architecture, BlockSpec, Family, KeptNodes
 from dcvit.layers import AttentionFreeBlock, TokenMerge, attach_merge, attach_size_bias, narrow_attention, narrow_mlp
-from dcvit.layers.token_grid import grids
+from dcvit.layers.token_grid import TokenGrid, grids
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
 
@@ -92,10 +93,18 @@ class VitFamily(Family):
     def block(self, model: TimmModule, index: int) -> TimmModule:
         return model.blocks[index]
 
-    def features(self, model: TimmModule, images: Tensor) -> Tensor:
+    def features_and_logits(self, model: TimmModule, images: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = model.forward_features(images)
         # With average pooling timm moves the final norm behind the pool; a layer norm acts on each token alone, so
         # it can stand in front of it too, and the features are normalised for every kind of head.
-        return model.fc_norm(model.forward_features(images))
+        return model.fc_norm(tokens), model.forward_head(tokens)
+
+    def merge_tokens(self, model: TimmModule, plan: CompressionPlan, tokens: Tensor) -> Tensor:
+        grid = TokenGrid.unmerged(model.patch_embed.grid_size)
+        for merge in plan.merges:
+            tokens = dcvit_kernels.merge_mean(tokens, grid.shape, merge.axis, model.num_prefix_tokens)
+            grid = grid.merged(merge.axis)
+        return tokens
 
     def train_up_to(self, model: TimmModule, last_block: int) -> None:
         model.requires_grad_(True)

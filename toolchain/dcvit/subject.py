@@ -1,0 +1,98 @@
+"""What is to be compressed, whichever way the user names it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dcvit.data import preprocessing_of
+from dcvit.families import Architecture, Family, family_of
+from dcvit.folder import ModelFolder
+from dcvit.manifest import Preprocessing
+from dcvit.model import build, create, identify, load_checkpoint
+from dcvit.plan import CompressionPlan
+from dcvit.types import TimmModule
+
+Weights = Literal["pretrained", "random"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and what is known about it.
+
+    Attributes:
+        model: With its weights; on the meta device where only costs matter.
+        plan: What the model itself is: the identity for a timm model, the folder's plan for a model folder.
+        architecture: Of the uncompressed model.
+        weights: Where the weights come from, in words.
+    """
+
+    model: TimmModule
+    plan: CompressionPlan
+    family: Family
+    architecture: Architecture
+    preprocessing: Preprocessing
+    weights: str
+
+
+def open_subject(
+    model: str | Path | nn.Module,
+    *,
+    model_kwargs: dict[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    weights: Weights = "pretrained",
+) -> Subject:
+    """Loads a timm name, a model folder, or takes a timm module that is already in memory.
+
+    Args:
+        model: What to load.
+        model_kwargs: For `timm.create_model`.
+        checkpoint: Weights to load instead of timm's pretrained ones.
+        weights: Without a checkpoint, timm's pretrained weights or random ones.
+
+    Raises:
+        InputError: If there is no such model, it is not supported, or its weights cannot be loaded.
+    """
+    if isinstance(model, nn.Module):
+        name, arguments = (_name_of(model), model_kwargs) if model_kwargs is not None else identify(model)
+        return _subject(model.eval(), CompressionPlan(model=name, model_kwargs=arguments), "in memory")
+    if ModelFolder.is_one(model):
+        folder = ModelFolder(model)
+        return _subject(folder.load(), folder.plan, f"model folder {model}")
+    plan = CompressionPlan(model=str(model), model_kwargs=model_kwargs or {})
+    pretrained = weights == "pretrained" and checkpoint is None
+    if pretrained:
+        family_of(build(plan, device="meta"))  # a wrong name or argument is found before anything is downloaded
+    module = create(plan.model, plan.model_kwargs, pretrained=pretrained)
+    if checkpoint is not None:
+        load_checkpoint(module, checkpoint)
+    return _subject(module, plan, f"checkpoint {checkpoint.name}" if checkpoint else weights)
+
+
+def open_shapes(model: str | Path, model_kwargs: dict[str, Any] | None = None) -> Subject:
+    """The same without weights, on the meta device: enough to count costs."""
+    if ModelFolder.is_one(model):
+        plan = ModelFolder(model).plan
+    else:
+        plan = CompressionPlan(model=str(model), model_kwargs=model_kwargs or {})
+    return _subject(build(plan, device="meta"), plan, "none")
+
+
+def _subject(model: TimmModule, plan: CompressionPlan, weights: str) -> Subject:
+    original = build(plan.original(), device="meta")
+    family = family_of(original)
+    architecture = family.architecture(original)
+    preprocessing = preprocessing_of(original, architecture.input_size)
+    return Subject(model, plan, family, architecture, preprocessing, weights)
+
+
+def _name_of(model: TimmModule) -> str:
+    return str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__))
+
+
+def original_of(plan: CompressionPlan) -> TimmModule:
+    """The uncompressed model of a plan on the meta device: what a family reads its numbers off."""
+    with torch.device("meta"):
+        return create(plan.model, plan.model_kwargs)

@@ -1,0 +1,1 @@
+"""Recovering accuracy: feature mimicking, and results that are kept."""

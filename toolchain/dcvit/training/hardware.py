@@ -1,0 +1,36 @@
+"""Where training runs and in which precision: chosen by what the machine does fast."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from accelerate import Accelerator
+
+from dcvit.types import TimmModule
+
+
+@cache
+def accelerator() -> Accelerator:
+    """The process's Accelerate handle: one device a process, bf16 autocast where the hardware has it.
+
+    Started by `torchrun` or `accelerate launch`, several processes share the work.
+    """
+    on_gpu = torch.cuda.is_available()
+    fast_bf16 = torch.cuda.is_bf16_supported() if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if fast_bf16 else "no")
+
+
+@contextmanager
+def fast_backward(model: TimmModule) -> Iterator[None]:
+    """Turns fused attention off for a block of training on CPU, whose fused backward is several times slower."""
+    fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
+    if accelerator().device.type != "cpu":
+        fused = []
+    for module in fused:
+        module.fused_attn = False
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True

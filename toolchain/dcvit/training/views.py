@@ -1,0 +1,110 @@
+"""Augmented views of a few images, with what the teacher makes of them, computed once and used by every stage."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcvit.data import FewShot
+from dcvit.families import Family
+from dcvit.manifest import Preprocessing
+from dcvit.progress import track
+from dcvit.training.hardware import accelerator
+from dcvit.types import TimmModule
+
+MAX_VIEWS = 16
+"""Views of each image that are kept; longer training sees them again."""
+
+MAX_CACHE_BYTES = 2 << 30
+"""Teacher features beyond this are computed anew at each step rather than kept."""
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """What the teacher says about a batch.
+
+    Attributes:
+        features: All tokens after the final norm, [B, N, C].
+        logits: [B, classes].
+    """
+
+    features: Tensor
+    logits: Tensor
+
+    def to(self, device: torch.device) -> "TeacherOutput":
+        """The same on another device, in fp32."""
+        return TeacherOutput(self.features.to(device).float(), self.logits.to(device).float())
+
+
+class ViewBank:
+    """Augmented views of n images and the teacher's output for each.
+
+    Args:
+        teacher: The uncompressed model.
+        few_shot: The images.
+        steps: Longest training that will draw from the bank; decides how many views of each image are made.
+        batch_size: Images a step.
+    """
+
+    def __init__(
+        self,
+        teacher: TimmModule,
+        family: Family,
+        few_shot: FewShot,
+        preprocessing: Preprocessing,
+        *,
+        steps: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.teacher, self.family, self.batch_size = teacher, family, batch_size
+        self.num_images = len(few_shot.images)
+        wanted = max(1, math.ceil(steps * batch_size / self.num_images))
+        rounds = track(range(min(wanted, MAX_VIEWS)), "augmenting")
+        self.views = torch.cat([few_shot.augmented(preprocessing, seed * MAX_VIEWS + index) for index in rounds])
+        self._cached = self._teach() if self._fits() else None
+
+    def batches(self, steps: int, seed: int) -> Iterator[tuple[Tensor, TeacherOutput]]:
+        """Yields `steps` batches of images [B, C, H, W] on the device, with the teacher's output.
+
+        The order depends on the seed alone; each of several processes gets its share of every batch.
+        """
+        process = accelerator()
+        order = self._order(steps, seed).chunk(steps)
+        for indices in order:
+            mine = indices[process.process_index :: process.num_processes]
+            images = self.views[mine].to(process.device)
+            if self._cached is not None:
+                output = TeacherOutput(self._cached.features[mine], self._cached.logits[mine])
+            else:
+                output = self._ask(images)
+            yield images, output.to(process.device)
+
+    def _order(self, steps: int, seed: int) -> Tensor:
+        """Indices of views, steps·batch of them: every view once before any is seen again."""
+        generator = torch.Generator().manual_seed(seed)
+        needed = steps * self.batch_size
+        passes = [torch.randperm(len(self.views), generator=generator) for _ in range(-(-needed // len(self.views)))]
+        return torch.cat(passes)[:needed]
+
+    def _fits(self) -> bool:
+        features = self._ask(self.views[:1].to(accelerator().device)).features
+        return features.numel() * len(self.views) * 2 <= MAX_CACHE_BYTES
+
+    def _teach(self) -> TeacherOutput:
+        device = accelerator().device
+        chunks = [
+            self._ask(images.to(device)) for images in track(self.views.split(self.batch_size), "teacher features")
+        ]
+        # Half precision halves the memory; its rounding, 2⁻¹¹, is far below what mimicking can reach.
+        return TeacherOutput(
+            torch.cat([chunk.features.half().cpu() for chunk in chunks]),
+            torch.cat([chunk.logits.half().cpu() for chunk in chunks]),
+        )
+
+    @torch.no_grad()
+    def _ask(self, images: Tensor) -> TeacherOutput:
+        with accelerator().autocast():
+            return TeacherOutput(*self.family.features_and_logits(self.teacher, images))
