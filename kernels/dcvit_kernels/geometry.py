@@ -1,4 +1,7 @@
-"""What all kernels share: where the two neighbours of a merged token lie, LayerNorm of a row, and how a kernel is launched."""
+"""What the kernels share: where the two neighbours of a merged token lie, LayerNorm of a row, and launching."""
+
+# Inside a kernel an argument is a pointer or a block, outside it a tensor or a number: no type says both.
+# mypy: disable-error-code="no-untyped-def"
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -41,7 +44,7 @@ def offset(batch, token, stride_batch, stride_token):
 
 @triton.jit
 def normalise(values, mask, channels, eps):
-    """Normalise rows `[R, C]` (zero where masked): (normalised, mean, reciprocal deviation), variance in a second sweep."""
+    """Normalise rows `[R, C]` (zero where masked): (normalised, mean, reciprocal deviation)."""
     mean = tl.sum(values, axis=1) / channels
     centred = tl.where(mask, values - mean[:, None], 0.0)
     rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / channels + eps)
@@ -49,7 +52,7 @@ def normalise(values, mask, channels, eps):
 
 
 def configs(interpreted: triton.Config, *native: triton.Config) -> list[triton.Config]:
-    """Give the configurations to tune over; the interpreter gets one with small blocks, so small tensors span several."""
+    """Give the configurations to tune over; in the interpreter one with small blocks, so that small tensors span several."""
     return [interpreted] if INTERPRETED else list(native)
 
 
@@ -59,7 +62,9 @@ def on_device(x: Tensor) -> AbstractContextManager[object]:
         return torch.cuda.device(x.device)
     if INTERPRETED:
         return nullcontext()
-    raise RuntimeError(f"x is on {x.device}; the kernels need a CUDA tensor (or TRITON_INTERPRET=1 before the first import)")
+    raise RuntimeError(
+        f"x is on {x.device}; the kernels need a CUDA tensor (or TRITON_INTERPRET=1 before the first import)"
+    )
 
 
 def resident_programs(x: Tensor) -> int:

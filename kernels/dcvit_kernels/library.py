@@ -1,9 +1,13 @@
 """The kernels as PyTorch operators, with shapes for tracing (fake) and gradients (autograd).
 
-`custom_op`, not `triton_op`: it needs no Triton at import, its body is opaque to tracing (so the tuner and the host code that
-sizes a launch run as written), and it runs interpreted kernels, which `wrap_triton` refuses. What is lost, that Inductor could
-see into the kernels, would bring nothing: they are fused already. Each body imports its kernels when it is first called.
+`custom_op`, not `triton_op`: it needs no Triton at import, its body is opaque to tracing (so the tuner and the host code
+that sizes a launch run as written), and it runs interpreted kernels, which `wrap_triton` refuses. What is lost, that
+Inductor could see into the kernels, would bring nothing: they are fused already. Each body imports its kernels when it
+is first called.
 """
+
+# A fake and a setup take the whole signature of their operator, needed or not.
+# ruff: noqa: ARG001
 
 from typing import Any
 
@@ -38,7 +42,7 @@ def reduce_pairs(x: Tensor, height: int, width: int, vertical: bool, prefix: int
 
 @custom_op("dcvit_kernels::expand_pairs", mutates_args=())
 def expand_pairs(x: Tensor, height: int, width: int, vertical: bool, prefix: int, average: bool) -> Tensor:
-    """Spread each token, or with `average` half of it, onto both tokens it stands for: the gradient of `reduce_pairs`."""
+    """Spread each token, or with `average` half of it, onto both tokens of its pair: the gradient of `reduce_pairs`."""
     from dcvit_kernels import pairs
 
     return pairs.expand_pairs(x, height, width, vertical, prefix, average)
@@ -130,7 +134,8 @@ def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _linear_backward(ctx: Any, grad: Tensor) -> Grads:
-    return *_linear_gradients(ctx, grad, *ctx.saved_tensors, ctx.settings), None, None, None, None
+    x, weight = ctx.saved_tensors
+    return *_linear_gradients(ctx, grad, x, weight, ctx.settings), None, None, None, None
 
 
 linear.register_autograd(_linear_backward, setup_context=_linear_setup)
@@ -186,7 +191,7 @@ def norm_backward(
     prefix: int,
     to_pairs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients of (merged tokens or, with `to_pairs`, of the tokens before the mean; LayerNorm weight; bias)."""
+    """Give the gradients of (merged tokens or, with `to_pairs`, the tokens before the mean; norm weight; norm bias)."""
     from dcvit_kernels import norm
 
     return norm.norm_backward(

@@ -1,4 +1,6 @@
-"""The learned merge: a matrix product that reads both neighbours in place, optionally with the LayerNorm that follows."""
+"""The learned merge: a matrix product that reads both neighbours in place, optionally with the next LayerNorm."""
+
+# mypy: disable-error-code="no-untyped-def"
 
 import torch
 import triton
@@ -28,7 +30,7 @@ SMALLEST_BLOCK_M = min(config.kwargs["BLOCK_M"] for config in CONFIGS)
 
 @triton.jit
 def tile_rows(tile, patch_tiles, batch_size, patches, prefix, BLOCK_M: tl.constexpr):
-    """Map a row tile to (batch, token, mask): tiles from `patch_tiles` on are the prefix tokens, those before the patches."""
+    """Map a row tile to (batch, token, mask): first come the tiles of patches, from `patch_tiles` on those of prefix tokens."""
     is_prefix = tile >= patch_tiles
     period = tl.where(is_prefix, prefix, patches)
     row = (tile - tl.where(is_prefix, patch_tiles, 0)) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -48,7 +50,7 @@ def linear_kernel(
     mean,
     rstd,
     finished,
-    tuning_rows,
+    tuning_rows,  # noqa: ARG001 (for the tuner: a coarse count, so that a smaller last batch is not tuned again)
     batch_size,
     patches,
     channels,
@@ -72,7 +74,7 @@ def linear_kernel(
 ):
     """Write one BLOCK_M x BLOCK_N tile of the projected pairs, or copy one of prefix tokens.
 
-    With NORM the program that finishes the last tile of a block of rows normalises them, while they are still in the L2 cache.
+    With NORM the program that finishes the last tile of some rows normalises them, while they are in the L2 cache.
     """
     column_tiles = tl.cdiv(channels, BLOCK_N)
     patch_tiles = tl.cdiv(batch_size * patches, BLOCK_M)
@@ -88,7 +90,7 @@ def linear_kernel(
     depth_tiles = tl.cdiv(channels, BLOCK_K)
     product = tl.full((BLOCK_M, BLOCK_N), 0.0, tl.float32)
     # The depth runs over the first neighbour's channels, then over the second's. Prefix tokens have no product.
-    for step in range(0, tl.where(is_prefix, 0, 2 * depth_tiles)):
+    for step in range(tl.where(is_prefix, 0, 2 * depth_tiles)):
         side = (step >= depth_tiles).to(tl.int32)
         depth = (step - side * depth_tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
         source = first_at + side * to_second
@@ -116,25 +118,19 @@ def linear_kernel(
             channel = tl.arange(0, BLOCK_CHANNELS)
             scale = tl.load(norm_weight + channel, channel < channels, 0.0).to(tl.float32)
             shift = tl.load(norm_bias + channel, channel < channels, 0.0).to(tl.float32)
-            for start in range(0, BLOCK_M, NORM_ROWS):
-                batch, token, row_mask = tile_rows(
-                    row_tile * (BLOCK_M // NORM_ROWS) + start // NORM_ROWS,
-                    patch_tiles * (BLOCK_M // NORM_ROWS),
-                    batch_size,
-                    patches,
-                    prefix,
-                    NORM_ROWS,
-                )
-                mask = row_mask[:, None] & (channel < channels)[None, :]
-                place = offset(batch, token, out_stride_batch, channels)[:, None] + channel[None, :]
+            slices: tl.constexpr = BLOCK_M // NORM_ROWS
+            for piece in range(row_tile * slices, (row_tile + 1) * slices):
+                batches, places, valid = tile_rows(piece, patch_tiles * slices, batch_size, patches, prefix, NORM_ROWS)
+                within = valid[:, None] & (channel < channels)[None, :]
+                at = offset(batches, places, out_stride_batch, channels)[:, None] + channel[None, :]
                 # Past the L1 cache, which other programs' stores do not reach.
-                value = tl.load(merged + place, mask, 0.0, cache_modifier=".cg").to(tl.float32)
-                scaled, row_mean, row_rstd = normalise(value, mask, channels, eps)
+                rows = tl.load(merged + at, within, 0.0, cache_modifier=".cg").to(tl.float32)
+                scaled, row_mean, row_rstd = normalise(rows, within, channels, eps)
                 result = scaled * scale[None, :] + shift[None, :]
-                tl.store(normed + place, result.to(normed.dtype.element_ty), mask)
-                row = batch * (prefix + patches) + token
-                tl.store(mean + row, row_mean, row_mask)
-                tl.store(rstd + row, row_rstd, row_mask)
+                tl.store(normed + at, result.to(normed.dtype.element_ty), within)
+                statistic = batches * (prefix + patches) + places
+                tl.store(mean + statistic, row_mean, valid)
+                tl.store(rstd + statistic, row_rstd, valid)
             # Ready for the next launch on the same counters: the tuner launches many times.
             tl.store(finished + row_tile, 0)
 
@@ -159,7 +155,7 @@ def linear(
     prefix: int,
     norm: tuple[Tensor, Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Merge by the projection: (merged, normalised, mean, reciprocal deviation), empty but for the first without `norm`.
+    """Merge by the projection: (merged, normalised, mean, reciprocal deviation), the last three empty without `norm`.
 
     `norm` is (weight, bias, eps) of the LayerNorm that follows. Products are in the dtype of `weight`, sums in fp32.
     """

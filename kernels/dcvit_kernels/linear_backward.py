@@ -1,11 +1,21 @@
-"""The gradients of the learned merge: towards the tokens, written to both neighbours in place, and towards the weights."""
+"""The gradients of the learned merge: of the tokens, written to both neighbours in place, and of the weights."""
+
+# mypy: disable-error-code="no-untyped-def"
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dcvit_kernels.geometry import channels_last, configs, merged_sides, neighbours, offset, on_device, resident_programs
+from dcvit_kernels.geometry import (
+    channels_last,
+    configs,
+    merged_sides,
+    neighbours,
+    offset,
+    on_device,
+    resident_programs,
+)
 from dcvit_kernels.linear import CONFIGS, dot_settings, tile_rows
 
 WEIGHT_CONFIGS = configs(
@@ -23,7 +33,7 @@ def linear_grad_input_kernel(
     grad,
     weight,
     grad_input,
-    tuning_rows,
+    tuning_rows,  # noqa: ARG001
     batch_size,
     patches,
     channels,
@@ -42,7 +52,7 @@ def linear_grad_input_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Write one tile of `grad @ weight` to the first or to the second neighbours, or copy the gradient of prefix tokens.
+    """Write one tile of `grad @ weight` to the first or the second neighbours, or copy the gradient of prefix tokens.
 
     On an odd side the last token is both neighbours of its pair: the first one's tile then runs over both halves of
     the weight, the second half for those rows only, and the second one's tile leaves them out.
@@ -64,7 +74,7 @@ def linear_grad_input_kernel(
     if ODD:
         steps = depth_tiles * (2 - side)
     product = tl.full((BLOCK_M, BLOCK_N), 0.0, tl.float32)
-    for step in range(0, tl.where(is_prefix, 0, steps)):
+    for step in range(tl.where(is_prefix, 0, steps)):
         extra = (step >= depth_tiles).to(tl.int32)
         depth = (step - extra * depth_tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
         wanted = row_mask & (alone >= extra)
@@ -91,7 +101,7 @@ def linear_grad_weight_kernel(
     grad,
     x,
     partial,
-    tuning_rows,
+    tuning_rows,  # noqa: ARG001
     rows,
     patches,
     channels,
@@ -110,7 +120,7 @@ def linear_grad_weight_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Sum one tile of `gradᵀ @ [first; second]` over this program's share of the pairs into its own slice of `partial`."""
+    """Sum one tile of `gradᵀ @ [first; second]` over this program's share of the pairs, into its slice of `partial`."""
     column_tiles = tl.cdiv(channels, BLOCK_N)
     row_tile = tl.program_id(0) // (2 * column_tiles)
     column_tile = tl.program_id(0) % (2 * column_tiles)
@@ -126,7 +136,9 @@ def linear_grad_weight_kernel(
         grad_at = offset(batch, token, grad_stride_batch, grad_stride_token)
         token_at = offset(batch, first + side * (second - first), stride_batch, stride_token)
         upstream = tl.load(
-            grad + grad_at[None, :] + out_channel[:, None], (out_channel < channels)[:, None] & (row < rows)[None, :], 0.0
+            grad + grad_at[None, :] + out_channel[:, None],
+            (out_channel < channels)[:, None] & (row < rows)[None, :],
+            0.0,
         )
         tokens = tl.load(
             x + token_at[:, None] + in_channel[None, :], (row < rows)[:, None] & (in_channel < channels)[None, :], 0.0

@@ -1,4 +1,8 @@
-"""The public functions: each picks the Triton kernel or the plain reference by itself."""
+"""The public functions: each picks the Triton kernel or the plain reference by itself.
+
+Kernels run on CUDA tensors in fp32, fp16 and bf16. Everything else is the reference's: other devices and dtypes, empty
+batches, a missing Triton, kernels turned off, and every export, so that exported graphs hold plain operators only.
+"""
 
 import os
 from importlib.util import find_spec
@@ -6,15 +10,17 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from dcvit_kernels import reference
+from dcvit_kernels import library, reference
 from dcvit_kernels.reference import Axis, merged_grid
 
 __all__ = ["merge_linear", "merge_linear_norm", "merge_mean", "merge_mean_norm", "unmerge", "use_kernels"]
 
+_HAS_TRITON = find_spec("triton") is not None
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _enabled = os.environ.get("DCVIT_KERNELS", "1") != "0"
 
 
-class use_kernels:
+class use_kernels:  # noqa: N801 (a switch like torch.no_grad)
     """Turn the kernels on or off, at once, as `torch.set_grad_enabled` does; as a context manager, for its block only.
 
     With the environment variable DCVIT_KERNELS=0 they start turned off.
@@ -35,6 +41,37 @@ class use_kernels:
         _enabled = self._before
 
 
+def _takes_kernels(x: Tensor) -> bool:
+    """Tell whether the device of `x` runs the kernels; the tests also let interpreted kernels on CPU through here."""
+    return x.is_cuda
+
+
+def _use_kernels(x: Tensor) -> bool:
+    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    supported = _HAS_TRITON and x.dtype in _DTYPES and x.numel() > 0 and _takes_kernels(x)
+    return _enabled and supported and not exporting
+
+
+def _layout(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int) -> tuple[int, int, bool, int]:
+    """Check the tokens and give (height, width, vertical, prefix), which every operator takes."""
+    merged_grid(grid, axis)  # an unknown axis is refused here too
+    reference.check_tokens(x, grid, num_prefix_tokens)
+    return *grid, axis == "vertical", num_prefix_tokens
+
+
+def _linear_operands(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Give weight and bias as the linear kernels want them, or None where the reference has to run (or to complain).
+
+    Under autocast only the small weight is cast: the kernel rounds tokens as it reads them, so x needs no second copy.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        weight = weight.to(torch.get_autocast_dtype(x.device.type))
+    elif weight.dtype != x.dtype:
+        return None
+    fits = weight.shape == (x.shape[2], 2 * x.shape[2]) and bias.shape == x.shape[2:]
+    return (weight, bias) if fits and weight.dtype in _DTYPES else None
+
+
 def merge_mean(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int) -> Tensor:
     """Merge neighbouring tokens by their mean.
 
@@ -53,6 +90,8 @@ def merge_mean(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: 
 
     Source: CAIT (arXiv 2309.15755), as in methods.md section 4.1.
     """
+    if _use_kernels(x):
+        return library.reduce_pairs(x, *_layout(x, grid, axis, num_prefix_tokens), True)
     return reference.merge_mean(x, grid, axis, num_prefix_tokens)
 
 
@@ -61,8 +100,11 @@ def merge_linear(
 ) -> Tensor:
     """Merge neighbouring tokens by a learned projection: `weight @ [first; second] + bias`.
 
-    `weight` is `[C, 2C]`, its first C columns for the left or upper token; `bias` is `[C]`. The rest is as in `merge_mean`.
+    `weight` is `[C, 2C]`, its first C columns for the left or upper token; `bias` is `[C]`.
+    The rest is as in `merge_mean`.
     """
+    if _use_kernels(x) and (operands := _linear_operands(x, weight, bias)):
+        return library.linear(x, *operands, *_layout(x, grid, axis, num_prefix_tokens))
     return reference.merge_linear(x, weight, bias, grid, axis, num_prefix_tokens)
 
 
@@ -79,7 +121,10 @@ def merge_mean_norm(
 
     `norm_weight` and `norm_bias` are `[C]`. The rest is as in `merge_mean`.
     """
-    merged = merge_mean(x, grid, axis, num_prefix_tokens)
+    if _use_kernels(x):
+        layout = _layout(x, grid, axis, num_prefix_tokens)
+        return library.mean_norm(x, norm_weight, norm_bias, eps, *layout)[:2]
+    merged = reference.merge_mean(x, grid, axis, num_prefix_tokens)
     return merged, reference.normalise(merged, norm_weight, norm_bias, eps)
 
 
@@ -94,8 +139,11 @@ def merge_linear_norm(
     axis: Axis,
     num_prefix_tokens: int,
 ) -> tuple[Tensor, Tensor]:
-    """Merge by the projection of `merge_linear` and normalise: (merged, LayerNorm(merged)), prefix tokens normalised too."""
-    merged = merge_linear(x, weight, bias, grid, axis, num_prefix_tokens)
+    """Merge as `merge_linear` and normalise as `merge_mean_norm`: (merged, LayerNorm(merged))."""
+    if _use_kernels(x) and (operands := _linear_operands(x, weight, bias)):
+        layout = _layout(x, grid, axis, num_prefix_tokens)
+        return library.linear_norm(x, *operands, norm_weight, norm_bias, eps, *layout)[:2]
+    merged = reference.merge_linear(x, weight, bias, grid, axis, num_prefix_tokens)
     return merged, reference.normalise(merged, norm_weight, norm_bias, eps)
 
 
@@ -116,4 +164,7 @@ def unmerge(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int
 
     Source: methods.md section 4.2.
     """
+    if _use_kernels(x):
+        reference.check_tokens(x, merged_grid(grid, axis), num_prefix_tokens)
+        return library.expand_pairs(x, *grid, axis == "vertical", num_prefix_tokens, False)
     return reference.unmerge(x, grid, axis, num_prefix_tokens)

@@ -1,5 +1,7 @@
 """LayerNorm kernels: the pair mean fused with the LayerNorm that follows, and the gradient of both."""
 
+# mypy: disable-error-code="no-untyped-def"
+
 import torch
 import triton
 import triton.language as tl
@@ -97,7 +99,7 @@ def norm_backward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Add the gradient through LayerNorm to that of the residual; write it to the merged tokens, or half to each neighbour.
+    """Add the gradient through LayerNorm to that of the residual, for the merged tokens or, halved, for both neighbours.
 
     Each program walks over many rows and sums the gradients of the LayerNorm's weight and bias in its own row of
     `partial_*`, which keeps the sum deterministic.
@@ -130,9 +132,13 @@ def norm_backward_kernel(
             first, second = neighbours(token, height, width, prefix, VERTICAL)
             alone = (first == second)[:, None]
             grad = tl.where(alone, grad, grad * 0.5).to(grad_input.dtype.element_ty)
-            tl.store(grad_input + offset(batch, first, out_stride_batch, channels)[:, None] + channel[None, :], grad, mask)
             tl.store(
-                grad_input + offset(batch, second, out_stride_batch, channels)[:, None] + channel[None, :], grad, mask & ~alone
+                grad_input + offset(batch, first, out_stride_batch, channels)[:, None] + channel[None, :], grad, mask
+            )
+            tl.store(
+                grad_input + offset(batch, second, out_stride_batch, channels)[:, None] + channel[None, :],
+                grad,
+                mask & ~alone,
             )
         else:
             tl.store(grad_input + place, grad.to(grad_input.dtype.element_ty), mask)
@@ -151,7 +157,7 @@ def mean_norm(
     vertical: bool,
     prefix: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Merge by the mean and normalise: (merged, normalised, mean, reciprocal deviation), the last two `[B, N']` in fp32."""
+    """Merge by the mean and normalise: (merged, normalised, mean, reciprocal deviation), both statistics `[B, N']`, fp32."""
     x = channels_last(x)
     merged_height, merged_width = merged_sides(height, width, vertical)
     merged = x.new_empty(x.shape[0], prefix + merged_height * merged_width, x.shape[2])

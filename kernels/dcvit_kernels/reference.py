@@ -1,7 +1,8 @@
 """Asymmetric token merging in plain PyTorch: the one definition of the mathematics (methods.md, section 4.1).
 
-It runs on CPU, wherever a model is exported, and as the float64 yardstick of the kernels. Only slices, reshapes, transposes,
-concatenations, matrix products and means are used, so an exported graph is static and holds no Gather, Scatter, NonZero or TopK.
+It runs on CPU, wherever a model is exported, and as the float64 yardstick of the kernels. Only slices, reshapes,
+transposes, expands, concatenations, matrix products and means are used, so an exported graph is static and holds no
+Gather, Scatter, NonZero or TopK.
 """
 
 from typing import Literal
@@ -58,9 +59,14 @@ def _pairs(tokens: Tensor, grid: tuple[int, int], axis: Axis) -> Tensor:
 
 
 def _join(prefix: Tensor, grid_tokens: Tensor) -> Tensor:
-    """Put the untouched prefix tokens before patch tokens `[B, H, W, C]`, in the dtype of the prefix."""
-    tokens = grid_tokens.flatten(1, 2).to(prefix.dtype)
+    """Put the untouched prefix tokens before patch tokens `[B, H, W, C]`."""
+    tokens = grid_tokens.flatten(1, 2)
     return torch.cat([prefix, tokens], dim=1) if prefix.shape[1] else tokens
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert where autocast changed the dtype only: even an idle conversion would stand in an exported graph."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def merge_mean(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int) -> Tensor:
@@ -83,12 +89,12 @@ def merge_linear(
     if axis == "vertical":
         pairs = pairs.transpose(2, 3)
     # Horizontal neighbours lie side by side in memory, so this flatten is a view; vertical ones are copied once.
-    return _join(prefix, F.linear(pairs.flatten(3), weight, bias))
+    return _join(prefix, _cast(F.linear(pairs.flatten(3), weight, bias), x.dtype))
 
 
 def normalise(merged: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float) -> Tensor:
     """Apply LayerNorm over the channels, in the dtype of `merged`."""
-    return F.layer_norm(merged, norm_weight.shape, norm_weight, norm_bias, eps).to(merged.dtype)
+    return _cast(F.layer_norm(merged, norm_weight.shape, norm_weight, norm_bias, eps), merged.dtype)
 
 
 def unmerge(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int) -> Tensor:
