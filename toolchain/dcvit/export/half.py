@@ -1,0 +1,104 @@
+"""Half precision in the graph itself: TensorRT is strongly typed, so the types of the ONNX file are the engine's.
+
+Everything computes in fp16 but what loses accuracy or overflows there (NVIDIA/TensorRT#2709): layer norms, softmax and
+what they are made of. These keep fp32 weights too. Inputs and outputs of the model stay fp32.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from dcvit.errors import InputError
+
+KEPT_FP32 = frozenset(
+    {"LayerNormalization", "RMSNormalization", "GroupNormalization", "Softmax"}
+    # An RMS norm in small pieces: a mean of squares overflows fp16 where the values pass 256.
+    | {"Pow", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "Sqrt", "Reciprocal"}
+)
+_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
+_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+
+
+def to_half(model: ir.Model) -> None:
+    """Converts a model of static types to fp16, in place.
+
+    Raises:
+        InputError: If a weight is too large for fp16.
+    """
+    _Conversion(model.graph).run()
+    RemoveUnusedNodesPass()(model)
+
+
+class _Conversion:
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._converted: dict[tuple[str, ir.DataType], ir.Value] = {}
+
+    def run(self) -> None:
+        for node in list(self._graph):
+            if node.op_type == "Cast":  # the model's own: its input may be of either type
+                continue
+            kept = self._stays_fp32(node)
+            for index, value in enumerate(node.inputs):
+                if value is not None and value.dtype in (_FLOAT, _HALF):
+                    node.replace_input_with(index, self._as(value, _FLOAT if kept else _HALF))
+            for output in node.outputs:
+                if output.dtype == _FLOAT and not kept:
+                    output.type = ir.TensorType(_HALF)
+        for index, output in enumerate(self._graph.outputs):
+            if output.dtype == _HALF:
+                name, output.name = output.name, f"{output.name}_fp16"
+                self._graph.outputs[index] = self._as(output, _FLOAT)
+                self._graph.outputs[index].name = name
+
+    def _stays_fp32(self, node: ir.Node) -> bool:
+        if node.op_type in KEPT_FP32:
+            return True
+        if node.op_type not in _ARITHMETIC:
+            return False
+        computed = [value for value in node.inputs if value is not None and value.const_value is None]
+        return bool(computed) and all(_of_reduction(value) for value in computed)
+
+    def _as(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """The value in a type: itself, a weight of that type, or the output of one shared Cast."""
+        if value.dtype == dtype:
+            return value
+        key = (value.name or "", dtype)
+        if key not in self._converted:
+            name = f"{value.name}_{'fp16' if dtype == _HALF else 'fp32'}"
+            weight = value.is_initializer()
+            self._converted[key] = self._weight(value, name) if weight else self._cast(value, name, dtype)
+        return self._converted[key]
+
+    def _weight(self, value: ir.Value, name: str) -> ir.Value:
+        assert value.const_value is not None
+        numbers = value.const_value.numpy()
+        with np.errstate(over="ignore"):
+            halves = numbers.astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise InputError(
+                f"'{value.name}' reaches {np.abs(numbers).max():.3g}, and fp16 ends at 65504; use --precision fp32"
+            )
+        half = ir.Value(
+            name=name, shape=value.shape, type=ir.TensorType(_HALF), const_value=ir.tensor(halves, name=name)
+        )
+        self._graph.register_initializer(half)
+        return half
+
+    def _cast(self, value: ir.Value, name: str, dtype: ir.DataType) -> ir.Value:
+        cast = ir.node("Cast", [value], {"to": int(dtype)})
+        cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].type = name, value.shape, ir.TensorType(dtype)
+        producer = value.producer()
+        if producer is None:
+            self._graph.insert_before(self._graph[0], cast)
+        else:
+            self._graph.insert_after(producer, cast)
+        return cast.outputs[0]
+
+
+def _of_reduction(value: ir.Value) -> bool:
+    """Whether a value lies within a norm in small pieces, and is fp32 (layer norm and softmax are whole operators)."""
+    producer = value.producer()
+    if producer is None or value.dtype != _FLOAT:
+        return False
+    return producer.op_type not in {"LayerNormalization", "RMSNormalization", "GroupNormalization", "Softmax"}

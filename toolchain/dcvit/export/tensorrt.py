@@ -1,0 +1,165 @@
+"""From an ONNX file to an engine, through polygraphy, with either flavor of TensorRT."""
+
+import contextlib
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcvit.artifacts import Flavor
+from dcvit.errors import InputError
+from dcvit.export.records import NetworkRecord, TensorRecord
+from dcvit.runtimes import flavors
+
+DEFAULT_COMPUTE_CAPABILITIES = ("8.6", "8.9", "12.0")
+"""GeForce and workstation GPUs from Ampere to Blackwell: what TensorRT-RTX is for."""
+
+
+@dataclass(frozen=True)
+class EngineTarget:
+    """What an engine is built with, and for.
+
+    Attributes:
+        compute_capabilities: For TensorRT-RTX; None for TensorRT, which builds for the GPU at hand.
+    """
+
+    flavor: Flavor
+    version: str
+    compute_capabilities: tuple[str, ...] | None
+
+
+def engine_target(flavor: Flavor | None, compute_capabilities: tuple[str, ...] | None) -> EngineTarget:
+    """Checks, before any work is done, that an engine can be built.
+
+    Raises:
+        InputError: If the flavor is not installed, needs a GPU that is not there, or does not know a capability.
+    """
+    flavor = flavor or flavors.default_flavor()
+    trt = flavors.load(flavor)
+    if flavor == "tensorrt":
+        if compute_capabilities:
+            raise InputError(
+                "--compute-capability is for tensorrt-rtx; tensorrt builds for this machine's GPU "
+                "(leave it out, or add --flavor tensorrt-rtx)"
+            )
+        if not torch.cuda.is_available():
+            raise InputError(
+                "TensorRT builds engines on the GPU that will run them, and there is none here; "
+                "--flavor tensorrt-rtx builds without one"
+            )
+        return EngineTarget(flavor, trt.__version__, None)
+    chosen = tuple(dict.fromkeys(compute_capabilities or DEFAULT_COMPUTE_CAPABILITIES))
+    known = _known_capabilities(trt)
+    if unknown := [capability for capability in chosen if capability not in known]:
+        raise InputError(
+            f"--compute-capability {unknown[0]}: TensorRT-RTX {trt.__version__} builds for {', '.join(known)}"
+        )
+    return EngineTarget(flavor, trt.__version__, chosen)
+
+
+def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkRecord]:
+    """Builds an engine, in the types that the ONNX file gives; TF32 is off, so fp32 is fp32.
+
+    Raises:
+        InputError: If TensorRT does not take the file.
+    """
+    with _polygraphy(target.flavor, f"an engine from {onnx_path.name}"):
+        from polygraphy.backend.trt import PostprocessConfig, engine_bytes_from_network
+
+        builder, network, parser = _parse(onnx_path, target.flavor)
+        record = _describe(network)
+        tf32 = flavors.load(target.flavor).BuilderFlag.TF32
+        config = PostprocessConfig(_config(target), lambda _builder, _network, config: config.clear_flag(tf32))
+        engine = engine_bytes_from_network((builder, network, parser), config=config)
+        return bytes(engine), record
+
+
+def read_network(onnx_path: Path, flavor: Flavor) -> NetworkRecord:
+    """What TensorRT makes of an ONNX file: inputs, outputs, and the type that each layer computes in. Needs no GPU.
+
+    Raises:
+        InputError: If the flavor is not installed, or does not take the file.
+    """
+    flavors.load(flavor)
+    with _polygraphy(flavor, f"a network from {onnx_path.name}"):
+        _builder, network, _parser = _parse(onnx_path, flavor)
+        return _describe(network)
+
+
+def _parse(onnx_path: Path, flavor: Flavor) -> tuple[Any, Any, Any]:
+    from polygraphy.backend.trt import network_from_onnx_path
+
+    # TensorRT 11 knows no other networks, and no flag for them.
+    flag = hasattr(flavors.load(flavor).NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    builder, network, parser = network_from_onnx_path(str(onnx_path), strongly_typed=flag)
+    return builder, network, parser
+
+
+def _config(target: EngineTarget) -> Any:
+    if target.compute_capabilities is None:
+        from polygraphy.backend.trt import CreateConfig
+
+        return CreateConfig()
+    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+
+    pairs = [tuple(map(int, capability.split("."))) for capability in target.compute_capabilities]
+    return CreateConfigRTX(compute_capabilities=pairs)
+
+
+def _describe(network: Any) -> NetworkRecord:
+    layers: dict[str, Counter[str]] = defaultdict(Counter)
+    for layer in network:
+        if layer.num_outputs:
+            layers[layer.type.name][layer.get_output(0).dtype.name] += 1
+    return NetworkRecord(
+        inputs=tuple(_tensor(network.get_input(index)) for index in range(network.num_inputs)),
+        outputs=tuple(_tensor(network.get_output(index)) for index in range(network.num_outputs)),
+        layers={kind: dict(sorted(types.items())) for kind, types in sorted(layers.items())},
+    )
+
+
+def _tensor(tensor: Any) -> TensorRecord:
+    return TensorRecord(name=tensor.name, shape=tuple(tensor.shape), dtype=tensor.dtype.name)
+
+
+def _known_capabilities(trt: Any) -> list[str]:
+    names = [name.removeprefix("SM") for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+    return [f"{name[:-1]}.{name[-1]}" for name in names]
+
+
+@contextlib.contextmanager
+def _polygraphy(flavor: Flavor, making: str) -> Iterator[None]:
+    """Lets polygraphy work with a flavor, silently, and turns its failure into one sentence.
+
+    Polygraphy chooses the flavor for good when its TensorRT part is first imported.
+    """
+    try:
+        from polygraphy import config
+        from polygraphy.exception import PolygraphyException
+        from polygraphy.logger import G_LOGGER
+    except ImportError as error:
+        raise InputError("polygraphy is not installed; `pip install 'polygraphy>=0.53'`") from error
+    global _chosen
+    if _chosen not in (None, flavor):
+        raise InputError(f"this process has built with {_chosen} already; use {flavor} in a process of its own")
+    _chosen, config.USE_TENSORRT_RTX = flavor, flavor == "tensorrt-rtx"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), G_LOGGER.verbosity(G_LOGGER.ERROR):
+        try:
+            yield
+        except PolygraphyException as error:
+            raise InputError(f"{flavor} cannot make {making}: {_cause(printed.getvalue(), error)}") from error
+
+
+_chosen: Flavor | None = None
+
+
+def _cause(printed: str, error: Exception) -> str:
+    """The first error that was logged: the exception itself only says that there was one."""
+    logged = re.search(r"\[E\] +(.+)", printed)
+    return logged[1].strip() if logged else " ".join(str(error).split())

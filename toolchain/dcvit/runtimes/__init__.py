@@ -1,0 +1,34 @@
+"""PyTorch, ONNX Runtime and TensorRT behind one small interface."""
+
+from dcvit.errors import InputError
+from dcvit.runtimes.base import Runtime, Session, available_cores
+from dcvit.runtimes.onnx_runtime import OnnxRuntime
+from dcvit.runtimes.pytorch import PyTorch
+from dcvit.runtimes.tensorrt import TensorRT
+
+__all__ = ["RUNTIMES", "Runtime", "Session", "available_cores", "runtime_named"]
+
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        PyTorch(),
+        OnnxRuntime("onnxruntime", "CPUExecutionProvider"),
+        OnnxRuntime("onnxruntime-cuda", "CUDAExecutionProvider"),
+        TensorRT("tensorrt"),
+        TensorRT("tensorrt-rtx"),
+    )
+}
+
+
+def runtime_named(name: str) -> Runtime:
+    """The runtime of a name, if it can run on this machine.
+
+    Raises:
+        InputError: If there is none of that name, or it lacks a package or a GPU here.
+    """
+    if name not in RUNTIMES:
+        raise InputError(f"there is no runtime '{name}'; choose one of {', '.join(RUNTIMES)}")
+    runtime = RUNTIMES[name]
+    if reason := runtime.unavailable():
+        raise InputError(f"runtime {name} cannot run here: {reason}")
+    return runtime

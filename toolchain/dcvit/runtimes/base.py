@@ -1,0 +1,82 @@
+"""The interface that every runtime is used through."""
+
+import os
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dcvit.artifacts import Precision
+from dcvit.folder import ModelFolder
+
+Artifact = Literal["weights", "onnx", "engine"]
+
+
+class Session(ABC):
+    """A model loaded in a runtime, for batches of one size; `load`, `execute` and `logits` are the steps of `infer`.
+
+    They are apart so that a benchmark can time `execute` alone, with the images on the device already.
+
+    Attributes:
+        batch: Images in every batch.
+        device: What computes, in words.
+        threads: CPU threads that compute; None on a GPU.
+    """
+
+    def __init__(self, batch: int, device: str, threads: int | None) -> None:
+        self.batch, self.device, self.threads = batch, device, threads
+
+    @abstractmethod
+    def load(self, images: Tensor) -> None:
+        """Puts images [batch, C, H, W] (fp32, on the CPU) where the runtime reads them."""
+
+    @abstractmethod
+    def execute(self) -> None:
+        """One forward pass over the loaded images; returns when it is finished."""
+
+    @abstractmethod
+    def logits(self) -> Tensor:
+        """What the last pass made: [batch, classes], fp32, on the CPU; the next pass may overwrite it."""
+
+    def infer(self, images: Tensor) -> Tensor:
+        """Logits [n, classes] of images [n, C, H, W], n ≤ batch; a short batch is filled up with zeros."""
+        missing = self.batch - len(images)
+        padded = images if missing == 0 else torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+        self.load(padded)
+        self.execute()
+        return self.logits()[: len(images)].clone()
+
+
+class Runtime(ABC):
+    """Something that can run a model.
+
+    Attributes:
+        name: As on the command line.
+        artifact: What of a model folder it runs: the weights themselves, an ONNX file, or an engine.
+    """
+
+    name: str
+    artifact: Artifact
+
+    @abstractmethod
+    def unavailable(self) -> str | None:
+        """Why this machine cannot use it, and what to do about it; None where it can."""
+
+    @abstractmethod
+    def open(self, folder: ModelFolder, batch: int, precision: Precision) -> Session:
+        """Loads a model.
+
+        Raises:
+            InputError: If the folder lacks the file for this batch and precision; the message says how to make it.
+        """
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_name() -> str:
+    """Name of the GPU that torch, ONNX Runtime and TensorRT use: the first visible one."""
+    return torch.cuda.get_device_name(0)
