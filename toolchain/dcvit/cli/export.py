@@ -38,6 +38,6 @@ def command(
     """
     if not trt and (flavor or compute_capabilities):
         raise click.UsageError("--flavor and --compute-capability are about the engine; add --trt")
-    from dcvit.export import export
+    from dcvit.exporting import export
 
     return export(folder, batch, precision, trt=trt, flavor=flavor, compute_capabilities=compute_capabilities or None)

@@ -16,9 +16,9 @@ from dcvit.artifacts import (
     engine_name,
     onnx_name,
 )
-from dcvit.export.onnx import OPSET, write_onnx
-from dcvit.export.records import EngineRecord, OnnxRecord
-from dcvit.export.tensorrt import EngineTarget, build_engine, engine_target
+from dcvit.exporting.onnx import OPSET, write_onnx
+from dcvit.exporting.records import EngineRecord, OnnxRecord
+from dcvit.exporting.tensorrt import EngineTarget, build_engine, engine_target
 from dcvit.folder import WEIGHTS, ModelFolder
 from dcvit.progress import say
 

@@ -13,7 +13,7 @@ import torch
 
 from dcvit.artifacts import Flavor
 from dcvit.errors import InputError
-from dcvit.export.records import NetworkRecord, TensorRecord
+from dcvit.exporting.records import NetworkRecord, TensorRecord
 from dcvit.runtimes import flavors
 
 DEFAULT_COMPUTE_CAPABILITIES = ("8.6", "8.9", "12.0")

@@ -14,7 +14,7 @@ import torch
 from dcvit.artifacts import Precision
 from dcvit.cost import count_params
 from dcvit.errors import InputError
-from dcvit.export.half import to_half
+from dcvit.exporting.half import to_half
 from dcvit.types import TimmModule
 
 OPSET = 20
