@@ -58,7 +58,7 @@ def command(
 
     MODEL is a timm name or a model folder.
     """  # fmt: skip
-    from dcvit.compress import compress
+    from dcvit.compression import compress
     from dcvit.methods.dcvit import DcvitSettings
 
     return compress(

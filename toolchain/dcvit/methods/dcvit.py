@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,14 +39,14 @@ class DcvitSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Trial:
-    """One block compressed alone.
+    """One unit compressed alone.
 
     Attributes:
-        block: Its index.
+        unit: Its blocks.
         score: Mean KL(teacher ‖ student) over the metric images, in nats; the lower, the better it recovers.
     """
 
-    block: int
+    unit: tuple[int, ...]
     score: float
     seconds: float
 
@@ -79,26 +78,24 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
-    def rank(self, blocks: Sequence[int], width: int) -> list[int]:
-        """Tries each block alone, and returns them all, the one that recovers best first."""
+    def rank(self, units: Sequence[Sequence[BlockPlan]]) -> list[tuple[int, ...]]:
+        """Tries each unit alone, and returns them all, the one that recovers best first."""
         student = self.prepared()
         with torch.no_grad():
             teacher_logits = self._logits(self.model)
-        for block in blocks:
-            self.trials.append(self._try(student, block, width, teacher_logits))
+        for entries in units:
+            self.trials.append(self._try(student, entries, teacher_logits))
         self.trials.sort(key=lambda trial: trial.score)
-        return [trial.block for trial in self.trials]
+        return [trial.unit for trial in self.trials]
 
-    def recover(self, entries: Sequence[BlockPlan], steps: int) -> TimmModule:
-        """Compresses the blocks one after the other, each followed by training, and returns the student."""
+    def recover(self, units: Sequence[Sequence[BlockPlan]]) -> TimmModule:
+        """Compresses the units one after the other, each followed by training, and returns the student."""
         student = self.prepared()
         done: list[BlockPlan] = []
-        for position, entry in enumerate(entries):
-            done.append(entry)
-            self._cut(student, entry)
-            last = min(max(each.index for each in done) + 1, self.depth - 1)
-            key = {"stage": "recover", "entries": [each.model_dump() for each in done], "steps": steps}
-            self._train(student, f"block {entry.index} ({position + 1} of {len(entries)})", last, steps, key)
+        for position, entries in enumerate(units):
+            done += entries
+            self._cut(student, entries)
+            self._train(student, f"{_named(entries)} ({position + 1} of {len(units)})", done, self.settings.steps)
         return student.eval()
 
     def prepared(self) -> TimmModule:
@@ -111,28 +108,27 @@ class Search:
                 size_aware_attention=self.base.size_aware_attention,
             )
             self.family.apply(student, merging)
-            key = {"stage": "merges", "steps": self.settings.steps}
-            self._train(student, "merging", self.depth - 1, self.settings.steps, key)
+            self._train(student, "merging", [], self.settings.steps)
         return student
 
-    def _try(self, student: TimmModule, block: int, width: int, teacher_logits: Tensor) -> Trial:
+    def _try(self, student: TimmModule, entries: Sequence[BlockPlan], teacher_logits: Tensor) -> Trial:
         trial = copy.deepcopy(student)
-        entry = BlockPlan(index=block, removed="attention", mlp_hidden=width)
-        self._cut(trial, entry)
+        self._cut(trial, entries)
         steps = self.settings.steps if self.settings.trial_steps is None else self.settings.trial_steps
-        last = min(block + 1, self.depth - 1)
-        # The first progressive step is this very training, so its key is shared and its weights are found again.
-        key = {"stage": "recover", "entries": [entry.model_dump()], "steps": steps}
-        seconds = self._train(trial, f"trial of block {block}", last, steps, key)
+        seconds = self._train(trial, f"trial of {_named(entries)}", entries, steps)
         with torch.no_grad():
             logits = self._logits(trial)
         score = F.kl_div(logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="batchmean", log_target=True)
-        say(f"block {block}: KL {score.item():.4f}")
-        return Trial(block, score.item(), seconds)
+        say(f"{_named(entries)}: KL {score.item():.4f}")
+        return Trial(tuple(entry.index for entry in entries), score.item(), seconds)
 
-    def _train(self, student: TimmModule, description: str, last_block: int, steps: int, key: dict[str, Any]) -> float:
-        """Trains in place, or puts in what an equal training left behind; returns the seconds it took."""
-        self.family.train_up_to(student, last_block)
+    def _train(self, student: TimmModule, description: str, entries: Sequence[BlockPlan], steps: int) -> float:
+        """Trains a student, in which `entries` were just compressed in this order; returns the seconds it took.
+
+        What an equal training left behind is put in instead: the first progressive step equals the trial of its unit.
+        """
+        last = min(max((entry.index for entry in entries), default=self.depth) + 1, self.depth - 1)
+        self.family.train_up_to(student, last)
 
         def compute() -> StageResult:
             result = mimic(
@@ -148,18 +144,23 @@ class Search:
             trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
             return StageResult(trained, {"loss": result.loss, "seconds": result.seconds})
 
-        key = key | {"identity": self.identity, "base": self.base.digest, "seed": self.seed, "last": last_block}
-        key |= {"settings": self.settings.model_dump(exclude={"steps", "trial_steps"})}
-        result = self.store.run(str(key["stage"]), key, compute)
+        key = {
+            "identity": self.identity,
+            "start": self.start.digest,
+            "base": self.base.digest,
+            "entries": [entry.model_dump() for entry in entries],
+            "settings": self.settings.model_dump(exclude={"steps", "trial_steps"}),
+            "steps": steps,
+            "seed": self.seed,
+        }
+        result = self.store.run("trained", key, compute)
         student.load_state_dict(result.tensors, strict=False)
         self.losses.append(result.record["loss"])
         return float(result.record["seconds"])
 
-    def _cut(self, student: TimmModule, entry: BlockPlan) -> None:
-        kept = {}
-        if entry.mlp_hidden is not None:
-            kept[entry.index] = self.ranking.best(entry.index, entry.mlp_hidden)
-        self.family.apply(student, self.start.original().with_blocks(entry), kept)
+    def _cut(self, student: TimmModule, entries: Sequence[BlockPlan]) -> None:
+        kept = {e.index: self.ranking.best(e.index, e.mlp_hidden) for e in entries if e.mlp_hidden is not None}
+        self.family.apply(student, self.start.original().with_blocks(*entries), kept)
 
     def _adapt(self, tokens: Tensor) -> Tensor:
         """The teacher's tokens, merged by their mean as the student's are."""
@@ -168,3 +169,7 @@ class Search:
     def _logits(self, model: TimmModule) -> Tensor:
         device = next(model.parameters()).device
         return torch.cat([model(images.to(device)).float().cpu() for images in self.metric_images.split(64)])
+
+
+def _named(entries: Sequence[BlockPlan]) -> str:
+    return ("block " if len(entries) == 1 else "blocks ") + ", ".join(str(entry.index) for entry in entries)

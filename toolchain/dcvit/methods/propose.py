@@ -1,15 +1,16 @@
 """From a target to what a method has to do: the part that needs neither data nor weights."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dcvit.cost import MacsConvention, count_macs
 from dcvit.errors import InputError
-from dcvit.methods.structure import BlockCost, Structure, block_costs, candidates, solve_structure, solve_width
+from dcvit.methods.structure import Structure, UnitCost, solve_structure, solve_width, unit_cost
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan, parse_merges
-from dcvit.subject import Subject
+from dcvit.subject import Subject, original_of
 from dcvit.summary import PlanSummary, summarize
 
 
@@ -35,45 +36,65 @@ class Target(BaseModel):
     plan: CompressionPlan | None = None
 
 
+Unit = tuple[int, ...]
+"""Blocks that are compressed together."""
+
+
 @dataclass(frozen=True)
 class Proposal:
     """What is to be done to a subject.
 
     Attributes:
         base: The plan before any block is chosen: the start, with the merges and the blocks that are fixed.
-        structure: How many more blocks to compress, and how wide; None where the target fixes everything.
-        costs: What each block costs under the base plan.
-        macs: MACs that the chosen blocks have to save.
+        structure: How many more units to compress, and how wide; None where the target fixes everything.
+        costs: What each candidate unit costs under the base plan.
+        hidden: MLP width M of an uncompressed block.
+        macs: MACs that the chosen units have to save.
+        width_multiple: MLP widths are multiples of this.
     """
 
     base: CompressionPlan
     structure: Structure | None = None
-    costs: list[BlockCost] = field(default_factory=list)
-    candidates: list[int] = field(default_factory=list)
+    costs: dict[Unit, UnitCost] = field(default_factory=dict)
     hidden: int = 0
     macs: float = 0.0
     width_multiple: int = 8
 
-    def entries(self, ranked: list[int]) -> list[BlockPlan]:
-        """Plan entries for the first k of `ranked` blocks, at the width that meets the target for these very blocks.
+    @property
+    def candidates(self) -> list[Unit]:
+        """Units that may be compressed, in the order of the depth."""
+        return list(self.costs)
 
-        Where merging makes blocks cost differently, those k may save too little: then the next ones join.
+    def entries(self, unit: Unit, mlp_hidden: int | None) -> list[BlockPlan]:
+        """Plan entries of one compressed unit; without a width, whole blocks go."""
+        removed: Literal["attention", "block"] = "block" if mlp_hidden is None else "attention"
+        return [BlockPlan(index=index, removed=removed, mlp_hidden=mlp_hidden) for index in unit]
+
+    def chosen(self, ranked: list[Unit]) -> list[list[BlockPlan]]:
+        """Plan entries for the first k of `ranked` units, at the width that meets the target for these very units.
+
+        Where units cost differently, those k may save too little: then the next ones join.
         """
         if self.structure is None:
             return []
-        for count in range(self.structure.blocks, len(ranked) + 1):
-            chosen = ranked[:count]
-            width = solve_width([self.costs[block] for block in chosen], self.hidden, self.macs, self.width_multiple)
+        for count in range(self.structure.units, len(ranked) + 1):
+            units = ranked[:count]
+            costs = [self.costs[unit] for unit in units]
+            if self.structure.mlp_hidden is None:
+                if sum(cost.removed for cost in costs) >= self.macs * (1 - 1e-9):
+                    return [self.entries(unit, None) for unit in units]
+                continue
+            width = solve_width(costs, self.hidden, self.macs, self.width_multiple)
             if width is not None:
-                return [BlockPlan(index=block, removed="attention", mlp_hidden=width) for block in chosen]
-        raise InputError("--macs-reduction: not even all candidate blocks together save that much under these merges")
+                return [self.entries(unit, width) for unit in units]
+        raise InputError("--macs-reduction: not even all candidate blocks together save that much")
 
-    def spread_out(self) -> list[int]:
-        """The candidates in an order that takes blocks evenly over the depth: a stand-in where nothing was tried."""
-        count = self.structure.blocks if self.structure else 0
+    def spread_out(self) -> list[Unit]:
+        """The candidates in an order that takes units evenly over the depth: a stand-in where nothing was tried."""
+        count = self.structure.units if self.structure else 0
         step = len(self.candidates) / max(count, 1)
         first = [self.candidates[int((position + 0.5) * step)] for position in range(count)]
-        return first + [block for block in self.candidates if block not in first]
+        return first + [unit for unit in self.candidates if unit not in first]
 
 
 def propose(subject: Subject, target: Target) -> Proposal:
@@ -93,19 +114,23 @@ def propose(subject: Subject, target: Target) -> Proposal:
     macs = target.macs_reduction * total - (total - count.total)
     if macs <= 0:
         return Proposal(base)
-    depth = subject.architecture.depth
-    costs = block_costs(count, subject.family, depth)
-    free = [block for block in candidates(depth) if base.block(block) == BlockPlan(index=block)]
+    original = original_of(subject.plan)
+    free = [unit for unit in subject.family.units(original) if all(_untouched(base, block) for block in unit)]
     if not free:
         raise InputError("--macs-reduction: the plan leaves no block that could be compressed")
-    hidden = subject.architecture.blocks[free[0]].mlp_hidden
-    structure = solve_structure([costs[block] for block in free], hidden, macs, total, target.width_multiple)
-    return Proposal(base, structure, costs, free, hidden, macs, target.width_multiple)
+    costs = {unit: unit_cost(count, subject.family, original, unit) for unit in free}
+    hidden = subject.architecture.blocks[free[0][0]].mlp_hidden
+    structure = solve_structure(list(costs.values()), hidden, macs, total, target.width_multiple)
+    return Proposal(base, structure, costs, hidden, macs, target.width_multiple)
+
+
+def _untouched(plan: CompressionPlan, block: int) -> bool:
+    return plan.block(block) == BlockPlan(index=block)
 
 
 def summarize_proposal(subject: Subject, target: Target, proposal: Proposal) -> PlanSummary:
     """The proposal in figures; which blocks are compressed is a stand-in until trials have chosen them."""
-    entries = proposal.entries(proposal.spread_out())
+    entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
     note = ""
     if entries:
         listed = ", ".join(str(entry.index) for entry in sorted(entries, key=lambda entry: entry.index))

@@ -7,43 +7,44 @@ from dataclasses import dataclass
 from dcvit.cost import MacCount
 from dcvit.errors import InputError
 from dcvit.families import Family
+from dcvit.types import TimmModule
 
 
 @dataclass(frozen=True)
-class BlockCost:
-    """MACs of a block that compression can save: all of its attention, and its MLP in proportion to the width."""
+class UnitCost:
+    """MACs that compressing a unit (a block, or a group of blocks that go together) can save.
 
-    attention: float
-    mlp: float
+    Attributes:
+        removed: Saved as a whole: attention, or entire blocks.
+        narrowed: Saved in proportion to the MLP's width; 0 where entire blocks go.
+    """
+
+    removed: float
+    narrowed: float
 
 
 @dataclass(frozen=True)
 class Structure:
-    """k blocks lose their attention and keep `mlp_hidden` (M') MLP nodes each."""
+    """k units are compressed, and keep `mlp_hidden` (M') MLP nodes a block; None where entire blocks go."""
 
-    blocks: int
-    mlp_hidden: int
-
-
-def block_costs(count: MacCount, family: Family, depth: int) -> list[BlockCost]:
-    """What each block of a counted model costs."""
-    return [
-        BlockCost(count.under(family.attention_modules(index)), count.under(family.mlp_modules(index)))
-        for index in range(depth)
-    ]
+    units: int
+    mlp_hidden: int | None
 
 
-def candidates(depth: int) -> range:
-    """Blocks that may be compressed: never the first, never the last."""
-    return range(1, depth - 1)
+def unit_cost(count: MacCount, family: Family, model: TimmModule, unit: Sequence[int]) -> UnitCost:
+    """What a unit of a counted model costs."""
+    modules = [family.cost_modules(model, index) for index in unit]
+    return UnitCost(
+        sum(count.under(module.removed) for module in modules), sum(count.under(module.narrowed) for module in modules)
+    )
 
 
-def solve_structure(costs: Sequence[BlockCost], hidden: int, macs: float, total: int, multiple: int) -> Structure:
-    """The fewest blocks that reach a reduction, and the width that meets it.
+def solve_structure(costs: Sequence[UnitCost], hidden: int, macs: float, total: int, multiple: int) -> Structure:
+    """The fewest units that reach a reduction, and the width that meets it.
 
     Args:
-        costs: Of the candidate blocks. Where merging makes them differ, their mean decides; the width is solved again
-            for the blocks that the trials choose.
+        costs: Of the candidate units. Where they differ, their mean decides; the width is solved again for the units
+            that the trials choose.
         hidden: MLP width M of an uncompressed block.
         macs: MACs to remove, R.
         total: MACs of the original model, for the message.
@@ -52,25 +53,27 @@ def solve_structure(costs: Sequence[BlockCost], hidden: int, macs: float, total:
     Raises:
         InputError: If the reduction is out of reach; the message gives the range.
     """
-    mean = BlockCost(sum(cost.attention for cost in costs) / len(costs), sum(cost.mlp for cost in costs) / len(costs))
-    if macs >= mean.attention * (1 - 1e-9):
-        first = max(1, math.ceil(macs / (mean.attention + mean.mlp) - 1e-9))
-        for blocks in range(first, len(costs) + 1):
-            width = solve_width([mean] * blocks, hidden, macs, multiple)
+    mean = UnitCost(sum(cost.removed for cost in costs) / len(costs), sum(cost.narrowed for cost in costs) / len(costs))
+    if macs >= mean.removed * (1 - 1e-9) or not mean.narrowed:
+        first = max(1, math.ceil(macs / (mean.removed + mean.narrowed) - 1e-9))
+        for units in range(first, len(costs) + 1):
+            if not mean.narrowed:
+                return Structure(units, None)
+            width = solve_width([mean] * units, hidden, macs, multiple)
             if width is not None:
-                return Structure(blocks, width)
-    most = len(costs) * (mean.attention + mean.mlp * (1 - multiple / hidden))
+                return Structure(units, width)
+    most = len(costs) * (mean.removed + mean.narrowed * (1 - multiple / hidden if mean.narrowed else 0))
     raise InputError(
         f"--macs-reduction: {macs / total:.4f} is out of reach; compressing 1 to {len(costs)} blocks takes "
-        f"{math.ceil(mean.attention / total * 1e4) / 1e4:.4f} to {math.floor(most / total * 1e4) / 1e4:.4f}"
+        f"{math.ceil(mean.removed / total * 1e4) / 1e4:.4f} to {math.floor(most / total * 1e4) / 1e4:.4f}"
     )
 
 
-def solve_width(costs: Sequence[BlockCost], hidden: int, macs: float, multiple: int) -> int | None:
-    """The MLP width at which these blocks together save `macs`, rounded down; None if no width does."""
-    attention, mlp = sum(cost.attention for cost in costs), sum(cost.mlp for cost in costs)
+def solve_width(costs: Sequence[UnitCost], hidden: int, macs: float, multiple: int) -> int | None:
+    """The MLP width at which these units together save `macs`, rounded down; None if no width does."""
+    removed, narrowed = sum(cost.removed for cost in costs), sum(cost.narrowed for cost in costs)
     # A hundredth of a node absorbs the rounding of a target that was written as a decimal fraction.
-    width = math.floor(hidden * (1 - (macs - attention) / mlp) + 0.01)
+    width = math.floor(hidden * (1 - (macs - removed) / narrowed) + 0.01)
     if width >= hidden:
         return hidden
     width -= width % multiple

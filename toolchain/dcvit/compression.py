@@ -147,7 +147,9 @@ def _search_and_recover(
     teacher = subject.model.to(device).requires_grad_(False)
     images = few_shot.tensor(subject.preprocessing)
     fixed = [block for block in proposal.base.blocks if block not in subject.plan.blocks]
-    blocks = [*proposal.candidates, *(block.index for block in fixed if block.mlp_hidden is not None)]
+    narrowed = [block.index for block in fixed if block.mlp_hidden is not None]
+    if proposal.structure is not None and proposal.structure.mlp_hidden is not None:
+        narrowed += [block for unit in proposal.candidates for block in unit]
     views = ViewBank(
         teacher,
         subject.family,
@@ -164,19 +166,23 @@ def _search_and_recover(
         base=proposal.base,
         views=views,
         metric_images=images,
-        ranking=NodeRanking(teacher, subject.family, blocks, settings.nodes, images=images, seed=seed),
+        ranking=NodeRanking(teacher, subject.family, narrowed, settings.nodes, images=images, seed=seed),
         settings=settings,
         store=store,
         identity={"model": weights_digest(teacher.state_dict()), "data": few_shot.fingerprint["sha256"]},
         seed=seed,
         depth=subject.architecture.depth,
     )
-    entries: list[BlockPlan] = []
+    units: list[list[BlockPlan]] = []
     if proposal.structure is not None:
-        entries = proposal.entries(search.rank(proposal.candidates, proposal.structure.mlp_hidden))
-    student = search.recover([*fixed, *entries], settings.steps)
+        trials = [proposal.entries(unit, proposal.structure.mlp_hidden) for unit in proposal.candidates]
+        units = proposal.chosen(search.rank(trials))
+    student = search.recover([*([block] for block in fixed), *units])
+    entries = [entry for unit in units for entry in unit]
     metrics = {
-        "trials": [{"block": trial.block, "kl": trial.score, "seconds": trial.seconds} for trial in search.trials],
+        "trials": [
+            {"blocks": list(trial.unit), "kl": trial.score, "seconds": trial.seconds} for trial in search.trials
+        ],
         "losses": search.losses,
         "stages_reused": store.reused,
     }
@@ -185,7 +191,7 @@ def _search_and_recover(
 
 def _cut_by_norm(subject: Subject, proposal: Proposal) -> tuple[TimmModule, list[BlockPlan]]:
     """Cuts without data: nodes by weight norm and, where no plan fixes them, blocks spread evenly over the depth."""
-    entries = proposal.entries(proposal.spread_out())
+    entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
     if entries:
         listed = ", ".join(str(entry.index) for entry in entries)
         log.warning("no data to choose blocks by, so they are spread over the depth: %s", listed)

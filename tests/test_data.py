@@ -1,0 +1,110 @@
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcvit.data import CorruptImages, batches, draw_few_shot, open_source, seeded
+from dcvit.errors import InputError
+from dcvit.manifest import Preprocessing
+
+PREPROCESSING = Preprocessing(
+    input_size=(3, 32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic", crop_pct=1.0
+)
+MakeFolder = Callable[..., Path]
+
+
+def test_a_folder_and_a_tar_of_it_give_the_same(image_folder: MakeFolder, tmp_path: Path) -> None:
+    root = image_folder(classes=3, each=2)
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        tar.add(root, arcname=".")
+    folder, tar_source = open_source(root, "test"), open_source(tmp_path / "images.tar", "test")
+    assert folder.classes == tar_source.classes == ["class0", "class1", "class2"]
+    for left, right in zip(
+        batches(folder, PREPROCESSING, 4, CorruptImages()), batches(tar_source, PREPROCESSING, 4, CorruptImages()),
+        strict=True,
+    ):  # fmt: skip
+        assert torch.equal(left.images, right.images)
+        assert torch.equal(left.labels, right.labels)
+
+
+def test_batches_keep_order_and_end_short(image_folder: MakeFolder) -> None:
+    source = open_source(image_folder(classes=2, each=4), "test")
+    found = list(batches(source, PREPROCESSING, 3, CorruptImages()))
+    assert [len(batch.labels) for batch in found] == [3, 3, 2]
+    assert torch.cat([batch.labels for batch in found]).tolist() == [0] * 4 + [1] * 4
+    assert found[0].images.shape == (3, 3, 32, 32)
+
+
+def test_corrupt_images_are_named_skipped_and_counted(
+    image_folder: MakeFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = image_folder(classes=2, each=3)
+    (root / "class0" / "1.png").write_bytes(b"not a picture")
+    truncated = root / "class1" / "2.png"
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    corrupt = CorruptImages()
+    total = sum(len(batch.labels) for batch in batches(open_source(root, "test"), PREPROCESSING, 2, corrupt))
+    assert total == 4
+    assert sorted(corrupt.names) == ["class0/1.png", "class1/2.png"]
+    assert "class0/1.png" in caplog.text
+    few = draw_few_shot(open_source(root, "train"), 4, seed=0)
+    assert len(few.images) == 4
+    with pytest.raises(InputError, match="only 4 images .* can be decoded"):
+        draw_few_shot(open_source(root, "train"), 5, seed=0)
+
+
+def test_all_corrupt_is_refused(image_folder: MakeFolder) -> None:
+    root = image_folder(classes=1, each=2)
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="none of the 2 images"):
+        list(batches(open_source(root, "test"), PREPROCESSING, 2, CorruptImages()))
+
+
+def test_few_shot_depends_on_the_seed_alone(image_folder: MakeFolder) -> None:
+    root = image_folder(classes=2, each=8)
+    first, again, other = (draw_few_shot(open_source(root, "train"), 6, seed) for seed in (1, 1, 2))
+    assert first.fingerprint == again.fingerprint
+    assert first.fingerprint["sha256"] != other.fingerprint["sha256"]
+    assert torch.equal(first.augmented(PREPROCESSING, 5), again.augmented(PREPROCESSING, 5))
+    assert not torch.equal(first.augmented(PREPROCESSING, 5), first.augmented(PREPROCESSING, 6))
+
+
+def test_augmenting_leaves_the_callers_random_state(image_folder: MakeFolder) -> None:
+    few = draw_few_shot(open_source(image_folder(), "train"), 4, 0)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    few.augmented(PREPROCESSING, 0)
+    with seeded(3):
+        torch.rand(5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_digits_splits_do_not_overlap() -> None:
+    train, test = open_source("digits", "train"), open_source("digits", "test")
+    assert (len(train), len(test)) == (1297, 500)
+    seen = {train.read(index)[0] for index in range(len(train))}
+    assert sum(test.read(index)[0] in seen for index in range(len(test))) == 0
+
+
+def test_sources_that_cannot_be_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "note.txt").write_text("x")
+    (tmp_path / "bad.tar").write_bytes(b"no tar")
+    for path, message in (
+        ("nowhere", "there is nothing at"),
+        ("empty", "there are no images in"),
+        ("note.txt", "neither a folder nor a .tar"),
+        ("bad.tar", "cannot be read"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            open_source(tmp_path / path, "train")
+        assert "\n" not in str(caught.value)
+
+
+def test_more_samples_than_images(image_folder: MakeFolder) -> None:
+    with pytest.raises(InputError, match="has 8 images; ask for at most as many"):
+        draw_few_shot(open_source(image_folder(), "train"), 9, 0)
