@@ -91,6 +91,21 @@ def read_network(onnx_path: Path, flavor: Flavor) -> NetworkRecord:
         return _describe(network)
 
 
+def header_faults(engine_path: Path, flavor: Flavor) -> list[str] | None:
+    """What TensorRT finds wrong with an engine's header; None where this version cannot tell. Needs no GPU."""
+    trt = flavors.load(flavor)
+    if not hasattr(trt.Runtime, "get_engine_validity"):
+        return None
+    with _polygraphy(flavor, f"sense of {engine_path.name}"):
+        from polygraphy.backend.trt import get_trt_logger
+
+        _validity, diagnostics = trt.Runtime(get_trt_logger()).get_engine_validity(engine_path.read_bytes())
+    # The other diagnostics are about the GPU at hand.
+    known = trt.EngineInvalidityDiagnostics
+    flags = (known.MALFORMED_ENGINE, known.VERSION_MISMATCH)
+    return [f"its header says {flag.name}" for flag in flags if int(diagnostics) & int(flag)]
+
+
 def _parse(onnx_path: Path, flavor: Flavor) -> tuple[Any, Any, Any]:
     from polygraphy.backend.trt import network_from_onnx_path
 

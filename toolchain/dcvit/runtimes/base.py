@@ -40,7 +40,10 @@ class Session(ABC):
         """What the last pass made: [batch, classes], fp32, on the CPU; the next pass may overwrite it."""
 
     def infer(self, images: Tensor) -> Tensor:
-        """Logits [n, classes] of images [n, C, H, W], n ≤ batch; a short batch is filled up with zeros."""
+        """Logits [n, classes] of images [n, C, H, W], batch by batch; the last batch is filled up with zeros."""
+        return torch.cat([self._infer_batch(batch) for batch in images.split(self.batch)])
+
+    def _infer_batch(self, images: Tensor) -> Tensor:
         missing = self.batch - len(images)
         padded = images if missing == 0 else torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
         self.load(padded)

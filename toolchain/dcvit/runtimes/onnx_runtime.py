@@ -58,14 +58,16 @@ class OrtSession(Session):
         # A session's threads go on spinning after a run; in an interleaved benchmark they would take the cores from
         # the other session.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        on_gpu = provider == CUDA
+        # fp32 is fp32: by default CUDA rounds matrix products to TF32.
+        settings = {"use_tf32": "0"} if on_gpu else {}
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, settings)])
         except Exception as error:  # its exceptions share no base of their own
             raise InputError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
         if provider not in self._session.get_providers():
             raise InputError(f"ONNX Runtime cannot use {provider} here; see `dcvit-tool doctor`")
         (images,), (logits,) = self._session.get_inputs(), self._session.get_outputs()
-        on_gpu = provider == CUDA
         super().__init__(images.shape[0], gpu_name() if on_gpu else "CPU", None if on_gpu else available_cores())
         device = "cuda" if on_gpu else "cpu"
         self._images = torch.zeros(images.shape, device=device)

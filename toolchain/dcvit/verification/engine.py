@@ -1,0 +1,114 @@
+"""What is checked about an engine: all of it on a GPU, and what can be known without one elsewhere."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from dcvit.artifacts import Precision
+from dcvit.exporting.records import EngineRecord, NetworkRecord, TensorRecord
+from dcvit.exporting.tensorrt import header_faults, read_network
+from dcvit.folder import ModelFolder
+from dcvit.runtimes import flavors
+from dcvit.runtimes.tensorrt import EngineSession
+from dcvit.verification.checks import Check, holds
+from dcvit.verification.parity import Reference, check_parity
+
+_PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
+_KEPT_FP32 = ("NORMALIZATION", "NORMALIZATION_V2", "SOFTMAX")
+
+
+def check_engine(folder: ModelFolder, name: str, record: EngineRecord, references: list[Reference]) -> Iterator[Check]:
+    """Checks where an engine comes from, its inputs, outputs and types, and on its GPU what it computes."""
+    source = folder.manifest.files.get(record.onnx)
+    stale = source is None or source.sha256 != record.onnx_sha256
+    export = f"{record.onnx} is gone or has changed since; export again with --trt"
+    yield holds(f"{name}: origin", [export] if stale else [], f"built from {record.onnx} by {record.version}")
+    if stale:
+        return
+    onnx_path, network = folder.path / record.onnx, record.network
+    yield _interface(name, network, onnx_path)
+    missing = flavors.not_installed(record.flavor)
+    if not missing:
+        network = read_network(onnx_path, record.flavor)
+        differs = [] if network == record.network or _other_version(record) else ["the manifest notes other layers"]
+        yield holds(f"{name}: network", differs, f"read again from {record.onnx} by {record.flavor}")
+    yield _precision(name, network, record.precision)
+    if missing:
+        yield Check(f"{name}: file", True, f"as it was written, by its sha256; not opened: {missing}")
+    elif reason := _cannot_run(record):
+        yield _header(folder.path / name, record, reason)
+    else:
+        session = EngineSession(folder.path / name, flavors.load(record.flavor))
+        yield _read_back(name, session.engine, network)
+        for reference in references:
+            yield from check_parity(f"{name}: {record.flavor}", session, reference, record.precision)
+
+
+def _interface(name: str, network: NetworkRecord, onnx_path: Path) -> Check:
+    graph = onnx.load(onnx_path).graph
+    faults = [
+        f"{built.name} is {built.dtype} {list(built.shape)}, and {tensor.dtype} {list(tensor.shape)} in the ONNX file"
+        for built, tensor in zip(
+            (*network.inputs, *network.outputs), map(_tensor_of, (*graph.input, *graph.output)), strict=True
+        )
+        if built != tensor
+    ]
+    (images,), (logits,) = network.inputs, network.outputs
+    found = f"{images.name} {images.dtype} {list(images.shape)}, {logits.name} {logits.dtype} {list(logits.shape)}"
+    return holds(f"{name}: inputs and outputs", faults, found)
+
+
+def _tensor_of(value: onnx.ValueInfoProto) -> TensorRecord:
+    tensor = value.type.tensor_type
+    shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).replace("FLOAT16", "HALF")
+    return TensorRecord(name=value.name, shape=shape, dtype=dtype)
+
+
+def _precision(name: str, network: NetworkRecord, precision: Precision) -> Check:
+    """No silent fp32 (roboflow/rf-detr#1453): the types of the strongly typed network are those of the engine."""
+    wanted = "HALF" if precision == "fp16" else "FLOAT"
+    faults = [
+        f"{count} {kind} layers compute in {dtype}, not {expected}"
+        for kinds, expected in ((_PRODUCTS, wanted), (_KEPT_FP32, "FLOAT"))
+        for kind in kinds
+        for dtype, count in network.layers.get(kind, {}).items()
+        if dtype != expected
+    ]
+    products = network.layers.get("MATRIX_MULTIPLY", {}).get(wanted, 0)
+    if not products:
+        faults.append(f"no matrix product computes in {wanted}")
+    return holds(f"{name}: types", faults, f"{products} matrix products in {wanted}; norms and softmax in FLOAT")
+
+
+def _other_version(record: EngineRecord) -> bool:
+    return bool(flavors.load(record.flavor).__version__ != record.version)
+
+
+def _cannot_run(record: EngineRecord) -> str | None:
+    if not torch.cuda.is_available():
+        return "there is no NVIDIA GPU here"
+    here = "{}.{}".format(*torch.cuda.get_device_capability())
+    if record.compute_capabilities is not None and here not in record.compute_capabilities:
+        return f"it is for compute capability {', '.join(record.compute_capabilities)}, and this GPU has {here}"
+    return None
+
+
+def _header(path: Path, record: EngineRecord, reason: str) -> Check:
+    """Without its GPU an engine cannot be opened; TensorRT still reads its header."""
+    faults = header_faults(path, record.flavor)
+    if faults is None:
+        return Check(f"{path.name}: file", True, f"as it was written, by its sha256; not run: {reason}")
+    return holds(f"{path.name}: file", faults, f"header is well formed and of this version; not run: {reason}")
+
+
+def _read_back(name: str, engine: Any, network: NetworkRecord) -> Check:
+    faults = []
+    for tensor in (*network.inputs, *network.outputs):
+        shape, dtype = tuple(engine.get_tensor_shape(tensor.name)), engine.get_tensor_dtype(tensor.name).name
+        if (shape, dtype) != (tensor.shape, tensor.dtype):
+            faults.append(f"{tensor.name} is {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}")
+    return holds(f"{name}: file", faults, "opened; inputs, outputs and types are as built")
