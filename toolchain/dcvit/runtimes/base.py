@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -67,11 +68,19 @@ class Runtime(ABC):
         """Why this machine cannot use it, and what to do about it; None where it can."""
 
     @abstractmethod
+    def file(self, folder: ModelFolder, batch: int, precision: Precision) -> Path:
+        """The file of the folder that it runs.
+
+        Raises:
+            InputError: If the folder has none for this batch and precision; the message says how to make it.
+        """
+
+    @abstractmethod
     def open(self, folder: ModelFolder, batch: int, precision: Precision) -> Session:
         """Loads a model.
 
         Raises:
-            InputError: If the folder lacks the file for this batch and precision; the message says how to make it.
+            InputError: If its file is not there, or cannot be loaded.
         """
 
 

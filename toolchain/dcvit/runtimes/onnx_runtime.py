@@ -35,9 +35,11 @@ class OnnxRuntime(Runtime):
             return f"this onnxruntime has no {self._provider}; `pip install onnxruntime-gpu` in place of onnxruntime"
         return None
 
+    def file(self, folder: ModelFolder, batch: int, precision: Precision) -> Path:
+        return folder.file(onnx_name(batch, precision), made_by=export_command(folder.path, batch, precision))
+
     def open(self, folder: ModelFolder, batch: int, precision: Precision) -> Session:
-        made_by = export_command(folder.path, batch, precision)
-        return OrtSession(folder.file(onnx_name(batch, precision), made_by=made_by), self._provider)
+        return OrtSession(self.file(folder, batch, precision), self._provider)
 
 
 class OrtSession(Session):

@@ -1,10 +1,12 @@
 """PyTorch as it is: eager, on the GPU where there is one."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from dcvit.artifacts import Precision
-from dcvit.folder import ModelFolder
+from dcvit.folder import WEIGHTS, ModelFolder
 from dcvit.runtimes.base import Artifact, Runtime, Session, available_cores, gpu_name
 from dcvit.types import TimmModule
 
@@ -17,6 +19,9 @@ class PyTorch(Runtime):
 
     def unavailable(self) -> str | None:
         return None
+
+    def file(self, folder: ModelFolder, batch: int, precision: Precision) -> Path:  # noqa: ARG002
+        return folder.path / WEIGHTS
 
     def open(self, folder: ModelFolder, batch: int, precision: Precision) -> Session:
         return TorchSession(folder.load(), batch, precision)

@@ -28,11 +28,12 @@ class TensorRT(Runtime):
             return "there is no NVIDIA GPU that torch can use; --runtime onnxruntime runs on the CPU"
         return None
 
-    def open(self, folder: ModelFolder, batch: int, precision: Precision) -> Session:
+    def file(self, folder: ModelFolder, batch: int, precision: Precision) -> Path:
         made_by = export_command(folder.path, batch, precision, self.flavor)
-        return EngineSession(
-            folder.file(engine_name(batch, precision, self.flavor), made_by=made_by), flavors.load(self.flavor)
-        )
+        return folder.file(engine_name(batch, precision, self.flavor), made_by=made_by)
+
+    def open(self, folder: ModelFolder, batch: int, precision: Precision) -> Session:
+        return EngineSession(self.file(folder, batch, precision), flavors.load(self.flavor))
 
 
 class EngineSession(Session):

@@ -1,0 +1,49 @@
+"""`dcvit-tool evaluate`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dcvit.cli.command import Command
+from dcvit.cli.options import weight_options
+
+
+@click.command("evaluate", cls=Command)
+@click.argument("model")
+@click.option("--data", required=True, help="A folder of class folders, a tar of one, or 'digits'.")
+@click.option(
+    "--runtime",
+    default="torch",
+    show_default=True,
+    help="torch, onnxruntime (on the CPU), onnxruntime-cuda, tensorrt or tensorrt-rtx.",
+)
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--batch", type=int, default=64, show_default=True, help="Images in every batch.")
+@weight_options
+def command(
+    model: str,
+    data: str,
+    runtime: str,
+    precision: Any,
+    batch: int,
+    checkpoint: Path | None,
+    random_init: bool,
+    model_kwargs: dict[str, Any] | None,
+) -> Any:
+    """Measure top-1 and top-5 accuracy on labelled images, through any runtime.
+
+    MODEL is a timm name or a model folder.
+    """
+    from dcvit.evaluation import evaluate
+
+    return evaluate(
+        model,
+        data,
+        runtime=runtime,
+        precision=precision,
+        batch=batch,
+        model_kwargs=model_kwargs,
+        checkpoint=checkpoint,
+        weights="random" if random_init else "pretrained",
+    )
