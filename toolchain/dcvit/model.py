@@ -8,12 +8,15 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
+from timm.layers import DropBlock2d, DropPath, PatchDropout
 from timm.models import load_state_dict as read_state_dict
+from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from dcvit.errors import InputError, first_line
 from dcvit.families import family_of
 from dcvit.plan import CompressionPlan
+from dcvit.types import TimmModule
 
 
 def build(plan: CompressionPlan, *, device: str = "cpu") -> nn.Module:
@@ -70,12 +73,10 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     try:
         state = read_state_dict(str(path), device="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise InputError(f"--checkpoint: {path} holds no weights that can be read: {first_line(error)}") from error
-    except Exception as error:  # the unpickler's refusals are of many types
-        raise InputError(
-            f"--checkpoint: {path} is not a file of plain tensors ({type(error).__name__}); "
-            "save its state dict as safetensors"
-        ) from error
+        reason = first_line(error)
+        if "weights_only" in reason:  # timm's words for pickled objects
+            reason = "it holds more than tensors, and pickled code is never run; save its state dict as safetensors"
+        raise InputError(f"--checkpoint: {path} cannot be read: {reason}") from error
     expected = model.state_dict()
     for name, tensor in expected.items():
         if name not in state:
@@ -111,7 +112,8 @@ def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
             rebuilt = create(name, arguments)
         except InputError:
             rebuilt = nn.Identity()
-    if _shapes(rebuilt) != _shapes(model) or _visible_arguments(rebuilt) != visible:
+    same = all(read(rebuilt) == read(model) for read in (_shapes, _layers, _visible_arguments))
+    if not same:
         raise InputError(
             f"the arguments that {name} was created with cannot be told from the model; "
             "pass model_kwargs=… (the same as to timm.create_model)"
@@ -121,6 +123,16 @@ def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def _layers(model: nn.Module) -> dict[str, str]:
+    """The innermost modules by name, in words: these tell an activation, a stride or an epsilon that no shape shows.
+
+    What does nothing in evaluation mode is left out.
+    """
+    inert = (nn.Identity, nn.Dropout, DropPath, DropBlock2d, PatchDropout)
+    leaves = {name: module for name, module in model.named_modules() if not any(True for _ in module.children())}
+    return {name: repr(leaf) for name, leaf in leaves.items() if not isinstance(leaf, inert)}
 
 
 def _changed_preprocessing(name: str, cfg: dict[str, Any]) -> dict[str, Any]:
@@ -133,11 +145,12 @@ def _changed_preprocessing(name: str, cfg: dict[str, Any]) -> dict[str, Any]:
 def _visible_arguments(model: nn.Module) -> dict[str, Any]:
     """Constructor arguments that a timm model keeps as attributes, as far as its class takes them."""
     patch_embed = getattr(model, "patch_embed", None)
+    pool = getattr(model, "global_pool", None)  # a name, or in a ResNet the layer
     visible = {
         "num_classes": getattr(model, "num_classes", None),
         "in_chans": getattr(model, "in_chans", None),
         "embed_dim": getattr(model, "embed_dim", None),
-        "global_pool": getattr(model, "global_pool", None),
+        "global_pool": getattr(pool, "pool_type", pool),
         "img_size": getattr(patch_embed, "img_size", None),
         "patch_size": getattr(patch_embed, "patch_size", None),
         "reg_tokens": getattr(model, "num_reg_tokens", None),
@@ -149,7 +162,24 @@ def _visible_arguments(model: nn.Module) -> dict[str, Any]:
         fc1 = getattr(getattr(blocks[0], "mlp", None), "fc1", None)
         if isinstance(fc1, nn.Linear):
             visible["mlp_ratio"] = fc1.out_features / fc1.in_features
+    if isinstance(model, SwinTransformer):
+        visible |= _swin_arguments(model)
     accepted = inspect.signature(type(model).__init__).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
         visible = {key: value for key, value in visible.items() if key in accepted}
     return visible
+
+
+def _swin_arguments(model: TimmModule) -> dict[str, Any]:
+    stages = [stage.blocks for stage in model.layers]
+    first = stages[0][0]
+    # timm clips windows to the resolution; where it clips those of the first stage, it does so in every later one, and
+    # the clipped size builds the same model.
+    height, width = getattr(first, "window_size", (None, None))
+    return {
+        "depths": [len(blocks) for blocks in stages],
+        "num_heads": [getattr(getattr(blocks[0], "attn", None), "num_heads", None) for blocks in stages],
+        "mlp_ratio": getattr(first, "mlp_ratio", None),
+        "window_size": height if height == width else (height, width),
+        "always_partition": getattr(first, "always_partition", None),
+    }

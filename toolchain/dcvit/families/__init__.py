@@ -2,12 +2,14 @@
 
 from dcvit.errors import InputError
 from dcvit.families.base import Architecture, BlockSpec, Family
+from dcvit.families.resnet import ResnetFamily
+from dcvit.families.swin import SwinFamily
 from dcvit.families.vit import VitFamily
 from dcvit.types import TimmModule
 
 __all__ = ["FAMILIES", "Architecture", "BlockSpec", "Family", "family_of", "supported_architectures"]
 
-FAMILIES: tuple[Family, ...] = (VitFamily(),)
+FAMILIES: tuple[Family, ...] = (VitFamily(), SwinFamily(), ResnetFamily())
 
 
 def supported_architectures() -> str:

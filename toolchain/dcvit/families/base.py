@@ -4,21 +4,25 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
 from dcvit.errors import InputError
 from dcvit.layers.token_grid import TokenGrid
-from dcvit.plan import CompressionPlan
+from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.types import TimmModule
 
 KeptNodes = Mapping[int, Tensor]
 """For each block that is narrowed, the indices [M'] of the MLP hidden nodes that it keeps."""
 
+Refusals: TypeAlias = Mapping[Literal["merges", "attention", "mlp_hidden", "head_dim"], str]
+"""What in a plan an architecture cannot do (`attention`: lose it alone), and why, in words for the user."""
+
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Widths of one block: C, h, d and M."""
+    """Widths of one block: C, h, d and M; 0 where a block has no such thing."""
 
     embed_dim: int
     num_heads: int
@@ -48,11 +52,33 @@ class Architecture:
         return len(self.blocks)
 
 
+@dataclass(frozen=True)
+class CostModules:
+    """Names of the modules whose MACs a compressed block saves.
+
+    Attributes:
+        removed: Saved as a whole: attention and its norm, or the block itself.
+        narrowed: Saved in proportion to the MLP's width; empty where whole blocks go.
+    """
+
+    removed: tuple[str, ...]
+    narrowed: tuple[str, ...] = ()
+
+
 class Family(ABC):
-    """One kind of architecture: how to read it, and how to put a plan into it."""
+    """One kind of architecture: how to read it, and how to put a plan into it.
+
+    Attributes:
+        name: For messages and manifests.
+        supported: What of timm it takes, in words.
+        removes: What a compressed block loses: its attention (the MLP stays, narrowed), or everything.
+        refuses: What no plan for this architecture may ask.
+    """
 
     name: str
     supported: str
+    removes: Literal["attention", "block"] = "attention"
+    refuses: ClassVar[Refusals] = {}
 
     @abstractmethod
     def matches(self, model: TimmModule) -> bool:
@@ -78,13 +104,16 @@ class Family(ABC):
     def tokens(self, model: TimmModule, plan: CompressionPlan) -> list[int]:
         """Tokens N that each block works on, under the plan. `model` is uncompressed."""
 
-    @abstractmethod
-    def attention_modules(self, index: int) -> tuple[str, ...]:
-        """Names of the modules that go with a block's attention (its norm included)."""
+    def units(self, model: TimmModule) -> list[tuple[int, ...]]:
+        """Groups of blocks that are compressed together, in order. `model` is uncompressed.
+
+        For a plain transformer each block stands alone, but for the first and the last, which are never compressed.
+        """
+        return [(index,) for index in range(1, self.architecture(model).depth - 1)]
 
     @abstractmethod
-    def mlp_modules(self, index: int) -> tuple[str, ...]:
-        """Names of the modules whose cost scales with a block's MLP width."""
+    def cost_modules(self, model: TimmModule, index: int) -> CostModules:
+        """The modules of block `index` by how compression saves them. `model` is uncompressed."""
 
     @abstractmethod
     def block(self, model: TimmModule, index: int) -> TimmModule:
@@ -106,8 +135,11 @@ class Family(ABC):
         """Checks that a plan fits an uncompressed model.
 
         Raises:
-            InputError: If it names a block, position or width that the model does not have.
+            InputError: If it names a block, position or width that the model does not have, or asks what this
+                architecture refuses.
         """
+        if plan.merges and "merges" in self.refuses:
+            raise InputError(f"--merge: {plan.model}: {self.refuses['merges']}")
         architecture = self.architecture(model)
         depth = architecture.depth
         for entry in plan.blocks:
@@ -115,6 +147,7 @@ class Family(ABC):
                 raise InputError(
                     f"plan: {plan.model} has no block {entry.index}; its {depth} blocks are numbered 0 to {depth - 1}"
                 )
+            self._check_refused(plan, entry)
             spec = architecture.blocks[entry.index]
             for what, width, limit in (
                 ("mlp_hidden", entry.mlp_hidden, spec.mlp_hidden),
@@ -129,6 +162,16 @@ class Family(ABC):
                     f"merges stand after 1 to {depth - 1} blocks"
                 )
         self._check_grid(architecture, plan)
+
+    def _check_refused(self, plan: CompressionPlan, entry: BlockPlan) -> None:
+        asked: dict[Literal["attention", "mlp_hidden", "head_dim"], bool] = {
+            "attention": entry.removed == "attention",
+            "mlp_hidden": entry.mlp_hidden is not None,
+            "head_dim": entry.head_dim is not None,
+        }
+        for what, wanted in asked.items():
+            if wanted and what in self.refuses:
+                raise InputError(f"plan: block {entry.index} of {plan.model}: {self.refuses[what]}")
 
     def _check_grid(self, architecture: Architecture, plan: CompressionPlan) -> None:
         grid = TokenGrid.unmerged(architecture.grid)

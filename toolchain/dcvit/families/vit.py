@@ -6,8 +6,16 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 import dcvit_kernels
-from dcvit.families.base import Architecture, BlockSpec, Family, KeptNodes
-from dcvit.layers import AttentionFreeBlock, TokenMerge, attach_merge, attach_size_bias, narrow_attention, narrow_mlp
+from dcvit.families.base import Architecture, BlockSpec, CostModules, Family, KeptNodes
+from dcvit.layers import (
+    AttentionFreeBlock,
+    TokenMerge,
+    attach_merge,
+    attach_size_bias,
+    carry_merges,
+    narrow_attention,
+    narrow_mlp,
+)
 from dcvit.layers.token_grid import TokenGrid, grids
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
@@ -55,7 +63,7 @@ class VitFamily(Family):
         for entry in plan.blocks:
             block = model.blocks[entry.index]
             if entry.removed == "block":
-                model.blocks[entry.index] = nn.Identity()
+                model.blocks[entry.index] = carry_merges(block, nn.Identity())
                 continue
             if entry.mlp_hidden is not None:
                 nodes = kept.get(entry.index, torch.arange(entry.mlp_hidden))
@@ -64,7 +72,7 @@ class VitFamily(Family):
                 channels = torch.arange(entry.head_dim, device=device).expand(block.attn.num_heads, -1)
                 narrow_attention(block.attn, channels)
             if entry.removed == "attention":
-                model.blocks[entry.index] = AttentionFreeBlock(block)
+                model.blocks[entry.index] = carry_merges(block, AttentionFreeBlock(block))
         if plan.merges:
             self._attach_merges(model, plan, device)
 
@@ -84,11 +92,8 @@ class VitFamily(Family):
         before = grids(model.patch_embed.grid_size, plan.merges, len(model.blocks))
         return [model.num_prefix_tokens + len(grid.sizes) for grid in before]
 
-    def attention_modules(self, index: int) -> tuple[str, ...]:
-        return (f"blocks.{index}.norm1", f"blocks.{index}.attn")
-
-    def mlp_modules(self, index: int) -> tuple[str, ...]:
-        return (f"blocks.{index}.mlp",)
+    def cost_modules(self, model: TimmModule, index: int) -> CostModules:  # noqa: ARG002 (all models alike)
+        return CostModules((f"blocks.{index}.norm1", f"blocks.{index}.attn"), (f"blocks.{index}.mlp",))
 
     def block(self, model: TimmModule, index: int) -> TimmModule:
         return model.blocks[index]

@@ -1,0 +1,78 @@
+"""timm's `SwinTransformer` (arXiv 2103.14030): swin_*, of which DC-ViT removes whole blocks in pairs."""
+
+from itertools import pairwise
+from typing import ClassVar
+
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from torch import Tensor
+
+from dcvit.families.base import Architecture, BlockSpec, Refusals
+from dcvit.families.staged import Stage, StagedFamily
+from dcvit.plan import CompressionPlan
+from dcvit.types import TimmModule
+
+
+class SwinFamily(StagedFamily):
+    """Swin Transformers of the first version."""
+
+    name = "swin"
+    supported = "Swin Transformers of timm (swin_*; not swinv2_*)"
+    refuses: ClassVar[Refusals] = {
+        "merges": "merging needs a plain token grid, and the tokens of a Swin Transformer attend in shifted windows",
+        "attention": "a Swin Transformer loses whole blocks, in pairs (removed: block)",
+        "head_dim": "the heads of a Swin Transformer keep their width",
+    }
+
+    def matches(self, model: TimmModule) -> bool:
+        return isinstance(model, SwinTransformer)
+
+    def unsupported_reason(self, model: TimmModule) -> str | None:
+        for place in self.places(model):
+            block = place.block
+            if type(block) is not SwinTransformerBlock:
+                return f"blocks of type {type(block).__name__}"
+            if block.dynamic_mask:
+                return "attention masks made for each input (dynamic_img_size)"
+        return None
+
+    def architecture(self, model: TimmModule) -> Architecture:
+        blocks = [place.block for place in self.places(model)]
+        return Architecture(
+            input_size=(model.patch_embed.proj.in_channels, *model.patch_embed.img_size),
+            grid=model.patch_embed.grid_size,
+            num_prefix_tokens=0,
+            num_classes=model.num_classes,
+            blocks=tuple(
+                BlockSpec(
+                    embed_dim=block.dim,
+                    num_heads=block.attn.num_heads,
+                    head_dim=block.attn.proj.in_features // block.attn.num_heads,
+                    mlp_hidden=block.mlp.fc1.out_features,
+                )
+                for block in blocks
+            ),
+        )
+
+    def tokens(self, model: TimmModule, plan: CompressionPlan) -> list[int]:  # noqa: ARG002 (no plan merges)
+        resolutions = [place.block.input_resolution for place in self.places(model)]
+        return [height * width for height, width in resolutions]
+
+    def units(self, model: TimmModule) -> list[tuple[int, ...]]:
+        """Pairs of a plain and a shifted block, which exchange information between windows only together.
+
+        The first pair of each stage stays, because it is what adapts to the new width and resolution [choice], and so
+        do the first and the last block of the model.
+        """
+        places = self.places(model)
+        return [
+            (first.index, second.index)
+            for first, second in pairwise(places[:-1])
+            if first.stage is second.stage and first.position > 0 and first.position % 2 == 0
+        ]
+
+    def stages(self, model: TimmModule) -> list[Stage]:
+        return [Stage(stage, stage.blocks, f"layers.{index}.blocks") for index, stage in enumerate(model.layers)]
+
+    def features_and_logits(self, model: TimmModule, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = model.forward_features(images)  # [B, H, W, C], after the final norm
+        return features.flatten(1, 2), model.forward_head(features)
