@@ -52,7 +52,7 @@ def normalise(values, mask, channels, eps):
 
 
 def configs(interpreted: triton.Config, *native: triton.Config) -> list[triton.Config]:
-    """Give the configurations to tune over; in the interpreter one with small blocks, so that small tensors span several."""
+    """Give the configurations to tune over; the interpreter gets small blocks, so that small tensors span several."""
     return [interpreted] if INTERPRETED else list(native)
 
 

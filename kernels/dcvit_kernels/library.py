@@ -1,9 +1,9 @@
 """The kernels as PyTorch operators, with shapes for tracing (fake) and gradients (autograd).
 
-`custom_op`, not `triton_op`: it needs no Triton at import, its body is opaque to tracing (so the tuner and the host code
-that sizes a launch run as written), and it runs interpreted kernels, which `wrap_triton` refuses. What is lost, that
-Inductor could see into the kernels, would bring nothing: they are fused already. Each body imports its kernels when it
-is first called.
+`custom_op`, not `triton_op`: it needs no Triton at import, its body is opaque to tracing (so the tuner and the host
+code that sizes a launch run as written), and it runs interpreted kernels, which `wrap_triton` refuses. What is lost,
+that Inductor could see into the kernels, would bring nothing: they are fused already. Each body imports its kernels
+when it is first called.
 """
 
 # A fake and a setup take the whole signature of their operator, needed or not.

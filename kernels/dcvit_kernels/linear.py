@@ -30,7 +30,7 @@ SMALLEST_BLOCK_M = min(config.kwargs["BLOCK_M"] for config in CONFIGS)
 
 @triton.jit
 def tile_rows(tile, patch_tiles, batch_size, patches, prefix, BLOCK_M: tl.constexpr):
-    """Map a row tile to (batch, token, mask): first come the tiles of patches, from `patch_tiles` on those of prefix tokens."""
+    """Map a row tile to (batch, token, mask): first come the tiles of patches, then those of prefix tokens."""
     is_prefix = tile >= patch_tiles
     period = tl.where(is_prefix, prefix, patches)
     row = (tile - tl.where(is_prefix, patch_tiles, 0)) * BLOCK_M + tl.arange(0, BLOCK_M)

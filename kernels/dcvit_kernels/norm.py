@@ -19,7 +19,7 @@ from dcvit_kernels.geometry import (
 )
 
 CONFIGS = configs(
-    triton.Config({"BLOCK_ROWS": 2}),
+    triton.Config({"BLOCK_ROWS": 4}),
     triton.Config({"BLOCK_ROWS": 1}, num_warps=4),
     triton.Config({"BLOCK_ROWS": 4}, num_warps=4),
     triton.Config({"BLOCK_ROWS": 8}, num_warps=8),
@@ -99,7 +99,7 @@ def norm_backward_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Add the gradient through LayerNorm to that of the residual, for the merged tokens or, halved, for both neighbours.
+    """Add the gradient through LayerNorm to that of the residual, for the merged tokens or, halved, both neighbours.
 
     Each program walks over many rows and sums the gradients of the LayerNorm's weight and bias in its own row of
     `partial_*`, which keeps the sum deterministic.
@@ -157,7 +157,7 @@ def mean_norm(
     vertical: bool,
     prefix: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Merge by the mean and normalise: (merged, normalised, mean, reciprocal deviation), both statistics `[B, N']`, fp32."""
+    """Merge by the mean and normalise: (merged, normalised, mean, reciprocal deviation), the statistics in fp32."""
     x = channels_last(x)
     merged_height, merged_width = merged_sides(height, width, vertical)
     merged = x.new_empty(x.shape[0], prefix + merged_height * merged_width, x.shape[2])

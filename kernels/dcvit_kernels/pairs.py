@@ -12,7 +12,7 @@ from torch import Tensor
 from dcvit_kernels.geometry import channels_last, configs, merged_sides, neighbours, offset, on_device
 
 CONFIGS = configs(
-    triton.Config({"BLOCK_ROWS": 4, "BLOCK_CHANNELS": 8}),
+    triton.Config({"BLOCK_ROWS": 8, "BLOCK_CHANNELS": 16}),
     triton.Config({"BLOCK_ROWS": 32, "BLOCK_CHANNELS": 64}, num_warps=4),
     triton.Config({"BLOCK_ROWS": 16, "BLOCK_CHANNELS": 128}, num_warps=4),
     triton.Config({"BLOCK_ROWS": 8, "BLOCK_CHANNELS": 256}, num_warps=4),
