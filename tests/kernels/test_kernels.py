@@ -1,7 +1,7 @@
 """The kernels, forward and backward, against the float64 reference, over shapes, dtypes and memory layouts.
 
-Every buffer that a kernel has to fill holds NaN beforehand (PyTorch does that in deterministic mode), so an element that
-is not written is an error of size NaN.
+Every buffer that a kernel has to fill holds NaN beforehand (PyTorch does that in deterministic mode), so an element
+that is not written is an error of size NaN.
 
 The allowed error is the classic bound, element by element. A sum of n products in fp32 is off by at most about
 n·2^-24·Σ|a·b|, and Σ|a·b| is what the same function gives for the absolute values of its inputs; storing rounds once
@@ -188,8 +188,8 @@ def check_norm(
 ) -> None:
     """Compare merge and LayerNorm, and the gradients of both.
 
-    LayerNorm is taken, in float64, of the merged tokens that the kernel wrote: their own error is bounded on its own and
-    would only blur the rest.
+    LayerNorm is taken, in float64, of the merged tokens that the kernel wrote: their own error is bounded on its own
+    and would only blur the rest.
     """
     channels, rows, unit = case.channels, case.batch * case.merged_tokens, HALF_UNIT[case.dtype]
     leaves = [value.detach().requires_grad_() for value in [*merge_inputs, *norm]]
@@ -314,8 +314,9 @@ def offset_kernel(out, batch, token, stride_batch, stride_token):
 
 def test_offsets_are_64_bit(device: str):
     out = torch.zeros(1, dtype=torch.int64, device=device)
-    triton.jit(offset_kernel)[(1,)](out, 3000, 5, 1024 * 1024, 768)
-    assert out.item() == 3000 * 1024 * 1024 + 5 * 768 > 2**31
+    for batch, token, stride_batch, stride_token in ((3000, 5, 1024 * 1024, 768), (5, 3000, 768, 1024 * 1024)):
+        triton.jit(offset_kernel)[(1,)](out, batch, token, stride_batch, stride_token)
+        assert out.item() == batch * stride_batch + token * stride_token > 2**31
 
 
 @pytest.mark.gpu

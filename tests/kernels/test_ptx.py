@@ -1,4 +1,4 @@
-"""The kernels compile to PTX, and on to machine code with the ptxas of Triton, for three architectures, without a GPU."""
+"""The kernels compile to PTX, and on to machine code with the ptxas of Triton, for three architectures."""
 
 import json
 import os
