@@ -10,6 +10,9 @@ from PIL import Image
 
 from dcvit.plan import CompressionPlan
 
+# The models are so small that threads only wait for each other; several test processes use the cores better.
+torch.set_num_threads(1)
+
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 10}
 
 
@@ -18,7 +21,7 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_plan() -> CompressionPlan:
     """A ViT of 4 blocks on a 4×4 grid with a class token: small, but with every part of the real ones."""
     return CompressionPlan(model="vit_tiny_patch16_224", model_kwargs=TINY)

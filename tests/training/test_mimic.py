@@ -12,7 +12,6 @@ from dcvit.training.mimic import MimicRecipe, mimic
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
 
-TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 10}
 PREPROCESSING = Preprocessing(
     input_size=(3, 32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic", crop_pct=1.0
 )
@@ -20,9 +19,9 @@ RECIPE = MimicRecipe(batch_size=16, lr=3e-3, loss_warmup_epochs=0)
 
 
 @pytest.fixture(scope="module")
-def teacher() -> TimmModule:
+def teacher(tiny_plan: CompressionPlan) -> TimmModule:
     torch.manual_seed(0)
-    model = build(CompressionPlan(model="vit_tiny_patch16_224", model_kwargs=TINY))
+    model = build(tiny_plan)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.5)

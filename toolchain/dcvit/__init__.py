@@ -1,12 +1,12 @@
 """Make a Vision Transformer faster with few or no labels, and ship it: PyTorch, ONNX, TensorRT.
 
-    import dcvit
+import dcvit
 
-    dcvit.compress("deit_tiny_patch16_224", "images/", out="small", macs_reduction=0.3)
-    dcvit.export("small", precision="fp16", trt=True)
-    dcvit.verify("small", "images/")
-    dcvit.benchmark("small")
-    model = dcvit.load("small")
+dcvit.compress("deit_tiny_patch16_224", "images/", out="small", macs_reduction=0.3)
+dcvit.export("small", precision="fp16", trt=True)
+dcvit.verify("small", "images/")
+dcvit.benchmark("small")
+model = dcvit.load("small")
 """
 
 import importlib

@@ -1,5 +1,6 @@
 """What is to be compressed, whichever way the user names it."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +45,7 @@ def open_subject(
     checkpoint: Path | None = None,
     weights: Weights = "pretrained",
 ) -> Subject:
-    """Loads a timm name, a model folder, or takes a timm module that is already in memory.
+    """Loads a timm name, a model folder, or takes (a copy of) a timm module that is already in memory.
 
     Args:
         model: What to load.
@@ -57,7 +58,7 @@ def open_subject(
     """
     if isinstance(model, nn.Module):
         name, arguments = (_name_of(model), model_kwargs) if model_kwargs is not None else identify(model)
-        return _subject(model.eval(), CompressionPlan(model=name, model_kwargs=arguments), "in memory")
+        return _subject(copy.deepcopy(model).eval(), CompressionPlan(model=name, model_kwargs=arguments), "in memory")
     if ModelFolder.is_one(model):
         folder = ModelFolder(model)
         return _subject(folder.load(), folder.plan, f"model folder {model}")

@@ -20,7 +20,7 @@ class PlanSummary:
         plan: The plan.
         macs_before: MACs of the model that was given.
         tokens: Tokens that each block works on.
-        blocks_compressed: k, the blocks without attention.
+        blocks_compressed: k, the blocks without attention, or removed as a whole.
         mlp_hidden: M', where all compressed blocks keep the same width; else None.
         note: What a reader must know beside the figures.
     """
@@ -68,8 +68,12 @@ class PlanSummary:
         table.add_row("parameters", _si(self.params_before), _si(self.params_after), f"−{share:.2%}")
         yield table
         if self.blocks_compressed:
-            width = "widths of their own" if self.mlp_hidden is None else f"{self.mlp_hidden} MLP nodes"
-            yield f"{self.blocks_compressed} blocks without attention, with {width}"
+            whole = sum(block.removed == "block" for block in self.plan.blocks)
+            parts = [f"{whole} blocks removed"] if whole else []
+            if without := self.blocks_compressed - whole:
+                width = "widths of their own" if self.mlp_hidden is None else f"{self.mlp_hidden} MLP nodes"
+                parts.append(f"{without} blocks without attention, with {width}")
+            yield "; ".join(parts)
         yield "tokens per block: " + " ".join(str(count) for count in self.tokens)
         if self.note:
             yield self.note
@@ -87,7 +91,7 @@ def summarize(
     family = family_of(original)
     size = family.architecture(original).input_size
     old, new = build(before, device="meta"), build(plan, device="meta")
-    compressed = [block for block in plan.blocks if block.removed == "attention"]
+    compressed = [block for block in plan.blocks if block.removed]
     widths = {block.mlp_hidden for block in compressed}
     return PlanSummary(
         plan=plan,

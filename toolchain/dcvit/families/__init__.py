@@ -26,6 +26,8 @@ def family_of(model: TimmModule) -> Family:
     for family in FAMILIES:
         if family.matches(model):
             if reason := family.unsupported_reason(model):
-                raise InputError(f"{type(model).__name__} with {reason} is not supported; {supported_architectures()}")
+                raise InputError(
+                    f"{type(model).__name__} with {reason} is not supported; supported: {supported_architectures()}"
+                )
             return family
     raise InputError(f"architecture {type(model).__name__} is not supported; supported: {supported_architectures()}")

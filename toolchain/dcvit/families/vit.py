@@ -36,7 +36,8 @@ class VitFamily(Family):
                 return f"blocks of type {type(block).__name__}"
             if type(block.attn) is not Attention:
                 return f"attention of type {type(block.attn).__name__}"
-            if block.attn.gate is not None or not isinstance(block.attn.norm, nn.Identity):
+            # Older timm, which we support, has no gate.
+            if getattr(block.attn, "gate", None) is not None or not isinstance(block.attn.norm, nn.Identity):
                 return "gated or normalised attention output"
             if type(block.mlp) is not Mlp:
                 return f"MLPs of type {type(block.mlp).__name__}"
@@ -47,7 +48,7 @@ class VitFamily(Family):
     def architecture(self, model: TimmModule) -> Architecture:
         patch_embed = model.patch_embed
         return Architecture(
-            input_size=(model.in_chans, *patch_embed.img_size),
+            input_size=(patch_embed.proj.in_channels, *patch_embed.img_size),
             grid=patch_embed.grid_size,
             num_prefix_tokens=model.num_prefix_tokens,
             num_classes=model.num_classes,

@@ -2,6 +2,14 @@
 
 from dcvit.layers.attention_free_block import AttentionFreeBlock
 from dcvit.layers.narrow import narrow_attention, narrow_mlp
-from dcvit.layers.token_merge import TokenMerge, attach_merge, attach_size_bias
+from dcvit.layers.token_merge import TokenMerge, attach_merge, attach_size_bias, carry_merges
 
-__all__ = ["AttentionFreeBlock", "TokenMerge", "attach_merge", "attach_size_bias", "narrow_attention", "narrow_mlp"]
+__all__ = [
+    "AttentionFreeBlock",
+    "TokenMerge",
+    "attach_merge",
+    "attach_size_bias",
+    "carry_merges",
+    "narrow_attention",
+    "narrow_mlp",
+]

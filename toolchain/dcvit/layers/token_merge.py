@@ -63,6 +63,13 @@ def attach_merge(block: nn.Module, merge: TokenMerge) -> None:
         block.register_forward_hook(_merge_output)
 
 
+def carry_merges(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Moves the merges that hang on a block to the module that replaces it, and returns that module."""
+    for child in [child for child in old.children() if isinstance(child, TokenMerge)]:
+        attach_merge(new, child)
+    return new
+
+
 def attach_size_bias(attention: nn.Module, sizes: Tensor) -> None:
     """Makes attention size-aware: the logits of a key that stands for s tokens get + log s (as in ToMe, 2210.09461).
 

@@ -45,11 +45,11 @@ class MimicResult:
     """How the training went.
 
     Attributes:
-        loss: Mean over the last tenth of the steps, unscaled.
+        loss: Mean over the last tenth of the steps, unscaled; None where there were none.
         seconds: Wall time.
     """
 
-    loss: float
+    loss: float | None
     seconds: float
 
 
@@ -79,6 +79,8 @@ def mimic(
         adapt: Maps the teacher's tokens [B, N, C] to the student's [B, N', C] where merging made them fewer.
     """
     started = time.perf_counter()
+    if steps == 0:
+        return MimicResult(None, 0.0)
     process = accelerator()
     student.eval().to(process.device)
     pair = process.prepare(_FeaturesAndLogits(student, family))
@@ -100,8 +102,9 @@ def mimic(
             schedule.step()
             optimizer.zero_grad()
             losses.append(loss.item())
+    process.free_memory()  # Accelerate keeps every model that it prepared
     tail = losses[-max(1, steps // 10) :]
-    return MimicResult(sum(tail) / len(tail) if tail else float("nan"), time.perf_counter() - started)
+    return MimicResult(sum(tail) / len(tail), time.perf_counter() - started)
 
 
 def _loss(

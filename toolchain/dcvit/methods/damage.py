@@ -1,0 +1,109 @@
+"""What each possible cut of each block does to the outputs, measured one at a time without any gradient step."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dcvit.families import Family
+from dcvit.methods.allocate import BlockDamage
+from dcvit.methods.least_squares import elimination_order
+from dcvit.methods.surgery import absorb_attention, best_nodes, first_tokens, observe, refit_output_layer, through
+from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.progress import track
+from dcvit.training.hardware import accelerator
+from dcvit.types import TimmModule
+
+FRACTIONS = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
+"""Widths that are measured, as shares of the original; the damage of others is interpolated."""
+
+
+@torch.no_grad()
+def divergence(student_logits: Tensor, teacher_logits: Tensor) -> float:
+    """Mean KL(teacher ‖ student) over images, in nats, of logits [S, classes]."""
+    student, teacher = student_logits.double().log_softmax(-1), teacher_logits.double().log_softmax(-1)
+    return float(F.kl_div(student, teacher, reduction="batchmean", log_target=True))
+
+
+@torch.no_grad()
+def logits_of(model: TimmModule, images: Tensor) -> Tensor:
+    """Logits [S, classes] of images [S, C, H, W], in the precision that the machine is fast in."""
+    device = next(model.parameters()).device
+    with accelerator().autocast():
+        return torch.cat([model(chunk.to(device)).float().cpu() for chunk in images.split(64)])
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is known of each block before a target is set; it serves every target.
+
+    Attributes:
+        orders: The MLP's hidden nodes [M] of each block, the ones that are best given up first.
+        damages: What each possible cut does.
+    """
+
+    orders: dict[int, Tensor]
+    damages: dict[int, BlockDamage]
+
+
+@torch.no_grad()
+def examine(
+    teacher: TimmModule,
+    family: Family,
+    start: CompressionPlan,
+    blocks: Sequence[int],
+    may_lose_attention: Sequence[int],
+    calibration: Tensor,
+    metric: Tensor,
+    multiple: int,
+) -> Examination:
+    """Cuts each block alone in every way that is measured, with its closed-form refit, and scores the outputs.
+
+    Args:
+        teacher: The uncompressed model.
+        family: How to reach the blocks.
+        start: The plan that the teacher follows.
+        blocks: Those whose MLP may be narrowed.
+        may_lose_attention: Those that may lose their attention.
+        calibration: Images [n, C, H, W] that refits are made on.
+        metric: Images [S, C, H, W] that the damage is measured on.
+        multiple: Widths are multiples of this.
+    """
+    wanted = logits_of(teacher, metric)
+    tokens = first_tokens(teacher, family, calibration)
+    orders, damages = {}, {}
+    for index in track(range(max(blocks) + 1), "examining blocks"):
+        block = family.block(teacher, index)
+        if index not in blocks:
+            tokens = through(block, tokens)
+            continue
+        moments, after = observe(block, tokens, None)
+        order = elimination_order(moments.gram, block.mlp.fc2.weight).cpu()
+        by_width = {}
+        for share in FRACTIONS:
+            width = max(multiple, round(len(order) * share / multiple) * multiple)
+            kept = best_nodes(order, width)
+            student = _cut(teacher, family, start, BlockPlan(index=index, mlp_hidden=width), kept)
+            refit_output_layer(family.block(student, index), moments, kept)
+            by_width[width] = divergence(logits_of(student, metric), wanted)
+        attention = None
+        if index in may_lose_attention:
+            student = _cut(teacher, family, start, BlockPlan(index=index, removed="attention"), None)
+            shifted = absorb_attention(family.block(student, index - 1), block, tokens, tokens)
+            remains = family.block(student, index)
+            refit_output_layer(remains, observe(remains, shifted, after)[0])
+            attention = divergence(logits_of(student, metric), wanted)
+        orders[index], damages[index] = order, BlockDamage(attention, by_width)
+        tokens = after
+    return Examination(orders, damages)
+
+
+def _cut(
+    teacher: TimmModule, family: Family, start: CompressionPlan, entry: BlockPlan, kept: Tensor | None
+) -> TimmModule:
+    student = copy.deepcopy(teacher)
+    family.apply(student, start.original().with_blocks(entry), {} if kept is None else {entry.index: kept})
+    return student
