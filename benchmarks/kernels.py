@@ -2,8 +2,8 @@
 
 Every time is the median of `runs` launches by `triton.testing.do_bench`, which empties the L2 cache before each. Rates
 count the bytes or multiply-adds that the job itself asks for (read x once, write the result once), so implementations
-can be compared. Shares are of what this very GPU reaches: a 1 GiB copy, an 8192-cubed matrix product, and for the learned
-merge also cuBLAS on an input whose pairs are concatenated already.
+can be compared. Shares are of what this very GPU reaches: a 1 GiB copy, an 8192-cubed matrix product, and for the
+learned merge also cuBLAS on an input whose pairs are concatenated already.
 """
 
 import json
