@@ -27,7 +27,9 @@ class _Group(click.Group):
     def main(self, args: Sequence[str] | None = None, *_args: Any, **_kwargs: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         try:
-            super().main(arguments, prog_name="dcvit-tool", standalone_mode=False)
+            ended = super().main(arguments, prog_name="dcvit-tool", standalone_mode=False)
+            if isinstance(ended, int):  # the status of ctx.exit; else it is the command's result
+                sys.exit(ended)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message(), err=True)
             sys.exit(2)
