@@ -14,9 +14,11 @@ from dcvit.data import FewShot, ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder, require_free
 from dcvit.manifest import Manifest, package_versions
-from dcvit.methods.dcvit import DcvitSettings, Search
+from dcvit.methods.dcvit import search_and_recover
+from dcvit.methods.job import Job
 from dcvit.methods.nodes import NodeRanking
 from dcvit.methods.propose import Proposal, Target, propose
+from dcvit.methods.settings import DcvitSettings
 from dcvit.plan import BlockPlan
 from dcvit.subject import Subject, Weights, open_subject
 from dcvit.summary import PlanSummary, summarize
@@ -27,6 +29,8 @@ from dcvit.types import TimmModule
 
 Recover = Literal["mimic", "none"]
 CHECKPOINTS = "checkpoints"
+METRIC_IMAGES = 256
+"""Few-shot images that damage and trials are scored on, at most."""
 
 log = logging.getLogger(__name__)
 
@@ -103,15 +107,15 @@ def compress(
     few_shot = None
     if data is not None:
         few_shot = draw_few_shot(open_source(data, "train"), samples, seed, subject.architecture.input_size[0])
-    if few_shot is None or (recover == "none" and proposal.structure is None):
+    metrics: dict[str, Any] = {}
+    if few_shot is None:
         student, entries = _cut_by_norm(subject, proposal)
-        metrics: dict[str, Any] = {}
     else:
         if recover == "none":
             settings = settings.model_copy(update={"steps": 0, "trial_steps": 0})
-        store = StageStore(out / CHECKPOINTS)
         try:
-            student, entries, metrics = _search_and_recover(subject, proposal, settings, few_shot, seed, store)
+            job = _job(subject, proposal, settings, few_shot, seed, StageStore(out / CHECKPOINTS))
+            student, entries, metrics = search_and_recover(job, proposal)
         except BaseException:
             _remove_if_empty(out)
             raise
@@ -140,59 +144,41 @@ def compress(
     return CompressResult(out, summary, metrics)
 
 
-def _search_and_recover(
+def _job(
     subject: Subject, proposal: Proposal, settings: DcvitSettings, few_shot: FewShot, seed: int, store: StageStore
-) -> tuple[TimmModule, list[BlockPlan], dict[str, Any]]:
-    device = accelerator().device
-    teacher = subject.model.to(device).requires_grad_(False)
+) -> Job:
+    teacher = subject.model.to(accelerator().device).requires_grad_(False)
     images = few_shot.tensor(subject.preprocessing)
-    fixed = [block for block in proposal.base.blocks if block not in subject.plan.blocks]
-    narrowed = [block.index for block in fixed if block.mlp_hidden is not None]
-    if proposal.structure is not None and proposal.structure.mlp_hidden is not None:
-        narrowed += [block for unit in proposal.candidates for block in unit]
     views = ViewBank(
         teacher,
         subject.family,
         few_shot,
         subject.preprocessing,
         steps=settings.steps,
-        batch_size=settings.recipe.batch_size,
+        batch_size=settings.training.batch_size,
         seed=seed,
     )
-    search = Search(
+    return Job(
         model=teacher,
         family=subject.family,
         start=subject.plan,
         base=proposal.base,
         views=views,
-        metric_images=images,
-        ranking=NodeRanking(teacher, subject.family, narrowed, settings.nodes, images=images, seed=seed),
+        calibration=images,
+        metric=images[:METRIC_IMAGES],
         settings=settings,
         store=store,
         identity={"model": weights_digest(teacher.state_dict()), "data": few_shot.fingerprint["sha256"]},
         seed=seed,
         depth=subject.architecture.depth,
     )
-    units: list[list[BlockPlan]] = []
-    if proposal.structure is not None:
-        trials = [proposal.entries(unit, proposal.structure.mlp_hidden) for unit in proposal.candidates]
-        units = proposal.chosen(search.rank(trials))
-    student = search.recover([*([block] for block in fixed), *units])
-    entries = [entry for unit in units for entry in unit]
-    metrics = {
-        "trials": [
-            {"blocks": list(trial.unit), "kl": trial.score, "seconds": trial.seconds} for trial in search.trials
-        ],
-        "losses": search.losses,
-        "stages_reused": store.reused,
-    }
-    return student, entries, metrics
 
 
 def _cut_by_norm(subject: Subject, proposal: Proposal) -> tuple[TimmModule, list[BlockPlan]]:
     """Cuts without data: nodes by weight norm and, where no plan fixes them, blocks spread evenly over the depth."""
-    entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
-    if entries:
+    entries: list[BlockPlan] = []
+    if proposal.macs > 0:
+        entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
         listed = ", ".join(str(entry.index) for entry in entries)
         log.warning("no data to choose blocks by, so they are spread over the depth: %s", listed)
     new = [block for block in (*proposal.base.blocks, *entries) if block not in subject.plan.blocks]

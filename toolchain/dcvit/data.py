@@ -250,13 +250,13 @@ class FewShot:
             return torch.stack([transform(image) for image in self.images])
 
 
-def draw_few_shot(source: ImageSource, samples: int, seed: int, channels: int = 3) -> FewShot:
+def draw_few_shot(source: ImageSource, samples: int, seed: int, channels: int = 3, *, at_most: bool = False) -> FewShot:
     """Draws images at random; a corrupt one is skipped, named and replaced by another.
 
     Raises:
-        InputError: If the source has fewer images (that can be decoded) than asked for.
+        InputError: If the source has fewer images (that can be decoded) than asked for; with `at_most`, if it has none.
     """
-    if samples > len(source):
+    if samples > len(source) and not at_most:
         raise InputError(f"--samples {samples}: {source.name} has {len(source)} images; ask for at most as many")
     corrupt = CorruptImages()
     images: list[Image.Image] = []
@@ -271,14 +271,16 @@ def draw_few_shot(source: ImageSource, samples: int, seed: int, channels: int = 
             continue
         digest.update(repr(image.size).encode() + image.tobytes())
         images.append(image)
-    if len(images) < samples:
+    if at_most and not images:
+        raise InputError(f"--data: none of the {len(source)} images of {source.name} can be decoded")
+    if len(images) < samples and not at_most:
         raise InputError(
             f"--samples {samples}: only {len(images)} images of {source.name} can be decoded "
             f"({len(corrupt.names)} are corrupt)"
         )
     fingerprint = {
         "source": source.name,
-        "images": samples,
+        "images": len(images),
         "corrupt": len(corrupt.names),
         "sha256": digest.hexdigest(),
     }

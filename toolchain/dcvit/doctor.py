@@ -82,9 +82,7 @@ def _kernels() -> Finding:
         return Finding(name, False, "pip install triton")
     if os.environ.get("DCVIT_KERNELS") == "0":
         return Finding(name, False, "turned off by DCVIT_KERNELS=0")
-    return Finding(
-        name, True, f"used by themselves ({len(dcvit_kernels.__all__)} operations); DCVIT_KERNELS=0 turns them off"
-    )
+    return Finding(name, True, "used by themselves; DCVIT_KERNELS=0 turns them off")
 
 
 def _memory_gib() -> float | None:

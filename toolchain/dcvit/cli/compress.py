@@ -59,7 +59,7 @@ def command(
     MODEL is a timm name or a model folder.
     """  # fmt: skip
     from dcvit.compression import compress
-    from dcvit.methods.dcvit import DcvitSettings
+    from dcvit.methods.settings import DcvitSettings
 
     return compress(
         model,

@@ -1,8 +1,8 @@
 """What the manifest notes about an exported file (under `exports`, by file name)."""
 
-from typing import Any
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dcvit.artifacts import Flavor, Precision
 from dcvit.errors import InputError
@@ -71,34 +71,35 @@ class EngineRecord(_Record):
     network: NetworkRecord
 
 
+R = TypeVar("R", OnnxRecord, EngineRecord)
+
+
 def onnx_records(folder: ModelFolder) -> dict[str, OnnxRecord]:
     """The folder's ONNX files by name, small batches first.
 
     Raises:
         InputError: If an entry of the manifest is not one of ours.
     """
-    return {name: _read(OnnxRecord, folder, name) for name in _names(folder, "onnx")}
+    return _records(folder, "onnx", OnnxRecord)
 
 
 def engine_records(folder: ModelFolder) -> dict[str, EngineRecord]:
-    """The folder's engines by name.
+    """The folder's engines by name, small batches first.
 
     Raises:
         InputError: If an entry of the manifest is not one of ours.
     """
-    return {name: _read(EngineRecord, folder, name) for name in _names(folder, "engine")}
+    return _records(folder, "engine", EngineRecord)
 
 
-def _names(folder: ModelFolder, kind: str) -> list[str]:
-    entries = folder.manifest.exports
-    return sorted(
-        (name for name, entry in entries.items() if entry.get("kind") == kind and name in folder.manifest.files),
-        key=lambda name: (entries[name].get("batch", 0), name),
-    )
-
-
-def _read(record: type[Any], folder: ModelFolder, name: str) -> Any:
-    try:
-        return record.model_validate(folder.manifest.exports[name])
-    except ValueError as error:
-        raise InputError(f"{folder.path}: the manifest's entry for {name} cannot be read; export again") from error
+def _records(folder: ModelFolder, kind: str, record: type[R]) -> dict[str, R]:
+    found: dict[str, R] = {}
+    for name, entry in folder.manifest.exports.items():
+        if entry.get("kind") == kind and name in folder.manifest.files:
+            try:
+                found[name] = record.model_validate(entry)
+            except ValidationError as error:
+                raise InputError(
+                    f"{folder.path}: the manifest's entry for {name} cannot be read; export again"
+                ) from error
+    return dict(sorted(found.items(), key=lambda item: (item[1].batch, item[0])))

@@ -46,62 +46,64 @@ class Proposal:
 
     Attributes:
         base: The plan before any block is chosen: the start, with the merges and the blocks that are fixed.
-        structure: How many more units to compress, and how wide; None where the target fixes everything.
-        costs: What each candidate unit costs under the base plan.
+        macs: MACs that further cuts have to save; 0 where `base` meets the target already.
+        total: MACs of the given model.
+        units: What each unit that may be compressed costs under the base plan.
+        blocks: What each block that is still whole costs; those of no unit may only be narrowed.
         hidden: MLP width M of an uncompressed block.
-        macs: MACs that the chosen units have to save.
         width_multiple: MLP widths are multiples of this.
     """
 
     base: CompressionPlan
-    structure: Structure | None = None
-    costs: dict[Unit, UnitCost] = field(default_factory=dict)
-    hidden: int = 0
     macs: float = 0.0
+    total: int = 0
+    units: dict[Unit, UnitCost] = field(default_factory=dict)
+    blocks: dict[int, UnitCost] = field(default_factory=dict)
+    hidden: int = 0
     width_multiple: int = 8
 
-    @property
-    def candidates(self) -> list[Unit]:
-        """Units that may be compressed, in the order of the depth."""
-        return list(self.costs)
+    def structure(self) -> Structure:
+        """How many units DC-ViT compresses, and to which width.
 
-    def entries(self, unit: Unit, mlp_hidden: int | None) -> list[BlockPlan]:
-        """Plan entries of one compressed unit; without a width, whole blocks go."""
-        removed: Literal["attention", "block"] = "block" if mlp_hidden is None else "attention"
-        return [BlockPlan(index=index, removed=removed, mlp_hidden=mlp_hidden) for index in unit]
+        Raises:
+            InputError: If the target is out of its reach; the message gives the range.
+        """
+        return solve_structure(list(self.units.values()), self.hidden, self.macs, self.total, self.width_multiple)
+
+    def trials(self) -> list[list[BlockPlan]]:
+        """Plan entries of every unit, each compressed to the width of the structure."""
+        return [_entries(unit, self.structure().mlp_hidden) for unit in self.units]
 
     def chosen(self, ranked: list[Unit]) -> list[list[BlockPlan]]:
         """Plan entries for the first k of `ranked` units, at the width that meets the target for these very units.
 
         Where units cost differently, those k may save too little: then the next ones join.
         """
-        if self.structure is None:
-            return []
-        for count in range(self.structure.units, len(ranked) + 1):
+        structure = self.structure()
+        for count in range(structure.units, len(ranked) + 1):
             units = ranked[:count]
-            costs = [self.costs[unit] for unit in units]
-            if self.structure.mlp_hidden is None:
+            costs = [self.units[unit] for unit in units]
+            if structure.mlp_hidden is None:
                 if sum(cost.removed for cost in costs) >= self.macs * (1 - 1e-9):
-                    return [self.entries(unit, None) for unit in units]
+                    return [_entries(unit, None) for unit in units]
                 continue
             width = solve_width(costs, self.hidden, self.macs, self.width_multiple)
             if width is not None:
-                return [self.entries(unit, width) for unit in units]
+                return [_entries(unit, width) for unit in units]
         raise InputError("--macs-reduction: not even all candidate blocks together save that much")
 
     def spread_out(self) -> list[Unit]:
-        """The candidates in an order that takes units evenly over the depth: a stand-in where nothing was tried."""
-        count = self.structure.units if self.structure else 0
-        step = len(self.candidates) / max(count, 1)
-        first = [self.candidates[int((position + 0.5) * step)] for position in range(count)]
-        return first + [unit for unit in self.candidates if unit not in first]
+        """The units in an order that takes them evenly over the depth: a stand-in where nothing was tried."""
+        candidates, count = list(self.units), self.structure().units
+        first = [candidates[int((position + 0.5) * len(candidates) / count)] for position in range(count)]
+        return first + [unit for unit in candidates if unit not in first]
 
 
 def propose(subject: Subject, target: Target) -> Proposal:
     """Works out what a target asks of a model.
 
     Raises:
-        InputError: If the target says nothing, does not fit the model, or is out of reach (the range is given).
+        InputError: If the target says nothing or does not fit the model.
     """
     base = _base_plan(subject, target)
     if target.macs_reduction is None:
@@ -115,26 +117,38 @@ def propose(subject: Subject, target: Target) -> Proposal:
     if macs <= 0:
         return Proposal(base)
     original = original_of(subject.plan)
-    free = [unit for unit in subject.family.units(original) if all(_untouched(base, block) for block in unit)]
-    if not free:
+    whole = [index for index in range(subject.architecture.depth) if base.block(index) == BlockPlan(index=index)]
+    units = [unit for unit in subject.family.units(original) if set(unit) <= set(whole)]
+    if not units:
         raise InputError("--macs-reduction: the plan leaves no block that could be compressed")
-    costs = {unit: unit_cost(count, subject.family, original, unit) for unit in free}
-    hidden = subject.architecture.blocks[free[0][0]].mlp_hidden
-    structure = solve_structure(list(costs.values()), hidden, macs, total, target.width_multiple)
-    return Proposal(base, structure, costs, hidden, macs, target.width_multiple)
+    return Proposal(
+        base=base,
+        macs=macs,
+        total=total,
+        units={unit: unit_cost(count, subject.family, original, unit) for unit in units},
+        blocks={index: unit_cost(count, subject.family, original, (index,)) for index in whole},
+        hidden=subject.architecture.blocks[units[0][0]].mlp_hidden,
+        width_multiple=target.width_multiple,
+    )
 
 
-def _untouched(plan: CompressionPlan, block: int) -> bool:
-    return plan.block(block) == BlockPlan(index=block)
+def _entries(unit: Unit, mlp_hidden: int | None) -> list[BlockPlan]:
+    """Plan entries of one compressed unit; without a width, whole blocks go."""
+    removed: Literal["attention", "block"] = "block" if mlp_hidden is None else "attention"
+    return [BlockPlan(index=index, removed=removed, mlp_hidden=mlp_hidden) for index in unit]
 
 
 def summarize_proposal(subject: Subject, target: Target, proposal: Proposal) -> PlanSummary:
     """The proposal in figures; which blocks are compressed is a stand-in until trials have chosen them."""
-    entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
+    entries: list[BlockPlan] = []
     note = ""
-    if entries:
+    if proposal.macs > 0:
+        entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
         listed = ", ".join(str(entry.index) for entry in sorted(entries, key=lambda entry: entry.index))
-        note = f"Trials on your images choose the blocks; the figures are for blocks {listed}."
+        note = (
+            f"DC-ViT's structure; trials on your images choose the blocks (here {listed} stand in for them), and the "
+            "solver, the default search, chooses other widths at the same MACs."
+        )
     return summarize(proposal.base.with_blocks(*entries), subject.plan, target.macs_convention, note)
 
 

@@ -75,16 +75,18 @@ def verify(folder: ModelFolder | Path | str, data: str | Path | ImageSource | No
         InputError: If the folder is not whole or holds no ONNX file, or there are no images.
     """
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
-    if not onnx_records(folder):
+    onnx_files = onnx_records(folder)
+    if not onnx_files:
         made_by = export_command(folder.path, DEFAULT_BATCH, "fp32")
         raise InputError(f"{folder.path} has no ONNX file to verify; make one with `{made_by}`")
-    references = _references(folder, data)
+    source = None if data is None else open_source(data, "test")
+    references = _references(folder, source)
     checks: list[Check] = []
-    for name, onnx in track(onnx_records(folder).items(), "checking ONNX files"):
+    for name, onnx in track(onnx_files.items(), "checking ONNX files"):
         checks += _check_onnx(folder, name, onnx, references)
     for name, engine in track(engine_records(folder).items(), "checking engines"):
         checks += check_engine(folder, name, engine, references)
-    return VerifyResult(folder.path, tuple(checks), None if data is None else getattr(data, "name", str(data)))
+    return VerifyResult(folder.path, tuple(checks), source.name if source else None)
 
 
 def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, references: list[Reference]) -> Iterator[Check]:
@@ -96,14 +98,13 @@ def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, references: 
         yield from check_parity(f"{name}: ONNX Runtime", session, reference, record.precision)
 
 
-def _references(folder: ModelFolder, data: str | Path | ImageSource | None) -> list[Reference]:
+def _references(folder: ModelFolder, source: ImageSource | None) -> list[Reference]:
     preprocessing = folder.manifest.preprocessing
     # Normalised images have about zero mean and unit deviation, and so has this noise.
     noise = torch.randn(IMAGES, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
     sets = [("random input", noise)]
-    if data is not None:
-        source = open_source(data, "test")
-        shots = draw_few_shot(source, min(IMAGES, len(source)), seed=0, channels=preprocessing.input_size[0])
+    if source is not None:
+        shots = draw_few_shot(source, IMAGES, seed=0, channels=preprocessing.input_size[0], at_most=True)
         sets.append(("real images", shots.tensor(preprocessing)))
     session = TorchSession(folder.load(), IMAGES, device="cpu")
     return [Reference(what, images, session.infer(images), what == "real images") for what, images in sets]

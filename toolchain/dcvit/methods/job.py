@@ -1,0 +1,113 @@
+"""One compression at work: what every search and recovery needs, and training that is never done twice."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from dcvit.families import Family
+from dcvit.methods.settings import DcvitSettings
+from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.training.mimic import mimic
+from dcvit.training.stages import StageResult, StageStore
+from dcvit.training.views import ViewBank
+from dcvit.types import TimmModule
+
+
+@dataclass
+class Job:
+    """A model to compress, the images to do it with, and where results are kept.
+
+    Attributes:
+        model: The model to compress; also the teacher.
+        start: The plan that `model` itself follows.
+        base: The plan before any block is chosen: `start`, with merges and with blocks that the user fixed.
+        calibration: The few-shot images [n, C, H, W], as for evaluation.
+        metric: Images [S, C, H, W] that damage is scored on.
+        identity: Digests of the model and the images, for the keys of kept results.
+        depth: Blocks of the model.
+        losses: Of each training, in their order.
+    """
+
+    model: TimmModule
+    family: Family
+    start: CompressionPlan
+    base: CompressionPlan
+    views: ViewBank
+    calibration: Tensor
+    metric: Tensor
+    settings: DcvitSettings
+    store: StageStore
+    identity: dict[str, Any]
+    seed: int
+    depth: int
+    losses: list[float | None] = field(default_factory=list)
+
+    @property
+    def merges(self) -> bool:
+        """Whether the base plan merges tokens that the model does not."""
+        return self.base.merges != self.start.merges
+
+    def merged(self) -> TimmModule:
+        """A copy of the model, with the merges of the base plan."""
+        student = copy.deepcopy(self.model)
+        if self.merges:
+            merging = {key: getattr(self.base, key) for key in ("merges", "merge_operator", "size_aware_attention")}
+            self.family.apply(student, self.start.original().replace(**merging))
+        return student
+
+    def key(self, **parts: Any) -> dict[str, Any]:
+        """Everything that a result of this job depends on, beside the given parts."""
+        return {
+            "identity": self.identity,
+            "start": self.start.digest,
+            "merges": self.base.replace(blocks=()).digest,
+            "seed": self.seed,
+            **parts,
+        }
+
+    def train(
+        self, student: TimmModule, entries: Sequence[BlockPlan], steps: int, description: str, *, last_block: int
+    ) -> float:
+        """Trains a student up to `last_block`, in place; returns the seconds it took.
+
+        What an equal training left behind is put in instead of training again.
+
+        Args:
+            student: The merged model with `entries` cut, in this order.
+            entries: All that the student's weights depend on, beside the job.
+            steps: Optimiser steps.
+            description: What the progress bar says.
+            last_block: Blocks behind it, and the head, stay as they are.
+        """
+        self.family.train_up_to(student, last_block)
+
+        def compute() -> StageResult:
+            result = mimic(
+                student,
+                self.family,
+                self.views,
+                self.settings.training,
+                steps=steps,
+                seed=self.seed,
+                description=description,
+                adapt=self._merge_teacher_tokens if self.merges else None,
+            )
+            trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+            return StageResult(trained, {"loss": result.loss, "seconds": result.seconds})
+
+        key = self.key(
+            entries=[entry.model_dump() for entry in entries],
+            settings=self.settings.model_dump(exclude={"steps", "trial_steps", "metric"}),
+            steps=steps,
+            last_block=last_block,
+        )
+        result = self.store.run("trained", key, compute)
+        student.load_state_dict(result.tensors, strict=False)
+        self.losses.append(result.record["loss"])
+        return float(result.record["seconds"])
+
+    def _merge_teacher_tokens(self, tokens: Tensor) -> Tensor:
+        return self.family.merge_tokens(self.model, self.base, tokens)
