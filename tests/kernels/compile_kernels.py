@@ -15,6 +15,7 @@ from dcvit_kernels import linear, linear_backward, norm, pairs
 
 TYPES = {"fp16": tl.float16, "bf16": tl.bfloat16, "fp32": tl.float32}
 FP32 = {"mean", "rstd", "partial", "partial_weight", "partial_bias"}
+SIZES = {"rows", "tokens", "channels", "height", "width", "prefix", "batch_size", "patches", "stride_token"}
 TENSORS = {
     "x", "out", "weight", "bias", "norm_weight", "norm_bias", "merged", "normed",
     "grad", "grad_input", "grad_merged", "grad_normed",
@@ -42,12 +43,18 @@ def type_of(argument: str, dtype: str) -> str:
     return {"finished": "*i32", "eps": "fp32"}.get(argument, "i32")
 
 
-def compile_one(tuned, constants: dict, config: triton.Config, dtype: str, capability: int) -> dict[str, object]:
+def compile_one(tuned, constants: dict, dtype: str, capability: int) -> dict[str, object]:
+    # Lists go from the largest configuration to the smallest, which is the one that fp32 needs.
+    config = tuned.configs[0 if dtype == "fp16" else -1]
     kernel, constants = tuned.fn, {**constants, **config.kwargs}
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else type_of(name, dtype) for name in names}
     # What a launch finds out by itself: allocations, channels and strides are multiples of 16.
-    aligned = [i for i, name in enumerate(names) if signature[name][0] == "*" or "stride" in name or name == "channels"]
+    aligned = [
+        i
+        for i, name in enumerate(names)
+        if name not in constants and (signature[name][0] == "*" or "stride" in name or name == "channels")
+    ]
     source = ASTSource(kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     result = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -70,7 +77,9 @@ if __name__ == "__main__":
     results = []
     for dtype in sys.argv[2:]:
         for tuned, constants in kernels(dtype):
-            # Lists go from the largest configuration to the smallest, which is the one that fp32 needs.
-            config = tuned.configs[0 if dtype == "fp16" else -1]
-            results.append(compile_one(tuned, constants, config, dtype, capability))
+            # A launch makes constants of the numbers that are 1, which is another program: one prefix token as in DeiT,
+            # and with bf16 every size there is.
+            ones = SIZES if dtype == "bf16" else {"prefix"}
+            constants |= {name: 1 for name in ones if name in tuned.fn.arg_names}
+            results.append(compile_one(tuned, constants, dtype, capability))
     print(json.dumps(results))

@@ -278,10 +278,10 @@ def test_tokens_that_merge_with_none_are_copied_bit_for_bit(device: str, axis: s
         assert torch.equal(rows[:, edge], before[:, edge])
 
 
-def test_several_channel_blocks_and_a_long_depth(device: str):
-    # Beyond what the property tests draw: four tiles of channels, and a product over eight steps.
+def test_several_channel_blocks_and_split_sums(device: str):
+    # Beyond what the property tests draw: three tiles of channels, and 48 pairs, whose sums two programs share.
     check = test_linear_norm.hypothesis.inner_test
-    check(device, Case(1, (4, 7), "horizontal", 1, 56, torch.float32, "contiguous"))
+    check(device, Case(3, (4, 7), "horizontal", 1, 40, torch.float32, "contiguous"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -290,9 +290,8 @@ def test_fp32_tokens_with_16_bit_weights(device: str, dtype: torch.dtype):
     case = Case(2, (4, 4), "horizontal", 1, 24, torch.float32, "contiguous")
     make = Inputs(case, device)
     x, bias = make.tokens(case.tokens), make(24)
-    x[:, 1:] = x[:, 1:].to(
-        dtype
-    )  # exact values, because the interpreter does not round to bfloat16; prefix tokens stay
+    if dtype == torch.bfloat16:
+        x[:, 1:] = x[:, 1:].to(dtype)  # exact values, because the interpreter cuts where it should round
     weight = make(24, 48, scale=0.2).to(dtype).requires_grad_()
     x.requires_grad_()
     merged = library.linear(x, weight, bias, *case.settings)
