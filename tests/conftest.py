@@ -1,5 +1,6 @@
 """Small real models and images that every test may use."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dcvit.data import preprocessing_of
+from dcvit.families import family_of
+from dcvit.folder import ModelFolder
+from dcvit.manifest import Manifest
+from dcvit.model import build
 from dcvit.plan import CompressionPlan
+from dcvit.subject import original_of
 
 # The models are so small that threads only wait for each other; several test processes use the cores better.
 torch.set_num_threads(1)
@@ -42,3 +49,44 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+MakeFolder = Callable[..., ModelFolder]
+
+
+@pytest.fixture(scope="session")
+def make_folder() -> MakeFolder:
+    """Writes a model folder of a plan; its weights are random, and like trained ones in that none is 0 or 1."""
+
+    def make(path: Path, plan: CompressionPlan) -> ModelFolder:
+        torch.manual_seed(0)
+        model = build(plan)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        original = original_of(plan)
+        preprocessing = preprocessing_of(original, family_of(original).architecture(original).input_size)
+        manifest = Manifest(
+            model=plan.model, method="none", plan_digest=plan.digest, seed=0, preprocessing=preprocessing
+        )
+        return ModelFolder.create(path, model, plan, manifest)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, tiny_plan: CompressionPlan) -> Path:
+    """A folder with ONNX files of batch 4 in fp32 and fp16; tests that change it copy it first."""
+    from dcvit.exporting import export
+
+    merges = ({"after": 1, "axis": "horizontal"}, {"after": 2, "axis": "vertical"})
+    folder = make_folder(tmp_path_factory.mktemp("exported") / "model", tiny_plan.replace(merges=merges))
+    export(folder, 4, "fp32")
+    export(folder, 4, "fp16")
+    return folder.path
+
+
+@pytest.fixture
+def exported_copy(exported: Path, tmp_path: Path) -> ModelFolder:
+    """The same, to be changed."""
+    return ModelFolder(shutil.copytree(exported, tmp_path / "model"))

@@ -20,7 +20,7 @@ from dcvit.folder import ModelFolder
 from dcvit.model import build
 from dcvit.plan import CompressionPlan
 from dcvit.progress import say
-from dcvit.runtimes import Runtime, runtime_named
+from dcvit.runtimes import Runtime, available_cores, runtime_named
 from dcvit.subject import open_shapes
 
 __all__ = ["BenchResult", "BenchRow", "Limits", "Machine", "benchmark"]
@@ -61,7 +61,7 @@ def benchmark(
     for runtime in chosen:
         runtime.file(folder, batch, precision)  # a missing one is found before any time is spent
     machine = this_machine()
-    with _baseline(folder, against) as (other, name, temporary):
+    with _all_cores(), _baseline(folder, against) as (other, name, temporary):
         _check_same_input(folder, other)
         rows = []
         for runtime in chosen:
@@ -92,6 +92,17 @@ def _compare(
     rounds = run_rounds(sessions[0].execute, sessions[1].execute, limits, f"timing with {runtime.name}")
     device, threads = sessions[1].device, sessions[1].threads
     return row_of(rounds, runtime=runtime.name, batch=batch, precision=precision, device=device, threads=threads)
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Gives PyTorch as many threads as the other runtimes have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(available_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -18,9 +18,9 @@ FEWEST_ROUNDS = 5
 TIGHT = 0.02
 """The interval is tight when it is no wider than this share of the speed-up (±1 %) …"""
 TIGHT_AFTER = 20
-"""… and rests on this many rounds; it is looked at every ten rounds only, because stopping at the first lucky look
-would make it too narrow."""
-_LOOK_EVERY = 10
+"""… and rests on this many rounds. After them it is looked at seldom, each time after half as many rounds again: to
+stop at the first lucky look of many would make it too narrow."""
+_UNTIL_NEXT_LOOK = 1.5
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def run_rounds(
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
+    next_look = TIGHT_AFTER
     started = clock()
     try:
         for _ in track(itertools.count(), description, _expected_rounds(limits, pair_seconds)):
@@ -83,7 +84,11 @@ def run_rounds(
                 before = clock()
                 forward()
                 times.append(1000 * (clock() - before))
-            if stopped := _stop(result, limits, clock() - started):
+            done = len(result.baseline_ms)
+            look = limits.runs is None and done == next_look
+            if look:
+                next_look = int(done * _UNTIL_NEXT_LOOK)
+            if stopped := _stop(result, limits, clock() - started, look=look):
                 return Rounds(result.baseline_ms, result.candidate_ms, stopped)
     finally:
         if collecting:
@@ -110,13 +115,13 @@ def _expected_rounds(limits: Limits, pair_seconds: float) -> int | None:
     return in_time if limits.runs is None else min(limits.runs, in_time)
 
 
-def _stop(rounds: Rounds, limits: Limits, seconds: float) -> Stopped | None:
+def _stop(rounds: Rounds, limits: Limits, seconds: float, *, look: bool) -> Stopped | None:
     done = len(rounds.baseline_ms)
     if done < FEWEST_ROUNDS:
         return None
     if limits.runs is not None and done >= limits.runs:
         return "runs"
-    if limits.runs is None and done >= TIGHT_AFTER and done % _LOOK_EVERY == 0:
+    if look:
         low, high = speedup_interval(rounds.baseline_ms, rounds.candidate_ms)
         if high - low <= TIGHT * low:
             return "interval"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_RESAMPLES = 2000
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,12 @@ def speedup_interval(baseline_ms: Sequence[float], candidate_ms: Sequence[float]
     Rounds are resampled whole: the two times of a round share what the machine was doing then.
     """
     baseline, candidate = np.asarray(baseline_ms), np.asarray(candidate_ms)
-    drawn = np.random.default_rng(0).integers(len(baseline), size=(_RESAMPLES, len(baseline)))
-    ratios = np.median(baseline[drawn], axis=1) / np.median(candidate[drawn], axis=1)
+    generator, rounds = np.random.default_rng(0), len(baseline)
+    ratios: list[float] = []
+    while len(ratios) < _RESAMPLES:
+        # In portions: a fast model makes tens of thousands of rounds, and all resamples of them would fill the memory.
+        portion = min(_RESAMPLES - len(ratios), 1 + 1_000_000 // rounds)
+        drawn = generator.integers(rounds, size=(portion, rounds))
+        ratios += (np.median(baseline[drawn], axis=1) / np.median(candidate[drawn], axis=1)).tolist()
     low, high = np.percentile(ratios, [2.5, 97.5])
     return float(low), float(high)

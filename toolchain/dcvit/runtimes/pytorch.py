@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dcvit.artifacts import Precision
 from dcvit.folder import WEIGHTS, ModelFolder
-from dcvit.runtimes.base import Artifact, Runtime, Session, available_cores, gpu_name
+from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name
 from dcvit.types import TimmModule
 
 
@@ -33,9 +33,7 @@ class TorchSession(Session):
     def __init__(self, model: TimmModule, batch: int, precision: Precision = "fp32", device: str | None = None) -> None:
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         on_gpu = self._device == "cuda"
-        super().__init__(batch, gpu_name() if on_gpu else "CPU", None if on_gpu else available_cores())
-        if not on_gpu:
-            torch.set_num_threads(available_cores())
+        super().__init__(batch, gpu_name() if on_gpu else "CPU", None if on_gpu else torch.get_num_threads())
         self._dtype = torch.float16 if precision == "fp16" else torch.float32
         self._model = model.eval().to(self._device, self._dtype)
 

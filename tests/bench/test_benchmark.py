@@ -1,0 +1,109 @@
+"""The whole benchmark, on small models."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcvit.bench import benchmark
+from dcvit.cost import count_macs
+from dcvit.errors import InputError
+from dcvit.exporting import export
+from dcvit.folder import ModelFolder
+from dcvit.model import build
+from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.runtimes import available_cores
+
+MakeFolder = Callable[[Path, CompressionPlan], ModelFolder]
+
+
+def test_result_is_written_with_machine_macs_and_protocol(
+    exported_copy: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    result = benchmark(exported_copy.path, runtimes=["onnxruntime", "torch", "torch"], batch=4, runs=10)
+    folder = ModelFolder(exported_copy.path)  # checks the sha256 of bench.json
+    report = json.loads((folder.path / "bench.json").read_text())
+    assert report == json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert [row["runtime"] for row in report["results"]] == ["onnxruntime", "torch"]
+    original = count_macs(build(folder.plan.original(), device="meta"), (3, 32, 32)).total
+    for row in report["results"]:
+        assert (row["batch"], row["precision"], row["runs"], row["stopped"]) == (4, "fp32", 10, "runs")
+        assert row["speedup"] == pytest.approx(row["baseline_median_ms"] / row["median_ms"])
+        low, high = row["speedup_ci95"]
+        assert low <= row["speedup"] <= high
+        assert row["median_ms"] <= row["p95_ms"]
+        assert row["baseline_macs"] == original
+        assert row["macs_ratio"] == pytest.approx(original / row["macs"])
+        assert row["macs"] < original
+        assert row["threads"] == (None if row["device"] != "CPU" else available_cores())
+    assert report["against"] == "vit_tiny_patch16_224 (uncompressed, random weights)"
+    assert {"cpu", "cores", "gpu", "versions"} <= set(report["machine"])
+
+
+def test_a_model_without_most_of_its_blocks_is_faster(
+    make_folder: MakeFolder, tmp_path: Path, tiny_plan: CompressionPlan
+) -> None:
+    kwargs = tiny_plan.model_kwargs | {"embed_dim": 128, "depth": 8, "patch_size": 4}
+    plan = tiny_plan.replace(
+        model_kwargs=kwargs, blocks=tuple(BlockPlan(index=index, removed="block") for index in range(1, 8))
+    )
+    folder = make_folder(tmp_path / "model", plan)
+    export(folder, 8)
+    (row,) = benchmark(folder, batch=8, runs=15).rows
+    # One block of eight is left, about 1/7 of the MACs: even on a busy machine far from ×1.
+    assert row.speedup_ci95[0] > 2
+    (swapped,) = benchmark(exported_original(make_folder, tmp_path, plan), folder.path, batch=8, runs=15).rows
+    assert swapped.speedup_ci95[1] < 0.5
+
+
+def exported_original(make_folder: MakeFolder, tmp_path: Path, plan: CompressionPlan) -> Path:
+    folder = make_folder(tmp_path / "original", plan.original())
+    export(folder, 8)
+    return folder.path
+
+
+def test_another_timm_model_gets_the_folders_arguments(exported_copy: ModelFolder) -> None:
+    result = benchmark(exported_copy, "vit_small_patch16_224", runtimes=["torch"], batch=2, runs=5)
+    assert result.against == "vit_small_patch16_224 (uncompressed, random weights)"
+    assert result.baseline_macs > result.macs
+
+
+def test_models_for_images_of_other_sizes_are_not_compared(
+    exported_copy: ModelFolder, make_folder: MakeFolder, tmp_path: Path, tiny_plan: CompressionPlan
+) -> None:
+    other = make_folder(tmp_path / "other", tiny_plan.replace(model_kwargs=tiny_plan.model_kwargs | {"img_size": 64}))
+    before = sorted(exported_copy.path.iterdir())
+    with pytest.raises(InputError, match=r"takes images of \[3, 64, 64\] and .* of \[3, 32, 32\]"):
+        benchmark(exported_copy, other.path, runtimes=["torch"], batch=4)
+    assert sorted(exported_copy.path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch": 0}, "at least one image"),
+        ({"batch": 8}, "no model.b8.fp32.onnx; make it with `dcvit-tool export .* --batch 8`"),
+        ({"batch": 4, "runtimes": ["torch", "tflite"]}, "no runtime 'tflite'"),
+        ({"batch": 4, "against": "no_such_model"}, "neither a model folder nor a timm model"),
+        ({"batch": 4, "runs": 3}, "--runs 3"),
+        ({"batch": 4, "precision": "bf16"}, "choose fp32 or fp16"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_timing(
+    exported_copy: ModelFolder, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        benchmark(exported_copy, **arguments)
+    assert not (exported_copy.path / "bench.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_a_gpu_runtime_without_a_gpu_is_refused(exported_copy: ModelFolder) -> None:
+    with pytest.raises(InputError, match="runtime tensorrt-rtx cannot run here"):
+        benchmark(exported_copy, runtimes=["torch", "tensorrt-rtx"], batch=4)

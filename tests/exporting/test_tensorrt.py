@@ -1,0 +1,99 @@
+"""Engines, built by TensorRT-RTX without a GPU."""
+
+import importlib.util
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from dcvit.errors import InputError
+from dcvit.exporting import export
+from dcvit.exporting.records import engine_records
+from dcvit.exporting.tensorrt import EngineTarget, build_engine, engine_target, header_faults
+from dcvit.folder import ModelFolder
+from dcvit.runtimes import flavors
+
+needs_rtx = pytest.mark.skipif(not flavors.installed("tensorrt-rtx"), reason="tensorrt_rtx is not installed")
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(flavors, "find_spec", lambda name: None if name in packages else find(name))
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_the_types_of_the_graph_are_those_of_the_engine(
+    exported_copy: ModelFolder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for precision in ("fp32", "fp16"):
+        export(exported_copy, 4, precision, trt=True, flavor="tensorrt-rtx", compute_capabilities=("8.6", "12.0"))
+    assert capfd.readouterr() == ("", "")  # stdout is for JSON, and polygraphy and TensorRT are talkative
+    records = engine_records(ModelFolder(exported_copy.path))
+    assert list(records) == ["model.b4.fp16.tensorrt-rtx.engine", "model.b4.fp32.tensorrt-rtx.engine"]
+    for name, record in records.items():
+        dtype = "HALF" if record.precision == "fp16" else "FLOAT"
+        assert set(record.network.layers["MATRIX_MULTIPLY"]) == {dtype}
+        assert set(record.network.layers["NORMALIZATION"]) == {"FLOAT"}
+        assert [tensor.dtype for tensor in (*record.network.inputs, *record.network.outputs)] == ["FLOAT", "FLOAT"]
+        assert record.network.inputs[0].shape == (4, 3, 32, 32)
+        assert record.compute_capabilities == ("8.6", "12.0")
+        assert record.onnx_sha256 == exported_copy.manifest.files[record.onnx].sha256
+        assert header_faults(exported_copy.path / name, "tensorrt-rtx") == []
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_a_file_that_is_no_engine_shows_in_its_header(tmp_path: Path) -> None:
+    (tmp_path / "engine").write_bytes(b"not an engine" * 100)
+    assert header_faults(tmp_path / "engine", "tensorrt-rtx") == ["its header says MALFORMED_ENGINE"]
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_what_tensorrt_refuses_is_one_sentence(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    node = helper.make_node("ScatterElements", ["x", "i", "u"], ["y"], axis=1, reduction="add")
+    graph = helper.make_graph(
+        [node],
+        "scatter",
+        [value("x", TensorProto.FLOAT, [2, 4]), value("i", TensorProto.INT64, [2, 2]), value("u", 1, [2, 2])],
+        [value("y", TensorProto.FLOAT, [2, 4])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "scatter.onnx")
+    with pytest.raises(InputError, match="cannot make an engine from scatter.onnx: .") as caught:
+        build_engine(tmp_path / "scatter.onnx", engine_target("tensorrt-rtx", ("8.9",)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_targets_are_checked_first() -> None:
+    assert engine_target("tensorrt-rtx", None).compute_capabilities == ("8.6", "8.9", "12.0")
+    with pytest.raises(InputError, match=r"--compute-capability 9\.9: TensorRT-RTX .* builds for 7\.5, 8\.0"):
+        engine_target("tensorrt-rtx", ("8.6", "9.9"))
+    with pytest.raises(InputError, match="--compute-capability 86"):
+        engine_target("tensorrt-rtx", ("86",))
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_one_process_builds_with_one_flavor(exported: Path) -> None:
+    build_engine(exported / "model.b4.fp32.onnx", engine_target("tensorrt-rtx", ("8.9",)))
+    with pytest.raises(InputError, match="a process of its own"):
+        build_engine(
+            exported / "model.b4.fp32.onnx", EngineTarget(flavor="tensorrt", version="", compute_capabilities=None)
+        )
+
+
+def test_without_tensorrt_one_sentence_says_what_to_install(
+    exported_copy: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "tensorrt", "tensorrt_rtx")
+    before = sorted(exported_copy.path.iterdir())
+    with pytest.raises(InputError, match=r"neither .* is installed; `pip install 'dcvit-tool\[tensorrt-rtx\]'`"):
+        export(exported_copy, 2, trt=True)
+    with pytest.raises(InputError, match=r"tensorrt is not installed; `pip install 'dcvit-tool\[tensorrt\]'`"):
+        export(exported_copy, 2, trt=True, flavor="tensorrt")
+    assert sorted(exported_copy.path.iterdir()) == before

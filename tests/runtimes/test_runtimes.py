@@ -1,0 +1,124 @@
+"""All runtimes through the one interface."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcvit.errors import InputError
+from dcvit.folder import ModelFolder
+from dcvit.runtimes import RUNTIMES, available_cores, runtime_named
+from dcvit.runtimes.onnx_runtime import OrtSession
+from dcvit.runtimes.pytorch import TorchSession
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "tolerance"),
+    # In units of the largest logit: rounding of u = 6e-8 (fp32) and 5e-4 (fp16), some 50 times over 4 blocks.
+    [("torch", "fp32", 3e-6), ("onnxruntime", "fp32", 3e-6), ("torch", "fp16", 2e-2), ("onnxruntime", "fp16", 2e-2)],
+)
+def test_every_runtime_computes_the_folders_model(exported: Path, name: str, precision: str, tolerance: float) -> None:
+    folder = ModelFolder(exported)
+    images = torch.randn(10, 3, 32, 32)  # two full batches and half of one
+    with torch.no_grad():
+        expected = folder.load()(images)
+    session = runtime_named(name).open(folder, 4, precision)
+    logits = session.infer(images)
+    assert logits.shape == expected.shape
+    assert logits.dtype == torch.float32
+    assert (logits - expected).abs().max() <= tolerance * expected.abs().max()
+    assert session.batch == 4
+
+
+@no_gpu
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+def test_the_steps_of_infer_can_be_taken_apart(exported: Path, name: str) -> None:
+    session = runtime_named(name).open(ModelFolder(exported), 4, "fp32")
+    first, second = torch.randn(2, 4, 3, 32, 32)
+    session.load(first)
+    session.execute()
+    once = session.logits().clone()
+    session.execute()
+    assert torch.equal(session.logits(), once)
+    session.load(second)
+    session.execute()
+    assert not torch.equal(session.logits(), once)
+    assert session.device == "CPU"
+    assert session.threads == (torch.get_num_threads() if name == "torch" else available_cores())
+
+
+def test_what_infer_returns_outlives_the_next_batch(exported: Path) -> None:
+    session = OrtSession(exported / "model.b4.fp32.onnx")
+    logits = session.infer(torch.randn(4, 3, 32, 32))
+    kept = logits.clone()
+    session.infer(torch.randn(4, 3, 32, 32))
+    assert torch.equal(logits, kept)
+
+
+def test_half_precision_is_half_precision(exported: Path) -> None:
+    model = ModelFolder(exported).load()
+    images = torch.randn(4, 3, 32, 32)
+    half = TorchSession(model, 4, "fp16", device="cpu").infer(images)
+    assert torch.equal(half, half.half().float())  # every logit is an fp16 number
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
+
+
+def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="no runtime 'trt'; choose one of torch, onnxruntime, onnxruntime-cuda, ten"):
+        runtime_named("trt")
+
+
+@no_gpu
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
+def test_a_gpu_runtime_says_why_it_cannot_run_here(name: str) -> None:
+    with pytest.raises(InputError, match=f"runtime {name} cannot run here: .*(no NVIDIA GPU|not installed)"):
+        runtime_named(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "precision", "command"),
+    [
+        ("onnxruntime", 64, "fp32", "dcvit-tool export FOLDER"),
+        ("onnxruntime", 8, "fp16", "dcvit-tool export FOLDER --batch 8 --precision fp16"),
+        ("tensorrt-rtx", 4, "fp16", "dcvit-tool export FOLDER --batch 4 --precision fp16 --trt --flavor tensorrt-rtx"),
+    ],
+)
+def test_a_missing_file_comes_with_the_command_that_makes_it(
+    exported: Path, name: str, batch: int, precision: str, command: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        RUNTIMES[name].file(ModelFolder(exported), batch, precision)
+    assert f"`{command.replace('FOLDER', str(exported))}`" in str(caught.value)
+
+
+def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(InputError, match="ONNX Runtime cannot load .*model.onnx") as caught:
+        OrtSession(tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.trt
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", ["onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
+def test_gpu_runtimes_compute_the_folders_model(exported_copy: ModelFolder, name: str) -> None:
+    from dcvit.exporting import export
+
+    if reason := RUNTIMES[name].unavailable():
+        pytest.skip(reason)
+    if RUNTIMES[name].artifact == "engine":
+        here = "{}.{}".format(*torch.cuda.get_device_capability())
+        try:
+            capabilities = (here,) if name == "tensorrt-rtx" else None
+            export(exported_copy, 4, "fp32", trt=True, flavor=name, compute_capabilities=capabilities)
+        except InputError as error:
+            pytest.skip(str(error))
+    images = torch.randn(10, 3, 32, 32)
+    with torch.no_grad():
+        expected = exported_copy.load()(images)
+    logits = RUNTIMES[name].open(exported_copy, 4, "fp32").infer(images)
+    # TF32 is off, so this is fp32: see the tolerance above.
+    assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()

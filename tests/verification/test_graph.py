@@ -1,0 +1,102 @@
+"""Each check of the graph fails on the defect it is for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from dcvit.exporting import metadata_of
+from dcvit.folder import ModelFolder
+from dcvit.verification.checks import Check
+from dcvit.verification.graph import check_graph
+
+
+@pytest.fixture
+def failed(exported: Path, tmp_path: Path) -> Callable[[Callable[[ModelProto], None]], list[str]]:
+    """Names of the checks that fail on a changed copy of the fp32 file."""
+
+    def run(change: Callable[[ModelProto], None], precision: str = "fp32") -> list[str]:
+        model = onnx.load(exported / "model.b4.fp32.onnx")
+        change(model)
+        onnx.save(model, tmp_path / "model.onnx")
+        metadata = metadata_of(ModelFolder(exported), 4, precision)
+        checks: list[Check] = check_graph(tmp_path / "model.onnx", precision, metadata)
+        return [f"{check.name.split(': ')[1]}: {check.detail}" for check in checks if not check.passed]
+
+    return run
+
+
+def nothing(model: ModelProto) -> None:
+    pass
+
+
+def append(model: ModelProto, node: onnx.NodeProto, dtype: int, shape: list[int]) -> None:
+    model.graph.node.append(node)
+    model.graph.value_info.append(helper.make_tensor_value_info(node.output[0], dtype, shape))
+
+
+def test_a_good_file_passes(failed: Callable[..., list[str]]) -> None:
+    assert failed(nothing) == []
+
+
+def test_fp32_that_claims_to_be_fp16(failed: Callable[..., list[str]]) -> None:
+    # The metadata check fails too, for the file says fp32.
+    metadata, types = failed(nothing, precision="fp16")
+    assert metadata.startswith("metadata: dcvit.precision is fp32 and should be fp16")
+    assert types.startswith("types: Conv at")
+    assert "not FLOAT16" in types
+
+
+def test_another_plan(failed: Callable[..., list[str]]) -> None:
+    def change(model: ModelProto) -> None:
+        (entry,) = (entry for entry in model.metadata_props if entry.key == "dcvit.plan_sha256")
+        entry.value = "0" * 64
+
+    (message,) = failed(change)
+    assert message.startswith("metadata: dcvit.plan_sha256 is 0000")
+
+
+def test_a_dynamic_batch(failed: Callable[..., list[str]]) -> None:
+    def change(model: ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+
+    (message,) = failed(change)
+    assert message.startswith("static shapes: 'images' has a dynamic dimension")
+
+
+@pytest.mark.parametrize("operator", ["TopK", "NonZero", "ScatterElements", "GatherND"])
+def test_operators_that_depend_on_content(failed: Callable[..., list[str]], operator: str) -> None:
+    def change(model: ModelProto) -> None:
+        graph = model.graph
+        graph.initializer.append(numpy_helper.from_array(np.array([3]), "k"))
+        if operator == "TopK":
+            node = helper.make_node("TopK", ["logits", "k"], ["new", "indices"])
+            graph.value_info.append(helper.make_tensor_value_info("indices", TensorProto.INT64, [4, 3]))
+            append(model, node, TensorProto.FLOAT, [4, 3])
+        elif operator == "NonZero":
+            append(model, helper.make_node("NonZero", ["logits"], ["new"]), TensorProto.INT64, [2, 40])
+        else:
+            cast = helper.make_node("Cast", ["logits"], ["computed"], to=TensorProto.INT64)
+            append(model, cast, TensorProto.INT64, [4, 10])
+            if operator == "GatherND":
+                graph.initializer.append(numpy_helper.from_array(np.zeros([2] * 10, np.float32), "table"))
+                node = helper.make_node("GatherND", ["table", "computed"], ["new"])
+                append(model, node, TensorProto.FLOAT, [4])
+            else:
+                node = helper.make_node("ScatterElements", ["logits", "computed", "logits"], ["new"])
+                append(model, node, TensorProto.FLOAT, [4, 10])
+
+    message = next(message for message in failed(change) if message.startswith("operators"))
+    assert message.startswith(f"operators: {operator} at 'new'")
+
+
+def test_an_operator_of_another_domain(failed: Callable[..., list[str]]) -> None:
+    def change(model: ModelProto) -> None:
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        node = helper.make_node("FusedMatMul", ["logits", "logits"], ["new"], domain="com.microsoft")
+        append(model, node, TensorProto.FLOAT, [4, 10])
+
+    assert failed(change) == ["operators: FusedMatMul is of the domain com.microsoft"]

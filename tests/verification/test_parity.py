@@ -1,0 +1,70 @@
+"""Where the line between rounding and a wrong result runs."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dcvit.runtimes import Session
+from dcvit.verification.checks import Check
+from dcvit.verification.parity import Reference, check_parity
+
+
+class Fake(Session):
+    """A runtime that answers what it is told to."""
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__(len(answer), "CPU", 1)
+        self._answer = answer
+
+    def load(self, images: Tensor) -> None:
+        pass
+
+    def execute(self) -> None:
+        pass
+
+    def logits(self) -> Tensor:
+        return self._answer
+
+
+LOGITS = torch.tensor([[10.0, 1.0, 0.0], [0.0, 5.0, 4.0], [0.0, 3.0, 3.001]])
+IMAGES = torch.zeros(3, 3, 4, 4)
+
+
+def compare(answer: Tensor, precision: str, expected: Tensor = LOGITS) -> list[Check]:
+    return check_parity("file", Fake(answer), Reference("real images", IMAGES, expected, True), precision)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 0.2)])
+def test_the_largest_error_is_compared_with_a_share_of_the_largest_logit(precision: str, tolerance: float) -> None:
+    for error, passes in ((0.9 * tolerance, True), (1.1 * tolerance, False)):
+        answer = LOGITS.clone()
+        answer[0, 1] += error
+        numbers, top1 = compare(answer, precision)
+        assert numbers.passed is passes
+        assert numbers.max_abs_error == pytest.approx(error, rel=1e-3)
+        assert numbers.tolerance == pytest.approx(tolerance)
+        assert top1.passed
+        assert top1.detail == "3 of 3 agree"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_and_infinity_fail_on_either_side(bad: float) -> None:
+    answer = LOGITS.clone()
+    answer[2, 0] = bad
+    for checks in (compare(answer, "fp16"), compare(LOGITS, "fp16", expected=answer)):
+        (check,) = checks
+        assert not check.passed
+        assert check.max_abs_error is None
+        assert "1 logits of" in check.detail
+
+
+def test_another_winner_fails_unless_the_two_were_level() -> None:
+    level = LOGITS.clone()
+    level[2, 1] += 0.01  # 3.01 against 3.001, where the tolerance is 0.2
+    assert [check.passed for check in compare(level, "fp16")] == [True, True]
+    assert compare(level, "fp16")[1].detail == "2 of 3 agree, 1 as good as level"
+    wrong = LOGITS.clone()
+    wrong[1, 1], wrong[1, 2] = 4.0, 5.0
+    assert [check.passed for check in compare(wrong, "fp16")] == [False, False]
