@@ -13,7 +13,7 @@ from timm.data import create_transform
 from torch import Tensor
 
 from dcvit.data import CorruptImages, ImageSource, batches, decode, open_source, preprocessing_of, seeded
-from dcvit.demo import MODEL, MODEL_KWARGS, WEIGHTS
+from dcvit.digits import MODEL, MODEL_KWARGS, WEIGHTS
 from dcvit.families import family_of
 from dcvit.manifest import Preprocessing
 from dcvit.model import create

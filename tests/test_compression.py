@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dcvit.compression import compress
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder
-from dcvit.methods.dcvit import DcvitSettings
+from dcvit.methods.settings import DcvitSettings
 from dcvit.model import create
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.training import mimic as mimic_module
@@ -84,7 +84,7 @@ def test_resume_gives_the_same_to_the_bit(
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr("dcvit.methods.dcvit.mimic", stops_at_the_third)
+    monkeypatch.setattr("dcvit.methods.job.mimic", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run("stopped")
     assert (tmp_path / "stopped" / "checkpoints").is_dir()

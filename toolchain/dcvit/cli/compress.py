@@ -16,14 +16,27 @@ from dcvit.cli.options import target_from, target_options, weight_options
 @target_options
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The model folder to write.")
 @click.option("--samples", type=click.IntRange(min=1), default=500, show_default=True, help="Images to use.")
-@click.option("--steps", type=click.IntRange(min=0), default=200, show_default=True, help="Steps after each block.")
-@click.option("--trial-steps", type=click.IntRange(min=0), help="Steps of a trial of one block. [default: --steps]")
+@click.option(
+    "--search",
+    type=click.Choice(["solver", "trials"]),
+    default="solver",
+    show_default=True,
+    help="Measure and solve, or train a trial of each block as DC-ViT does.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=0),
+    default=200,
+    show_default=True,
+    help="Training steps; with trials after each compressed block.",
+)
+@click.option("--trial-steps", type=click.IntRange(min=0), help="Training steps of a trial. [default: --steps]")
 @click.option(
     "--nodes",
     type=click.Choice(["importance", "random"]),
     default="importance",
     show_default=True,
-    help="How the MLP nodes that stay are chosen.",
+    help="How trials choose the MLP nodes that stay.",
 )
 @click.option(
     "--recover",
@@ -42,6 +55,7 @@ def command(
     method: str,  # noqa: ARG001 (one so far)
     out: Path,
     samples: int,
+    search: str,
     steps: int,
     trial_steps: int | None,
     nodes: str,
@@ -66,7 +80,9 @@ def command(
         data,
         out=out,
         target=target_from(**target),
-        settings=DcvitSettings.model_validate({"steps": steps, "trial_steps": trial_steps, "nodes": nodes}),
+        settings=DcvitSettings.model_validate(
+            {"search": search, "steps": steps, "trial_steps": trial_steps, "nodes": nodes}
+        ),
         recover=recover,  # type: ignore[arg-type]
         samples=samples,
         seed=seed,

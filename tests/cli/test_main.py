@@ -1,0 +1,146 @@
+"""The frame of the command line: fast help, one-line errors, exit statuses, JSON on stdout."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dcvit.cli.main import cli
+from dcvit.errors import InputError
+
+TINY = json.dumps({"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 10})
+MODEL = ["vit_tiny_patch16_224", "--model-kwargs", TINY]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Runs the tool in this process, in an empty folder: what a shell would see, without importing torch each time."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Outcome:
+        capfd.readouterr()
+        try:
+            cli(list(arguments))
+            status = 0
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        return Outcome(status, *capfd.readouterr())
+
+    return call
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compress", "--help"], ["bench", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from dcvit.cli.main import cli\n"
+        f"try: cli({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'numpy', 'onnx', 'onnxruntime', 'polygraphy', 'rich', 'pydantic'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--help" in result.stdout
+
+
+def test_every_command_has_help(run: Run) -> None:
+    listed = run("--help").stdout
+    for name in ("plan", "compress", "export", "verify", "evaluate", "bench", "inspect", "doctor", "demo"):
+        assert f"  {name} " in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compres"], "No such command 'compres'"),
+        (["plan", "vit_tinny_patch16_224", "--macs-reduction", "0.1"], "did you mean vit_tiny_patch16_224"),
+        (["plan", "efficientnet_b0", "--macs-reduction", "0.1"], "EfficientNet is not supported; supported: Vision"),
+        (["plan", *MODEL, "--macs-reduction", "0.9"], "out of reach; compressing 1 to 2 blocks takes"),
+        (["plan", *MODEL, "--macs-reduction", "1.5"], "is not in the range 0<x<1"),
+        (["plan", *MODEL, "--merge", "horizontal@4"], "has 4 blocks, so horizontal@4 is at no block"),
+        (["plan", *MODEL], "nothing to do: give --macs-reduction, --merge or --plan"),
+        (["plan", *MODEL, "--plan", "nowhere.json"], "cannot read the plan nowhere.json"),
+        (["plan", "vit_tiny_patch16_224", "--model-kwargs", "{depth: 3}"], "is not JSON"),
+        (["compress", *MODEL, "--random-init", "--merge", "horizontal@2", "-o", "out"], "recovery needs images"),
+        (["compress", *MODEL, "--random-init", "--merge", "horizontal@2", "-o", "out", "--data", "nowhere"],
+         "there is nothing at nowhere"),
+        (["compress", *MODEL, "--checkpoint", "no.pth", "--merge", "horizontal@2", "-o", "out", "--data", "digits"],
+         "there is no file no.pth"),
+        (["inspect", "nowhere"], "nowhere is not a model folder"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_status_2(run: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: ")
+    assert message in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_json_too_and_debug_shows_where(run: Run) -> None:
+    result = run("inspect", "nowhere", "--json")
+    assert result.returncode == 2
+    assert json.loads(result.stdout)["exit_status"] == 2
+    with pytest.raises(InputError):
+        cli(["inspect", "nowhere", "--debug"])
+
+
+def test_compress_and_inspect_speak_json(run: Run, tmp_path: Path) -> None:
+    arguments = ["compress", *MODEL, "--random-init", "--data", "digits", "--samples", "8", "--steps", "1"]
+    result = run(*arguments, "--macs-reduction", "0.3", "-o", "out", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["macs_after"] <= 0.7 * report["macs_before"]
+    assert "MACs" in result.stderr
+    again = run(*arguments, "--macs-reduction", "0.3", "-o", "out")
+    assert again.returncode == 2
+    assert "out exists; pass --overwrite" in again.stderr
+    shown = json.loads(run("inspect", "out", "--json").stdout)
+    assert shown["plan_digest"] == report["plan_digest"]
+    assert set(shown["manifest"]["files"]) == {"plan.json", "model.safetensors"}
+    weights = tmp_path / "out" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    broken = run("inspect", "out")
+    assert broken.returncode == 2
+    assert "model.safetensors has changed" in broken.stderr
+
+
+def test_plan_needs_neither_data_nor_weights(run: Run) -> None:
+    result = run("plan", *MODEL, "--method", "dcvit", "--macs-reduction", "0.3", "--json")
+    report = json.loads(result.stdout)
+    for key in (
+        "macs_before",
+        "macs_after",
+        "params_before",
+        "params_after",
+        "tokens",
+        "blocks_compressed",
+        "mlp_hidden",
+    ):
+        assert key in report
+    assert report["tokens"] == [17] * 4
+
+
+def test_doctor_says_what_is_missing_and_how_to_get_it(run: Run) -> None:
+    report = json.loads(run("doctor", "--json").stdout)
+    findings = {finding["name"]: finding for finding in report["findings"]}
+    assert findings["runtime torch"]["usable"]
+    assert findings["runtime onnxruntime"]["usable"]
+    assert all(finding["detail"] for finding in findings.values())
