@@ -1,0 +1,48 @@
+"""`dcvit-tool evaluate`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Tool = Callable[..., Any]
+
+
+def test_json_has_the_keys_that_scripts_read(tool: Tool, exported: Path) -> None:
+    ended = tool("evaluate", exported, "--data", "digits", "--runtime", "onnxruntime", "--batch", 4, "--json")
+    assert ended.status == 0
+    assert ended.json["images"] == 500
+    assert 0 <= ended.json["top1"] <= ended.json["top5"] <= 100
+    assert ended.json["runtime"] == "onnxruntime"
+    assert "top-1" in ended.stderr
+
+
+def test_a_timm_model_with_random_weights(tool: Tool) -> None:
+    kwargs = '{"img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 1, "num_heads": 1, "num_classes": 10}'
+    ended = tool("evaluate", "vit_tiny_patch16_224", "--random-init", "--model-kwargs", kwargs, "--data", "digits")
+    assert ended.status == 0
+    assert "on 500 images of digits" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "digits", "--runtime", "caffe"], "there is no runtime 'caffe'; choose one of torch, onnxruntime"),
+        (["--data", "digits", "--runtime", "onnxruntime"], "no model.b64.fp32.onnx; make it with `dcvit-tool export"),
+        (["--data", "nowhere"], "--data: there is nothing at nowhere"),
+        (["--data", "digits", "--batch", "0"], "at least one image"),
+        (["--data", "digits", "--checkpoint", "some.pth"], "is a model folder and has weights of its own"),
+        ([], "Missing option '--data'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tool: Tool, exported: Path, arguments: list[str], message: str) -> None:
+    ended = tool("evaluate", exported, *arguments)
+    assert ended.status == 2
+    assert message in ended.error
+
+
+def test_a_model_of_other_classes(tool: Tool) -> None:
+    ended = tool("evaluate", "vit_tiny_patch16_224", "--random-init", "--data", "digits")
+    assert ended.status == 2
+    assert "digits has 10 classes and the model 1000" in ended.error

@@ -1,0 +1,77 @@
+"""`dcvit-tool export`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcvit.folder import ModelFolder
+from dcvit.runtimes import flavors
+
+Tool = Callable[..., Any]
+
+
+def test_the_files_and_their_names(tool: Tool, exported_copy: ModelFolder) -> None:
+    ended = tool("export", exported_copy.path, "--batch", 2, "--precision", "fp16", "--json")
+    assert ended.status == 0
+    path = exported_copy.path / "model.b2.fp16.onnx"
+    assert ended.json == {
+        "batch": 2,
+        "precision": "fp16",
+        "onnx": str(path),
+        "onnx_bytes": path.stat().st_size,
+        "engine": None,
+        "engine_bytes": None,
+    }
+    assert str(path) in ended.stderr
+
+
+@pytest.mark.trt
+@pytest.mark.skipif(not flavors.installed("tensorrt-rtx"), reason="tensorrt_rtx is not installed")
+def test_an_engine_and_nothing_but_json_on_stdout(tool: Tool, exported_copy: ModelFolder) -> None:
+    ended = tool(
+        "export", exported_copy.path, "--batch", 4, "--trt", "--flavor", "tensorrt-rtx", "--json",
+        "--compute-capability", "8.0", "--compute-capability", "8.9",
+    )  # fmt: skip
+    assert ended.status == 0
+    path = exported_copy.path / "model.b4.fp32.tensorrt-rtx.engine"
+    assert ended.json["engine"] == str(path)
+    record = ModelFolder(exported_copy.path).manifest.exports[path.name]
+    assert record["compute_capabilities"] == ["8.0", "8.9"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "0"], "--batch 0: a batch holds at least one image"),
+        (["--batch", "many"], "'many' is not a valid integer"),
+        (["--precision", "int8"], "'int8' is not one of"),
+        (["--flavor", "tensorrt-rtx"], "--flavor and --compute-capability are about the engine; add --trt"),
+        (["--trt", "--flavor", "tensorrt"], "tensorrt"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_the_folder_as_it_was(
+    tool: Tool, exported_copy: ModelFolder, arguments: list[str], message: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in exported_copy.path.iterdir()}
+    ended = tool("export", exported_copy.path, *arguments)
+    assert ended.status == 2
+    assert message in ended.error
+    assert ended.stdout == ""
+    assert {path.name: path.read_bytes() for path in exported_copy.path.iterdir()} == before
+
+
+@pytest.mark.trt
+@pytest.mark.skipif(not flavors.installed("tensorrt-rtx"), reason="tensorrt_rtx is not installed")
+def test_an_unknown_compute_capability(tool: Tool, exported: Path) -> None:
+    ended = tool("export", exported, "--trt", "--flavor", "tensorrt-rtx", "--compute-capability", "5.0")
+    assert ended.status == 2
+    assert "--compute-capability 5.0: TensorRT-RTX" in ended.error
+
+
+def test_what_is_no_model_folder(tool: Tool, tmp_path: Path) -> None:
+    ended = tool("export", tmp_path / "nowhere", "--json")
+    assert ended.status == 2
+    assert "is not a model folder" in ended.error
+    assert ended.json == {"error": ended.error, "exit_status": 2}
