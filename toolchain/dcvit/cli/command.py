@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -64,19 +65,21 @@ def _print(result: Result, *, stderr: bool) -> None:
 
 
 class _RichReporter:
-    """A bar with the time left on stderr; on something that is no terminal, one line at the end of each bar."""
+    """A bar with the time left on stderr; where that is no terminal, one line when the work is done."""
 
     def track(self, items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as TimeLeft
 
+        started, done = time.perf_counter(), 0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft())
-        console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
-        with Progress(*columns, console=console, transient=True) as progress:
-            yield from progress.track(items, total=total, description=description)
-            task = progress.tasks[-1]
-            console.print(f"{description}: {int(task.completed)} in {task.finished_time or task.elapsed or 0:.1f} s")
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            for item in progress.track(items, total=total, description=description):
+                yield item
+                done += 1
+        self.say(f"{description}: {done} in {time.perf_counter() - started:.1f} s")
 
     def say(self, text: str) -> None:
         click.echo(text, err=True)

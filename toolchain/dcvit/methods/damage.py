@@ -17,7 +17,7 @@ from dcvit.progress import track
 from dcvit.training.hardware import accelerator
 from dcvit.types import TimmModule
 
-FRACTIONS = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
+FRACTIONS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 """Widths that are measured, as shares of the original; the damage of others is interpolated."""
 
 

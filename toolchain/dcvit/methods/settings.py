@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dcvit.methods.nodes import NodeSelection
 from dcvit.training.mimic import MimicRecipe
 
-OURS = MimicRecipe(lr=2e-4, warmup=0.1, loss_warmup_epochs=0, logit_weight=1.0, clip_norm=1.0)
+OURS = MimicRecipe(lr=2e-4, warmup=0.1, loss_warmup_epochs=0, logit_weight=0.3, clip_norm=1.0)
 
 
 class DcvitSettings(BaseModel):
