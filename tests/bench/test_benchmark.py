@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import dcvit.bench
 from dcvit.bench import benchmark
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
@@ -96,8 +97,9 @@ def test_models_for_images_of_other_sizes_are_not_compared(
     ],
 )
 def test_bad_arguments_are_refused_before_any_timing(
-    exported_copy: ModelFolder, arguments: dict[str, object], message: str
+    exported_copy: ModelFolder, arguments: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dcvit.bench, "export_for", lambda *_: pytest.fail("the original was exported already"))
     with pytest.raises(InputError, match=message):
         benchmark(exported_copy, **arguments)
     assert not (exported_copy.path / "bench.json").exists()
