@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from dcvit.manifest import package_versions
@@ -41,7 +42,7 @@ class Diagnosis:
         for column in ("", "usable", "detail"):
             table.add_column(column)
         for finding in self.findings:
-            table.add_row(finding.name, "yes" if finding.usable else "no", finding.detail)
+            table.add_row(finding.name, "yes" if finding.usable else "no", escape(finding.detail))
         yield table
 
 
