@@ -1,38 +1,26 @@
 """Compressing a model from end to end: subject and target in, model folder out."""
 
-import logging
 import shutil
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from dcvit.data import FewShot, ImageSource, draw_few_shot, open_source
+from dcvit.compressor import Compressor, Recover
+from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder, require_free
-from dcvit.manifest import Manifest, package_versions
-from dcvit.methods.dcvit import search_and_recover
-from dcvit.methods.job import Job
-from dcvit.methods.nodes import NodeRanking
-from dcvit.methods.propose import Proposal, Target, propose
+from dcvit.methods.propose import Target, propose
 from dcvit.methods.settings import DcvitSettings
-from dcvit.plan import BlockPlan
-from dcvit.subject import Subject, Weights, open_subject
-from dcvit.summary import PlanSummary, summarize
+from dcvit.subject import Weights, open_subject
+from dcvit.summary import PlanSummary
 from dcvit.training.hardware import accelerator
-from dcvit.training.stages import StageStore, weights_digest
-from dcvit.training.views import ViewBank
-from dcvit.types import TimmModule
+from dcvit.training.stages import StageStore
 
-Recover = Literal["mimic", "none"]
 CHECKPOINTS = "checkpoints"
-METRIC_IMAGES = 256
-"""Few-shot images that damage and trials are scored on, at most."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,13 @@ class CompressResult:
 
     def lines(self) -> Iterable[Any]:
         yield from self.summary.lines()
+        if row := self.metrics.get("speedup"):
+            low, high = row["speedup_ci95"]
+            threads = "" if row["threads"] is None else f", {row['threads']} threads"
+            yield (
+                f"×{row['speedup']:.3f} [{low:.3f}, {high:.3f}] as fast as the original: {row['runtime']}, "
+                f"batch {row['batch']}, {row['precision']}, {row['device']}{threads}, {row['runs']} runs"
+            )
         yield f"written to {self.folder} in {self.metrics['seconds']:.1f} s"
 
 
@@ -72,6 +67,7 @@ def compress(
     weights: Weights = "pretrained",
     resume: bool = False,
     overwrite: bool = False,
+    cache: str | Path | None = None,
     **targets: Any,
 ) -> CompressResult:
     """Finds a plan that meets the target, recovers accuracy on a few unlabelled images, and writes a model folder.
@@ -90,122 +86,82 @@ def compress(
         weights: Without a checkpoint: timm's pretrained weights, or random ones.
         resume: Continue an unfinished run from its checkpoints.
         overwrite: Replace a model folder at `out`.
+        cache: A folder where results of long stages are kept for other targets and runs; by default they are in
+            `out` while the run is under way.
         targets: Fields of `Target`.
 
     Raises:
         InputError: If any of this cannot be; nothing is left behind.
     """
-    started = time.perf_counter()
     out = Path(out)
     target = target or Target(**targets)
-    settings = settings or DcvitSettings()
-    _check_output(out, resume=resume, overwrite=overwrite)
+    check_output(out, finished=ModelFolder.is_one(out), resume=resume, overwrite=overwrite)
     if data is None and recover != "none":
         raise InputError("recovery needs images: give --data, or --recover none to cut only")
+    kept = check_cache(cache, out)
     subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
-    proposal = propose(subject, target)
+    if target.speedup is None:
+        propose(subject, target)  # what cannot be is found before any image is read
     few_shot = None
     if data is not None:
         few_shot = draw_few_shot(open_source(data, "train"), samples, seed, subject.architecture.input_size[0])
-    metrics: dict[str, Any] = {}
-    if few_shot is None:
-        student, entries = _cut_by_norm(subject, proposal)
-    else:
-        if recover == "none":
-            settings = settings.model_copy(update={"steps": 0, "trial_steps": 0})
-        try:
-            job = _job(subject, proposal, settings, few_shot, seed, StageStore(out / CHECKPOINTS))
-            student, entries, metrics = search_and_recover(job, proposal)
-        except BaseException:
-            _remove_if_empty(out)
-            raise
-    plan = proposal.base.with_blocks(*entries)
-    summary = summarize(plan, subject.plan, target.macs_convention)
-    metrics["seconds"] = time.perf_counter() - started
-    manifest = Manifest(
-        model=plan.model,
-        method="dcvit",
-        plan_digest=plan.digest,
-        seed=seed,
-        preprocessing=subject.preprocessing,
-        settings={
-            "target": target.model_dump(mode="json", exclude_none=True),
-            "recover": recover,
-            "weights": subject.weights,
-            **settings.model_dump(mode="json"),
-        },
-        data=few_shot.fingerprint if few_shot else None,
-        metrics=metrics | {"macs_before": summary.macs_before, "macs_after": summary.macs_after},
-        versions=package_versions(),
+    compressor = Compressor(
+        subject, few_shot, settings or DcvitSettings(), recover=recover, seed=seed, store=StageStore(kept)
     )
+    with leaving_nothing_empty(out):
+        made = compressor.compress(target)
     if accelerator().is_main_process:
-        ModelFolder.create(out, student.cpu(), plan, manifest, overwrite=True)
+        ModelFolder.create(out, made.model, made.plan, compressor.manifest(made, target), overwrite=True)
     accelerator().wait_for_everyone()
-    return CompressResult(out, summary, metrics)
+    return CompressResult(out, made.summary, made.metrics)
 
 
-def _job(
-    subject: Subject, proposal: Proposal, settings: DcvitSettings, few_shot: FewShot, seed: int, store: StageStore
-) -> Job:
-    teacher = subject.model.to(accelerator().device).requires_grad_(False)
-    images = few_shot.tensor(subject.preprocessing)
-    views = ViewBank(
-        teacher,
-        subject.family,
-        few_shot,
-        subject.preprocessing,
-        steps=settings.steps,
-        batch_size=settings.training.batch_size,
-        seed=seed,
-    )
-    return Job(
-        model=teacher,
-        family=subject.family,
-        start=subject.plan,
-        base=proposal.base,
-        views=views,
-        calibration=images,
-        metric=images[:METRIC_IMAGES],
-        settings=settings,
-        store=store,
-        identity={"model": weights_digest(teacher.state_dict()), "data": few_shot.fingerprint["sha256"]},
-        seed=seed,
-        depth=subject.architecture.depth,
-    )
+def check_cache(cache: str | Path | None, out: Path) -> Path:
+    """Where stage results are kept: the given folder, or `checkpoints` in the output while a run is under way.
+
+    Raises:
+        InputError: If the folder cannot be, or would go away with the output.
+    """
+    if cache is None:
+        return out / CHECKPOINTS
+    cache = Path(cache)
+    if cache.exists() and not cache.is_dir():
+        raise InputError(f"--cache: {cache} is a file; give a folder")
+    if cache.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"--cache: {cache} is in the output folder, which is replaced at the end; choose another one")
+    return cache
 
 
-def _cut_by_norm(subject: Subject, proposal: Proposal) -> tuple[TimmModule, list[BlockPlan]]:
-    """Cuts without data: nodes by weight norm and, where no plan fixes them, blocks spread evenly over the depth."""
-    entries: list[BlockPlan] = []
-    if proposal.macs > 0:
-        entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
-        listed = ", ".join(str(entry.index) for entry in entries)
-        log.warning("no data to choose blocks by, so they are spread over the depth: %s", listed)
-    new = [block for block in (*proposal.base.blocks, *entries) if block not in subject.plan.blocks]
-    narrowed = [block.index for block in new if block.mlp_hidden is not None]
-    ranking = NodeRanking(subject.model, subject.family, narrowed, "norm")
-    kept = {block.index: ranking.best(block.index, block.mlp_hidden) for block in new if block.mlp_hidden is not None}
-    changes: dict[str, Any] = {"blocks": tuple(sorted(new, key=lambda block: block.index))}
-    if proposal.base.merges != subject.plan.merges:
-        changes |= {key: getattr(proposal.base, key) for key in ("merges", "merge_operator", "size_aware_attention")}
-    subject.family.apply(subject.model, subject.plan.original().replace(**changes), kept)
-    return subject.model, entries
+def check_output(out: Path, *, finished: bool, resume: bool, overwrite: bool) -> None:
+    """Checks that an output folder may be written, and clears an unfinished run that is not to be continued.
 
+    Args:
+        out: The folder.
+        finished: Whether it holds the result of a run like this one.
+        resume: Continue an unfinished run.
+        overwrite: Replace a result or an unfinished run.
 
-def _check_output(out: Path, *, resume: bool, overwrite: bool) -> None:
-    unfinished = (out / CHECKPOINTS).is_dir() and not ModelFolder.is_one(out)
+    Raises:
+        InputError: If it may not.
+    """
+    unfinished = (out / CHECKPOINTS).is_dir() and not finished
     if unfinished and resume:
         return
     if unfinished and not overwrite:
         raise InputError(f"{out} holds an unfinished run; continue it with --resume, or start anew with --overwrite")
     if unfinished:
         shutil.rmtree(out)
-        return
-    require_free(out, overwrite=overwrite)
+    elif not (finished and overwrite):
+        require_free(out, overwrite=overwrite)
 
 
-def _remove_if_empty(out: Path) -> None:
+@contextmanager
+def leaving_nothing_empty(out: Path) -> Iterator[None]:
     """A failed run leaves its checkpoints, if it made any, and nothing else."""
-    for folder in (out / CHECKPOINTS, out):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    try:
+        yield
+    except BaseException:
+        for folder in (out / CHECKPOINTS, out):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise

@@ -45,7 +45,20 @@ def weight_options(function: F) -> F:
 
 
 def target_options(function: F) -> F:
-    """What to reach; read with `target_from`."""
+    """What to reach and the plan to start from; read with `target_from`."""
+    for decorate in (
+        click.option("--runtime", help="That --speedup is measured in. [default: onnxruntime]"),
+        click.option("--speedup", type=click.FloatRange(1, min_open=True), metavar="X",
+                     help="How many times faster, as measured here, instead of --macs-reduction."),
+        click.option("--macs-reduction", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="R",
+                     help="Share of the MACs to remove, e.g. 0.166."),
+    ):  # fmt: skip
+        function = decorate(function)
+    return plan_options(function)
+
+
+def plan_options(function: F) -> F:
+    """How plans are made, whatever the target; read with `target_from`."""
     for decorate in (
         click.option("--plan", "plan_file", type=click.Path(path_type=Path, dir_okay=False), help="A plan to follow."),
         click.option("--size-aware", is_flag=True, help="Attention knows how many patches a merged token stands for."),
@@ -54,28 +67,60 @@ def target_options(function: F) -> F:
                      help="MLP widths are multiples of this."),
         click.option("--macs-convention", type=click.Choice(["full", "dcvit"]), default="full", show_default=True,
                      help="Count every MAC, or as the DC-ViT paper does."),
-        click.option("--macs-reduction", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="R",
-                     help="Share of the MACs to remove, e.g. 0.166."),
     ):  # fmt: skip
         function = decorate(function)
     return function
 
 
+def run_options(function: F) -> F:
+    """Of every run that searches and recovers; `settings_from` reads --search, --steps, --trial-steps and --nodes."""
+    for decorate in (
+        click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote to OUT."),
+        click.option("--resume", is_flag=True, help="Continue an unfinished run."),
+        click.option("--cache", type=click.Path(path_type=Path, file_okay=False),
+                     help="A folder where trials are kept, for other targets and runs. [default: in OUT, until done]"),
+        weight_options,
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option("--nodes", type=click.Choice(["importance", "random"]), default="importance", show_default=True,
+                     help="How trials choose the MLP nodes that stay."),
+        click.option("--trial-steps", type=click.IntRange(min=0),
+                     help="Training steps of a trial. [default: --steps]"),
+        click.option("--steps", type=click.IntRange(min=0), default=200, show_default=True,
+                     help="Training steps; with trials after each compressed block."),
+        click.option("--search", type=click.Choice(["solver", "trials"]), default="solver", show_default=True,
+                     help="Measure and solve, or train a trial of each block as DC-ViT does."),
+        click.option("--samples", type=click.IntRange(min=1), default=500, show_default=True, help="Images to use."),
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def settings_from(search: str, steps: int, trial_steps: int | None, nodes: str) -> Any:
+    """The `DcvitSettings` that the flags of `run_options` describe."""
+    from dcvit.methods.settings import DcvitSettings
+
+    return DcvitSettings.model_validate({"search": search, "steps": steps, "trial_steps": trial_steps, "nodes": nodes})
+
+
 def target_from(
-    macs_reduction: float | None,
     macs_convention: str,
     width_multiple: int,
     merge: str | None,
     size_aware: bool,
     plan_file: Path | None,
+    macs_reduction: float | None = None,
+    speedup: float | None = None,
+    runtime: str | None = None,
 ) -> Any:
-    """The `Target` that the flags of `target_options` describe."""
+    """The `Target` that the flags of `target_options`, or of `plan_options` alone, describe."""
     from dcvit.methods.propose import Target
     from dcvit.plan import CompressionPlan
 
     return Target.model_validate(
         {
             "macs_reduction": macs_reduction,
+            "speedup": speedup,
+            "runtime": runtime,
             "macs_convention": macs_convention,
             "width_multiple": width_multiple,
             "merge": merge,

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from dcvit.methods.allocate import RESOLUTION
 from dcvit.methods.damage import Examination
 from dcvit.methods.job import Job
 from dcvit.methods.nodes import NodeRanking
 from dcvit.methods.propose import Proposal
-from dcvit.methods.solver import examined, recover_at_once, solve
+from dcvit.methods.solver import examined, most_macs, recover_at_once, solve
 from dcvit.methods.trials import rank_units, recover_progressively
 from dcvit.plan import BlockPlan
 from dcvit.types import TimmModule
@@ -21,25 +22,67 @@ def search_and_recover(job: Job, proposal: Proposal) -> Found:
     Raises:
         InputError: If the target is out of reach.
     """
-    start = {block.index: block for block in job.start.blocks}
-    fixed = [block for block in proposal.base.blocks if start.get(block.index) != block]
-    use_solver = job.settings.search == "solver" and job.family.removes == "attention"
-    student, entries, found = (_solve if use_solver else _try_units)(job, proposal, fixed)
+    fixed = _fixed(job, proposal)
+    student, entries, found = (_solve if _uses_solver(job) else _try_units)(job, proposal, fixed)
     return student, entries, found | {"losses": job.losses, "stages_reused": job.store.reused}
 
 
-def _solve(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Found:
-    blocks = sorted({*proposal.blocks, *(block.index for block in fixed if block.mlp_hidden is not None)})
-    examination = Examination({}, {})
-    if blocks:
-        may_lose_attention = sorted(block for unit in proposal.units for block in unit)
-        examination = examined(job, blocks, may_lose_attention, proposal.width_multiple)
-    entries: list[BlockPlan] = []
-    if proposal.macs > 0:
+def search(job: Job, proposal: Proposal) -> list[BlockPlan]:
+    """The plan entries that `search_and_recover` would choose, without training.
+
+    Which blocks recover best in trials is not known then: blocks spread over the depth stand in for them.
+
+    Raises:
+        InputError: If the target is out of reach.
+    """
+    if _uses_solver(job):
+        return _entries(proposal, _examined(job, proposal, _fixed(job, proposal)))
+    return stand_ins(proposal)
+
+
+def stand_ins(proposal: Proposal) -> list[BlockPlan]:
+    """Plan entries of DC-ViT's structure, its blocks spread evenly over the depth."""
+    return [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit] if proposal.macs > 0 else []
+
+
+def reach(job: Job, proposal: Proposal) -> tuple[float, float]:
+    """MACs that the search can save beyond the base plan, least and most."""
+    if _uses_solver(job):
+        examination = _examined(job, proposal, _fixed(job, proposal))
         damages = {block: examination.damages[block] for block in proposal.blocks}
-        entries = solve(
-            damages, proposal.blocks, proposal.hidden, proposal.macs, proposal.total, proposal.width_multiple
-        )
+        # The solver counts what each block saves in steps of the target, rounded down.
+        rounding = 1 - (len(damages) + 1) / RESOLUTION
+        return 0.0, rounding * most_macs(damages, proposal.blocks, proposal.hidden)
+    return proposal.reach()
+
+
+def _fixed(job: Job, proposal: Proposal) -> list[BlockPlan]:
+    start = {block.index: block for block in job.start.blocks}
+    return [block for block in proposal.base.blocks if start.get(block.index) != block]
+
+
+def _uses_solver(job: Job) -> bool:
+    return job.settings.search == "solver" and job.family.removes == "attention"
+
+
+def _examined(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Examination:
+    blocks = sorted({*proposal.blocks, *(block.index for block in fixed if block.mlp_hidden is not None)})
+    if not blocks:
+        return Examination({}, {})
+    may_lose_attention = sorted(block for unit in proposal.units for block in unit)
+    return examined(job, blocks, may_lose_attention, proposal.width_multiple)
+
+
+def _entries(proposal: Proposal, examination: Examination) -> list[BlockPlan]:
+    if proposal.macs <= 0:
+        return []
+    damages = {block: examination.damages[block] for block in proposal.blocks}
+    return solve(damages, proposal.blocks, proposal.hidden, proposal.macs, proposal.total, proposal.width_multiple)
+
+
+def _solve(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Found:
+    examination = _examined(job, proposal, fixed)
+    entries = _entries(proposal, examination)
     student = recover_at_once(job, sorted([*fixed, *entries], key=lambda entry: entry.index), examination)
     damage = {
         str(block): {"attention": each.attention, "mlp": {str(width): kl for width, kl in each.mlp.items()}}

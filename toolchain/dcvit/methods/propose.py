@@ -1,9 +1,9 @@
 """From a target to what a method has to do: the part that needs neither data nor weights."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dcvit.cost import MacsConvention, count_macs
 from dcvit.errors import InputError
@@ -19,6 +19,8 @@ class Target(BaseModel):
 
     Attributes:
         macs_reduction: Share of the given model's MACs to remove, merges included.
+        speedup: How many times faster than the uncompressed model, as measured, instead of a share of the MACs.
+        runtime: That the speed-up is measured in; None takes ONNX Runtime on the CPU.
         macs_convention: How MACs are counted.
         width_multiple: MLP widths are multiples of this; 1 reproduces the paper.
         merge: A merge schedule, as `horizontal@4,vertical@8`.
@@ -29,11 +31,25 @@ class Target(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     macs_reduction: float | None = Field(default=None, gt=0, lt=1)
+    speedup: float | None = Field(default=None, gt=1)
+    runtime: str | None = None
     macs_convention: MacsConvention = "full"
     width_multiple: int = Field(default=8, ge=1)
     merge: str | None = None
     size_aware: bool = False
     plan: CompressionPlan | None = None
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if self.speedup is not None and self.macs_reduction is not None:
+            raise InputError("--speedup and --macs-reduction exclude each other; give one of them")
+        if self.runtime is not None and self.speedup is None:
+            raise InputError("--runtime says where --speedup is measured; give --speedup too")
+        return self
+
+    def at(self, macs_reduction: float | None) -> "Target":
+        """The same with this share of the MACs to remove, and no speed-up."""
+        return self.model_copy(update={"macs_reduction": macs_reduction, "speedup": None, "runtime": None})
 
 
 Unit = tuple[int, ...]
@@ -70,6 +86,15 @@ class Proposal:
         """
         return solve_structure(list(self.units.values()), self.hidden, self.macs, self.total, self.width_multiple)
 
+    def reach(self) -> tuple[float, float]:
+        """MACs that DC-ViT's structure can save, least and most."""
+        costs = list(self.units.values())
+        narrowest = 1 - self.width_multiple / self.hidden if self.hidden else 0.0
+        return (
+            sum(cost.removed for cost in costs) / len(costs),
+            sum(cost.removed + cost.narrowed * narrowest for cost in costs),
+        )
+
     def trials(self) -> list[list[BlockPlan]]:
         """Plan entries of every unit, each compressed to the width of the structure."""
         return [_entries(unit, self.structure().mlp_hidden) for unit in self.units]
@@ -105,6 +130,8 @@ def propose(subject: Subject, target: Target) -> Proposal:
     Raises:
         InputError: If the target says nothing or does not fit the model.
     """
+    if target.speedup is not None:
+        raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
     base = _base_plan(subject, target)
     if target.macs_reduction is None:
         if base == subject.plan:

@@ -59,11 +59,7 @@ def solve(
     try:
         allocations = allocate(damages, costs, hidden, macs, multiple)
     except OutOfReachError as error:
-        most = sum(
-            costs[block].narrowed * (1 - min(damage.mlp) / hidden)
-            + (costs[block].removed if damage.attention is not None else 0)
-            for block, damage in damages.items()
-        )
+        most = most_macs(damages, costs, hidden)
         raise InputError(
             f"--macs-reduction: {macs / total:.4f} is out of reach; cutting blocks takes at most {most / total:.4f}"
         ) from error
@@ -76,6 +72,15 @@ def solve(
         for each in allocations
         if each.mlp_hidden < hidden or not each.keeps_attention
     ]
+
+
+def most_macs(damages: Mapping[int, BlockDamage], costs: Mapping[int, UnitCost], hidden: int) -> float:
+    """MACs saved where every block loses all that was measured."""
+    return sum(
+        costs[block].narrowed * (1 - min(damage.mlp) / hidden)
+        + (costs[block].removed if damage.attention is not None else 0)
+        for block, damage in damages.items()
+    )
 
 
 def recover_at_once(job: Job, entries: Sequence[BlockPlan], examination: Examination) -> TimmModule:

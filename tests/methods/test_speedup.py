@@ -1,0 +1,223 @@
+"""The search for a speed-up, against made-up latencies: how close, how many measurements, and what is refused."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dcvit.bench import BenchRow
+from dcvit.bench.statistics import Latency
+from dcvit.cli.main import cli
+from dcvit.compression import compress
+from dcvit.cost import count_macs
+from dcvit.errors import InputError
+from dcvit.folder import ModelFolder
+from dcvit.methods.propose import Target
+from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.speedup import MOST_MEASUREMENTS, TOLERANCE, Candidates, Measure, find_reduction, measuring
+from dcvit.model import build, create
+from dcvit.plan import BlockPlan, CompressionPlan, Merge
+from dcvit.subject import open_shapes
+
+BASE = CompressionPlan(model="vit_tiny_patch16_224")
+
+
+def row(speedup: float) -> BenchRow:
+    latency, baseline = Latency(1.0, 1.0, 1.0), Latency(speedup, speedup, speedup)
+    interval = (0.99 * speedup, 1.01 * speedup)
+    return BenchRow("onnxruntime", 64, "fp32", "a made-up CPU", 2, latency, baseline, speedup, interval, 20, "interval")
+
+
+class Bench:
+    """Times plans that say in their one block how many thousandths of the MACs are left."""
+
+    def __init__(self, latency: Callable[[float], float], steps: int = 1000, noise: float = 0.0) -> None:
+        self.latency, self.steps, self.noise = latency, steps, noise
+        self.measured: list[str] = []
+        self.generator = np.random.default_rng(0)
+
+    def plan(self, share: float) -> CompressionPlan:
+        left = 1 + round((1 - share) * self.steps)
+        return BASE.with_blocks(BlockPlan(index=1, removed="attention", mlp_hidden=left))
+
+    def speedup(self, plan: CompressionPlan) -> float:
+        left = (plan.blocks[0].mlp_hidden - 1) / self.steps if plan.blocks else 0.8
+        return 1 / self.latency(left)
+
+    def __call__(self, plan: CompressionPlan) -> BenchRow:
+        self.measured.append(plan.digest)
+        return row(self.speedup(plan) * (1 + self.generator.uniform(-self.noise, self.noise)))
+
+    def candidates(self, base: CompressionPlan = BASE, least: float = 0.0, most: float = 0.8) -> Candidates:
+        share = 0.0 if base.is_identity else 0.2
+        return Candidates(base, self.plan, share, max(least, share), most)
+
+
+LATENCIES = {
+    "proportional": lambda left: left,
+    "with a constant": lambda left: 0.25 + 0.75 * left,
+    "mostly constant": lambda left: 0.5 + 0.5 * left,
+    "better than MACs": lambda left: max(0.05, 1.25 * left - 0.25),
+    "curved": lambda left: left**2,
+    "a root": lambda left: left**0.5,
+    "late": lambda left: 1.0 if left > 0.5 else 0.3 + 1.4 * left,
+    "stairs": lambda left: 0.1 + 0.9 * np.ceil(left * 50) / 50,
+}
+
+
+@pytest.mark.parametrize("name", LATENCIES)
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("wanted", [1.05, 1.2, 1.5, 1.66])
+def test_it_ends_within_3_percent_after_few_measurements(name: str, noise: float, wanted: float) -> None:
+    bench = Bench(LATENCIES[name], noise=noise)
+    found = find_reduction(wanted, bench.candidates(), bench)
+    # The interval of a measurement is ±1 %, so a fresh one may be 1 % off beside what the search ends with.
+    true = bench.speedup(bench.plan(found.macs_reduction))
+    assert abs(true / wanted - 1) <= TOLERANCE
+    assert found.measurements == len(bench.measured) <= MOST_MEASUREMENTS
+    assert len(set(bench.measured)) == len(bench.measured)
+
+
+def test_a_line_takes_three_measurements_at_most() -> None:
+    for wanted in (1.1, 1.3, 1.5):
+        bench = Bench(LATENCIES["with a constant"])
+        assert find_reduction(wanted, bench.candidates(), bench).measurements <= 3
+
+
+def test_out_of_reach_names_what_can_be_reached() -> None:
+    bench = Bench(lambda left: 0.5 + 0.5 * left)  # at most 1 / 0.6
+    with pytest.raises(InputError, match=r"--speedup 2 is out of reach in onnxruntime.*×1\.67; ask for ×1\.00 to that"):
+        find_reduction(2.0, bench.candidates(), bench)
+    assert len(bench.measured) <= MOST_MEASUREMENTS
+
+
+def test_a_speedup_just_within_reach_is_found() -> None:
+    bench = Bench(lambda left: 0.5 + 0.5 * left)
+    found = find_reduction(1.66, bench.candidates(), bench)
+    assert found.row.speedup == pytest.approx(1.66, rel=TOLERANCE)
+
+
+MERGED = BASE.replace(merges=(Merge(after=4, axis="horizontal"),))
+
+
+def test_merges_alone_can_be_enough_or_too_much() -> None:
+    bench = Bench(lambda left: left)  # the base plan leaves 0.8, so it is ×1.25
+    assert find_reduction(1.25, bench.candidates(MERGED), bench).macs_reduction is None
+    assert find_reduction(1.5, bench.candidates(MERGED), bench).macs_reduction == pytest.approx(1 / 3, abs=0.02)
+    with pytest.raises(InputError, match=r"alone are ×1\.25 as fast; ask for ×1\.25 to ×5\.00"):
+        find_reduction(1.1, bench.candidates(MERGED), bench)
+
+
+def test_plans_too_coarse_give_the_next_faster_one_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(lambda left: left, steps=5)  # ×1, 1.25, 1.67, 2.5, 5
+    with caplog.at_level(logging.WARNING, "dcvit"):
+        found = find_reduction(1.45, bench.candidates(), bench)
+    assert found.row.speedup == pytest.approx(5 / 3)
+    assert "no plan was measured within 3 %" in caplog.text
+
+
+def test_a_gap_below_the_least_plan_gives_that_plan(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(lambda left: left)
+    with caplog.at_level(logging.WARNING, "dcvit"):
+        found = find_reduction(1.1, bench.candidates(least=0.3), bench)
+    assert found.macs_reduction == 0.3
+    assert len(bench.measured) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"speedup": 1.5, "macs_reduction": 0.3}, "exclude each other"),
+        ({"runtime": "torch", "macs_reduction": 0.3}, "give --speedup too"),
+    ],
+)
+def test_one_target_at_a_time(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Target(**fields)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "vit_tiny_patch16_224", "--speedup", "1.5"], "--speedup has to be measured; `dcvit-tool compress`"),
+        (["compress", "vit_tiny_patch16_224", "-o", "out", "--speedup", "1.5", "--macs-reduction", "0.3"],
+         "--speedup and --macs-reduction exclude each other"),
+        (["compress", "vit_tiny_patch16_224", "-o", "out", "--speedup", "0.9"], "is not in the range x>1"),
+        (["compress", "vit_tiny_patch16_224", "-o", "out", "--random-init", "--recover", "none", "--speedup", "1.5",
+          "--runtime", "onnx"], "there is no runtime 'onnx'"),
+    ],
+)  # fmt: skip
+def test_the_command_line_says_what_is_wrong_in_a_line(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli(arguments)
+    assert ended.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[CompressionPlan]:
+    """Makes latency a + b·MACs of the real plans; lists those that were measured."""
+    measured: list[CompressionPlan] = []
+
+    @contextmanager
+    def made_up(original: CompressionPlan, *_: object) -> Iterator[Measure]:
+        size = open_shapes(original.model, original.model_kwargs).architecture.input_size
+        whole = count_macs(build(original, device="meta"), size).total
+
+        def measure(plan: CompressionPlan) -> BenchRow:
+            measured.append(plan)
+            return row(1 / (0.2 + 0.8 * count_macs(build(plan, device="meta"), size).total / whole))
+
+        yield measure
+
+    monkeypatch.setattr("dcvit.compressor.measuring", made_up)
+    return measured
+
+
+@pytest.mark.parametrize("search", ["solver", "trials", "none"])
+def test_compress_meets_a_speedup_and_trains_once(
+    tmp_path: Path, tiny_plan: CompressionPlan, by_macs: list[CompressionPlan], search: str, monkeypatch: Any
+) -> None:
+    trained: list[str] = []
+    from dcvit.methods.job import Job
+
+    original = Job.train
+    monkeypatch.setattr(Job, "train", lambda self, *a, **k: trained.append("once") or original(self, *a, **k))
+    torch.manual_seed(0)
+    model = create(tiny_plan.model, tiny_plan.model_kwargs)
+    data, recover = (None, "none") if search == "none" else ("digits", "mimic")
+    result = compress(
+        model, data, out=tmp_path / "out", speedup=1.3, recover=recover, samples=8,
+        settings=DcvitSettings(steps=1, search="trials" if search == "trials" else "solver"),
+    )  # fmt: skip
+    metrics = json.loads(json.dumps(ModelFolder(tmp_path / "out").manifest.metrics))
+    assert metrics["speedup"]["speedup"] == pytest.approx(1.3, rel=TOLERANCE)
+    assert {"speedup_ci95", "runtime", "batch", "precision", "device", "threads", "runs"} <= set(metrics["speedup"])
+    assert metrics["speedup_measurements"] <= MOST_MEASUREMENTS
+    assert by_macs[-1] == result.summary.plan  # what is recorded is what was written
+    if search == "solver":
+        assert trained == ["once"]
+    assert any("×1." in line for line in result.lines() if isinstance(line, str))
+
+
+def test_a_real_measurement_says_what_it_was_made_with(tiny_plan: CompressionPlan, monkeypatch: Any) -> None:
+    monkeypatch.setattr("dcvit.methods.speedup._MAX_SECONDS", 0.2)
+    preprocessing = open_shapes(tiny_plan.model, tiny_plan.model_kwargs).preprocessing
+    blocks = [BlockPlan(index=index, removed="attention", mlp_hidden=8) for index in (1, 2)]
+    with measuring(tiny_plan, preprocessing) as measure:
+        found = measure(tiny_plan.with_blocks(*blocks))
+        assert measure(tiny_plan.with_blocks(*blocks)) is found
+    assert (found.runtime, found.batch, found.precision) == ("onnxruntime", 64, "fp32")
+    assert found.threads is not None
+    assert found.speedup_ci95[0] <= found.speedup <= found.speedup_ci95[1]

@@ -1,0 +1,231 @@
+"""A model and a few images, opened once and compressed to any number of targets; nothing of it is on disk."""
+
+import copy
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dcvit.data import FewShot
+from dcvit.manifest import Manifest, package_versions
+from dcvit.methods.damage import divergence, logits_of
+from dcvit.methods.dcvit import reach, search, search_and_recover, stand_ins
+from dcvit.methods.job import Job
+from dcvit.methods.nodes import NodeRanking
+from dcvit.methods.propose import Proposal, Target, propose
+from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.speedup import Candidates, find_reduction, measuring
+from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.subject import Subject
+from dcvit.summary import PlanSummary, summarize
+from dcvit.training.hardware import accelerator
+from dcvit.training.stages import StageStore, weights_digest
+from dcvit.training.views import ViewBank
+from dcvit.types import TimmModule
+
+Recover = Literal["mimic", "none"]
+METRIC_IMAGES = 256
+"""Few-shot images that damage and trials are scored on, at most."""
+ALMOST_ALL = 0.999
+"""A reduction that no base plan reaches by itself."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed model in memory.
+
+    Attributes:
+        summary: What the plan costs, before and after.
+        metrics: What the run measured: scores in nats, losses, seconds.
+    """
+
+    model: TimmModule
+    summary: PlanSummary
+    metrics: dict[str, Any]
+
+    @property
+    def plan(self) -> CompressionPlan:
+        """What the model is."""
+        return self.summary.plan
+
+
+class Compressor:
+    """Compresses one subject to any number of targets; what they share is computed once.
+
+    Args:
+        subject: The model; it stays as it is.
+        few_shot: Images to search and recover with; None only cuts.
+        settings: Of the search and the recovery.
+        recover: `none` only cuts and merges.
+        seed: Of every random choice.
+        store: Keeps the results of long stages.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        few_shot: FewShot | None,
+        settings: DcvitSettings,
+        *,
+        recover: Recover,
+        seed: int,
+        store: StageStore,
+    ) -> None:
+        if recover == "none":
+            settings = settings.model_copy(update={"steps": 0, "trial_steps": 0})
+        self.subject, self.few_shot, self.settings = subject, few_shot, settings
+        self.recover, self.seed, self.store = recover, seed, store
+
+    def compress(self, target: Target) -> Compressed:
+        """Finds a plan that meets the target, and recovers accuracy where there are images.
+
+        Raises:
+            InputError: If the target is out of reach.
+        """
+        started = time.perf_counter()
+        if target.speedup is not None:
+            return self._compress_to_speedup(target)
+        proposal = propose(self.subject, target)
+        if self.few_shot is None:
+            student, entries = self._cut_by_norm(proposal)
+            metrics: dict[str, Any] = {}
+        else:
+            job = self._job(proposal)
+            student, entries, metrics = search_and_recover(job, proposal)
+            metrics["kl"] = divergence(logits_of(student, job.metric), self._teacher_logits)
+        summary = summarize(proposal.base.with_blocks(*entries), self.subject.plan, target.macs_convention)
+        return Compressed(student.cpu(), summary, metrics | {"seconds": time.perf_counter() - started})
+
+    def plan(self, target: Target) -> CompressionPlan:
+        """The plan for a target without a training step; for `trials`, other blocks stand in for the chosen ones.
+
+        Raises:
+            InputError: If the target is out of reach.
+        """
+        proposal = propose(self.subject, target)
+        entries = stand_ins(proposal) if self.few_shot is None else search(self._job(proposal), proposal)
+        return proposal.base.with_blocks(*entries)
+
+    def manifest(self, made: Compressed, target: Target) -> Manifest:
+        """What the model folder of a compressed model says about it."""
+        summary = made.summary
+        return Manifest(
+            model=made.plan.model,
+            method="dcvit",
+            plan_digest=made.plan.digest,
+            seed=self.seed,
+            preprocessing=self.subject.preprocessing,
+            settings={
+                "target": target.model_dump(mode="json", exclude_none=True),
+                "recover": self.recover,
+                "weights": self.subject.weights,
+                **self.settings.model_dump(mode="json"),
+            },
+            data=self.few_shot.fingerprint if self.few_shot else None,
+            metrics=made.metrics | {"macs_before": summary.macs_before, "macs_after": summary.macs_after},
+            versions=package_versions(),
+        )
+
+    def _compress_to_speedup(self, target: Target) -> Compressed:
+        assert target.speedup is not None
+        started = time.perf_counter()
+        with measuring(self.subject.plan.original(), self.subject.preprocessing, target.runtime) as measure:
+            found = find_reduction(target.speedup, self._candidates(target), measure)
+            made = self.compress(target.at(found.macs_reduction))
+            row = measure(made.plan)  # known already, but where trials chose other blocks than those that stood in
+        metrics = made.metrics | {"speedup": row.to_json(), "speedup_measurements": found.measurements}
+        return dataclasses.replace(made, metrics=metrics | {"seconds": time.perf_counter() - started})
+
+    def _candidates(self, target: Target) -> Candidates:
+        proposal = propose(self.subject, target.at(ALMOST_ALL))
+        least, most = proposal.reach() if self.few_shot is None else reach(self._job(proposal), proposal)
+        saved, total = ALMOST_ALL * proposal.total - proposal.macs, proposal.total
+        return Candidates(
+            base=proposal.base,
+            plan=lambda share: self.plan(target.at(share)),
+            base_share=saved / total,
+            least=(saved + least) / total,
+            most=(saved + most) / total,
+        )
+
+    @cached_property
+    def _teacher(self) -> TimmModule:
+        return self.subject.model.to(accelerator().device).requires_grad_(False)
+
+    @cached_property
+    def _teacher_logits(self) -> Tensor:
+        return logits_of(self._teacher, self._images[:METRIC_IMAGES])
+
+    @cached_property
+    def _images(self) -> Tensor:
+        assert self.few_shot is not None
+        return self.few_shot.tensor(self.subject.preprocessing)
+
+    @cached_property
+    def _views(self) -> ViewBank:
+        assert self.few_shot is not None
+        return ViewBank(
+            self._teacher,
+            self.subject.family,
+            self.few_shot,
+            self.subject.preprocessing,
+            steps=self.settings.steps,
+            batch_size=self.settings.training.batch_size,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """Everything that kept results depend on and no target changes."""
+        assert self.few_shot is not None
+        return {
+            "model": weights_digest(self._teacher.state_dict()),
+            "data": self.few_shot.fingerprint["sha256"],
+            "preprocessing": self.subject.preprocessing.model_dump(mode="json"),
+            "precision": accelerator().mixed_precision,
+            "versions": {name: package_versions().get(name) for name in ("dcvit-tool", "torch", "timm")},
+        }
+
+    def _job(self, proposal: Proposal) -> Job:
+        return Job(
+            model=self._teacher,
+            family=self.subject.family,
+            start=self.subject.plan,
+            base=proposal.base,
+            views=self._views,
+            calibration=self._images,
+            metric=self._images[:METRIC_IMAGES],
+            settings=self.settings,
+            store=StageStore(self.store.folder),  # its count of reused stages is this job's
+            identity=self._identity,
+            seed=self.seed,
+            depth=self.subject.architecture.depth,
+        )
+
+    def _cut_by_norm(self, proposal: Proposal) -> tuple[TimmModule, list[BlockPlan]]:
+        """Cuts without data: nodes by weight norm and, where no plan fixes them, blocks spread over the depth."""
+        subject = self.subject
+        entries = stand_ins(proposal)
+        if entries:
+            listed = ", ".join(str(entry.index) for entry in entries)
+            log.warning("no data to choose blocks by, so they are spread over the depth: %s", listed)
+        new = [block for block in (*proposal.base.blocks, *entries) if block not in subject.plan.blocks]
+        narrowed = [block.index for block in new if block.mlp_hidden is not None]
+        ranking = NodeRanking(subject.model, subject.family, narrowed, "norm")
+        kept = {
+            block.index: ranking.best(block.index, block.mlp_hidden) for block in new if block.mlp_hidden is not None
+        }
+        changes: dict[str, Any] = {"blocks": tuple(sorted(new, key=lambda block: block.index))}
+        if proposal.base.merges != subject.plan.merges:
+            changes |= {
+                key: getattr(proposal.base, key) for key in ("merges", "merge_operator", "size_aware_attention")
+            }
+        student = copy.deepcopy(subject.model)
+        subject.family.apply(student, subject.plan.original().replace(**changes), kept)
+        return student, entries

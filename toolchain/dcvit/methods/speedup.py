@@ -1,0 +1,197 @@
+"""From a speed-up to the share of the MACs that gives it: a search with few measurements, and no training.
+
+Structure alone decides the latency, so what is timed are models with random weights.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from accelerate.utils import broadcast_object_list
+
+from dcvit.artifacts import DEFAULT_BATCH
+from dcvit.bench import BenchRow, benchmark
+from dcvit.data import seeded
+from dcvit.errors import InputError
+from dcvit.exporting.temporary import export_for, temporary_folder
+from dcvit.manifest import Preprocessing
+from dcvit.model import build
+from dcvit.plan import CompressionPlan
+from dcvit.progress import say
+from dcvit.runtimes import runtime_named
+from dcvit.training.hardware import accelerator
+
+DEFAULT_RUNTIME = "onnxruntime"
+TOLERANCE = 0.03
+"""A speed-up is met within this share of it …"""
+_AIM = 0.015
+"""… and the search goes on until it is this close: the other half is left to the noise of the next measurement."""
+MOST_MEASUREMENTS = 8
+_UNTIL_THE_END = 4
+"""Measurements without one fast enough, after which the most that can be cut is measured."""
+_MAX_SECONDS = 30.0
+"""Of timing one plan, unless its interval is tight (±1 %) before."""
+
+Measure = Callable[[CompressionPlan], BenchRow]
+"""Times a plan against the uncompressed model."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The plans to choose from, by the share of the MACs that they remove.
+
+    Attributes:
+        base: The plan before any block is chosen.
+        plan: The plan for a share.
+        base_share: Removed by `base`.
+        least: The smallest share above `base_share` that there is a plan for.
+        most: The largest.
+    """
+
+    base: CompressionPlan
+    plan: Callable[[float], CompressionPlan]
+    base_share: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the search ended.
+
+    Attributes:
+        macs_reduction: Share of the MACs to remove; None where the base plan is fast enough.
+        row: What was measured there.
+        measurements: Plans that were timed.
+    """
+
+    macs_reduction: float | None
+    row: BenchRow
+    measurements: int
+
+
+@dataclass(frozen=True)
+class _Point:
+    share: float
+    latency: float
+    """As a share of the uncompressed model's."""
+
+
+def find_reduction(speedup: float, candidates: Candidates, measure: Measure) -> Found:
+    """Searches the share of the MACs whose plan is `speedup` times as fast, within 3 %.
+
+    Latency falls with the share, nearly in a line: secants find the place, halving the bracket keeps noise from
+    stalling them. Where plans are so coarse that none is within 3 %, the next faster one is taken.
+
+    Raises:
+        InputError: If no plan is as fast, or even the base plan is faster; the message gives the range.
+    """
+    timed: dict[str, tuple[float | None, BenchRow]] = {}
+
+    def latency_of(plan: CompressionPlan, share: float | None) -> float:
+        row = measure(plan)
+        timed[plan.digest] = share, row
+        at = "the plan" if share is None else f"−{share:.1%} MACs"
+        say(f"{at}: ×{row.speedup:.3f} [{row.speedup_ci95[0]:.3f}, {row.speedup_ci95[1]:.3f}] in {row.runtime}")
+        return 1 / row.speedup
+
+    goal = 1 / speedup
+    base = candidates.base
+    slow = start = _Point(candidates.base_share, 1.0 if base.is_identity else latency_of(base, None))
+    if start.latency < goal * (1 - TOLERANCE):
+        fastest = 1 / latency_of(candidates.plan(candidates.most), candidates.most)
+        raise InputError(
+            f"--speedup {speedup:g}: the plan and its merges alone are ×{1 / start.latency:.2f} as fast; "
+            f"ask for ×{1 / start.latency:.2f} to ×{fastest:.2f}"
+        )
+    fast: _Point | None = None
+    share = 1 - goal * (1 - start.share) / start.latency  # as if latency followed MACs
+    widths: list[float] = []
+    while len(timed) < MOST_MEASUREMENTS and not _met(timed, speedup, _AIM):
+        share = min(max(share, candidates.least), candidates.most)
+        plan = candidates.plan(share)
+        if plan.digest in timed:
+            break  # nothing lies between the plans that were timed
+        point = _Point(share, latency_of(plan, share))
+        if point.latency <= goal:
+            fast = point
+        else:
+            slow = point
+        if fast is None:
+            if share >= candidates.most and not _met(timed, speedup, TOLERANCE):
+                raise InputError(
+                    f"--speedup {speedup:g} is out of reach in {timed[plan.digest][1].runtime}: cutting all that can "
+                    f"be cut measures ×{1 / point.latency:.2f}; ask for ×{1 / start.latency:.2f} to that"
+                )
+            share = _extrapolated(start, slow, goal) if len(timed) < _UNTIL_THE_END else candidates.most
+            continue
+        widths.append(fast.share - slow.share)
+        if len(widths) >= 3 and widths[-1] > widths[-3] / 2:
+            share = (slow.share + fast.share) / 2
+        else:
+            share = _interpolated(slow, fast, goal)
+    return _best(timed, speedup)
+
+
+def _extrapolated(start: _Point, slow: _Point, goal: float) -> float:
+    slope = (slow.latency - start.latency) / max(slow.share - start.share, 1e-9)
+    return slow.share + 1.1 * (goal - slow.latency) / min(slope, -0.1)
+
+
+def _interpolated(slow: _Point, fast: _Point, goal: float) -> float:
+    """Where the line through both ends of the bracket meets the goal, but not at its very ends."""
+    position = (slow.latency - goal) / max(slow.latency - fast.latency, 1e-9)
+    return slow.share + min(max(position, 0.05), 0.95) * (fast.share - slow.share)
+
+
+def _met(timed: dict[str, tuple[float | None, BenchRow]], speedup: float, within: float) -> bool:
+    return any(abs(row.speedup / speedup - 1) <= within for _, row in timed.values())
+
+
+def _best(timed: dict[str, tuple[float | None, BenchRow]], speedup: float) -> Found:
+    share, row = min(timed.values(), key=lambda each: abs(each[1].speedup / speedup - 1))
+    if abs(row.speedup / speedup - 1) > TOLERANCE:
+        faster = [each for each in timed.values() if each[1].speedup >= speedup]
+        share, row = min(faster or [(share, row)], key=lambda each: abs(each[1].speedup / speedup - 1))
+        log.warning("no plan was measured within 3 %% of ×%g; the one taken is ×%.3f as fast", speedup, row.speedup)
+    return Found(share, row, len(timed))
+
+
+@contextmanager
+def measuring(original: CompressionPlan, preprocessing: Preprocessing, runtime: str | None = None) -> Iterator[Measure]:
+    """A function that times plans against the uncompressed model: batch 64, fp32, interleaved rounds.
+
+    A plan is timed once. Of several processes the first measures.
+
+    Args:
+        original: The uncompressed model's plan.
+        preprocessing: For the input size.
+        runtime: Name of the runtime; None takes ONNX Runtime on the CPU.
+
+    Raises:
+        InputError: If the runtime cannot run here.
+    """
+    chosen = runtime_named(runtime or DEFAULT_RUNTIME)
+    known: dict[str, BenchRow] = {}
+    with seeded(0), temporary_folder(build(original), original, preprocessing) as baseline:
+
+        def time_plan(plan: CompressionPlan) -> BenchRow:
+            with seeded(0), temporary_folder(build(plan), plan, preprocessing) as folder:
+                export_for(chosen, folder, DEFAULT_BATCH, "fp32")
+                timed = benchmark(folder, baseline.path, runtimes=[chosen.name], max_seconds=_MAX_SECONDS)
+            return timed.rows[0]
+
+        def measure(plan: CompressionPlan) -> BenchRow:
+            if plan.digest not in known:
+                shared = [time_plan(plan) if accelerator().is_main_process else None]
+                row = broadcast_object_list(shared)[0]
+                assert row is not None
+                known[plan.digest] = row
+            return known[plan.digest]
+
+        if accelerator().is_main_process:
+            export_for(chosen, baseline, DEFAULT_BATCH, "fp32")
+        yield measure
