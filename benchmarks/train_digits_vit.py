@@ -1,6 +1,6 @@
 """Trains the small ViT of `dcvit-tool demo` on scikit-learn's digits and writes the weights that ship with the package.
 
-    python benchmarks/train_digits_vit.py            # a few minutes on two CPU cores
+python benchmarks/train_digits_vit.py            # a few minutes on two CPU cores
 """
 
 from pathlib import Path

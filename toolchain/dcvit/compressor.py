@@ -22,6 +22,7 @@ from dcvit.methods.speedup import Candidates, find_reduction, measuring
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.subject import Subject
 from dcvit.summary import PlanSummary, summarize
+from dcvit.synthesis import synthesize
 from dcvit.training.hardware import accelerator
 from dcvit.training.stages import StageStore, weights_digest
 from dcvit.training.views import ViewBank
@@ -160,12 +161,22 @@ class Compressor:
 
     @cached_property
     def _teacher_logits(self) -> Tensor:
-        return logits_of(self._teacher, self._images[:METRIC_IMAGES])
+        return logits_of(self._teacher, self._metric)
 
     @cached_property
     def _images(self) -> Tensor:
         assert self.few_shot is not None
         return self.few_shot.tensor(self.subject.preprocessing)
+
+    @cached_property
+    def _metric(self) -> Tensor:
+        if self.settings.metric == "train":
+            return self._images[:METRIC_IMAGES]
+        steps, classes = self.settings.synthesis_steps, self.subject.architecture.num_classes
+        made = synthesize(
+            self._teacher, self.subject.preprocessing, classes, steps=steps, seed=self.seed, store=self.store
+        )
+        return made.images
 
     @cached_property
     def _views(self) -> ViewBank:
@@ -200,7 +211,7 @@ class Compressor:
             base=proposal.base,
             views=self._views,
             calibration=self._images,
-            metric=self._images[:METRIC_IMAGES],
+            metric=self._metric,
             settings=self.settings,
             store=StageStore(self.store.folder),  # its count of reused stages is this job's
             identity=self._identity,

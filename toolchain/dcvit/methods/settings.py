@@ -20,7 +20,8 @@ class DcvitSettings(BaseModel):
         steps: Optimiser steps: of the one training with the solver, after each compressed block with trials.
         trial_steps: Optimiser steps of a trial; None takes `steps`, as the paper does.
         nodes: Which MLP nodes stay, with trials; the solver ranks them by what their loss costs after the refit.
-        metric: Images that damage and trials are scored on: the few-shot images, or synthetic ones (§2.2).
+        metric: Images that damage and trials are scored on: the few-shot images, or synthetic ones.
+        synthesis_steps: Optimiser steps that make the synthetic ones.
         training: Optimiser and loss.
     """
 
@@ -31,9 +32,14 @@ class DcvitSettings(BaseModel):
     trial_steps: int | None = Field(default=None, ge=0)
     nodes: NodeSelection = "importance"
     metric: Literal["train", "synthetic"] = "train"
+    synthesis_steps: int = Field(default=2000, ge=1)
     training: MimicRecipe = OURS
 
     @property
     def steps_of_a_trial(self) -> int:
         """Optimiser steps of a trial."""
         return self.steps if self.trial_steps is None else self.trial_steps
+
+
+PAPER = DcvitSettings(search="trials", nodes="random", metric="synthetic", training=MimicRecipe())
+"""DC-ViT as published; the target must then be counted in the `dcvit` convention, with a width multiple of 1."""
