@@ -11,7 +11,7 @@ import click
 from dcvit.errors import DcvitError
 
 # Each command is the object `command` of the module of its name.
-COMMANDS = ("plan", "compress", "export", "verify", "evaluate", "bench", "inspect", "doctor", "demo")
+COMMANDS = ("plan", "compress", "frontier", "export", "verify", "evaluate", "bench", "inspect", "doctor", "demo")
 
 
 class _Group(click.Group):

@@ -1,0 +1,74 @@
+"""`dcvit-tool frontier`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dcvit.cli.command import Command
+from dcvit.cli.options import plan_options, run_options, settings_from, target_from
+
+
+@click.command("frontier", cls=Command)
+@click.argument("model")
+@click.option("--data", required=True, help="A folder of images, a tar of one, or 'digits'. Labels are not used.")
+@click.option("--method", type=click.Choice(["dcvit"]), default="dcvit", show_default=True)
+@click.option(
+    "--macs-reduction",
+    "reductions",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    multiple=True,
+    metavar="R",
+    help="Share of the MACs to remove; repeatable. [default: 0.1, 0.2 … 0.7, as far as they can be reached]",
+)
+@plan_options
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--bench", is_flag=True, help="Measure latency in ONNX Runtime on the CPU (batch 64, fp32).")
+@click.option("--evaluate", metavar="DATA", help="Labelled images to measure top-1 on: class folders, a tar, 'digits'.")
+@run_options
+def command(
+    model: str,
+    data: str,
+    method: str,  # noqa: ARG001 (one so far)
+    reductions: tuple[float, ...],
+    out: Path,
+    bench: bool,
+    evaluate: str | None,
+    samples: int,
+    search: str,
+    steps: int,
+    trial_steps: int | None,
+    nodes: str,
+    seed: int,
+    checkpoint: Path | None,
+    random_init: bool,
+    model_kwargs: dict[str, Any] | None,
+    cache: Path | None,
+    resume: bool,
+    overwrite: bool,
+    **target: Any,
+) -> Any:
+    """Compress to many sizes from one set of trials: a table, a plot and a model folder for each size.
+
+    MODEL is a timm name or a model folder. OUT holds r0.1/, r0.2/ …, frontier.json and frontier.png.
+    """
+    from dcvit.frontier import frontier
+
+    return frontier(
+        model,
+        data,
+        out=out,
+        reductions=reductions or None,
+        target=target_from(**target),
+        bench=bench,
+        evaluate=evaluate,
+        settings=settings_from(search, steps, trial_steps, nodes),
+        samples=samples,
+        seed=seed,
+        model_kwargs=model_kwargs,
+        checkpoint=checkpoint,
+        weights="random" if random_init else "pretrained",
+        cache=cache,
+        resume=resume,
+        overwrite=overwrite,
+    )

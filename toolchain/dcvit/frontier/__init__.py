@@ -1,0 +1,182 @@
+"""Many targets from one set of trials: a model folder for each, and what each costs and loses, side by side."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dcvit.bench import BenchRow
+from dcvit.bench.machine import this_machine
+from dcvit.compression import check_cache, check_output, leaving_nothing_empty
+from dcvit.compressor import Compressed, Compressor
+from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.errors import InputError
+from dcvit.evaluation import evaluate as accuracy
+from dcvit.exporting.temporary import temporary_folder
+from dcvit.files import whole_folder
+from dcvit.folder import ModelFolder
+from dcvit.frontier.plot import plot_frontier
+from dcvit.frontier.result import FRONTIER, PLOT, FrontierResult, Point, mark_pareto
+from dcvit.manifest import package_versions
+from dcvit.methods.propose import Target
+from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.speedup import Measure, measuring
+from dcvit.progress import say
+from dcvit.subject import Weights, open_subject
+from dcvit.training.hardware import accelerator
+from dcvit.training.stages import StageStore
+
+__all__ = ["REDUCTIONS", "FrontierResult", "Point", "frontier"]
+
+REDUCTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+"""Shares of the MACs to remove, as far as they can be reached."""
+
+
+def frontier(
+    model: str | Path | nn.Module,
+    data: str | Path | ImageSource,
+    *,
+    out: str | Path,
+    reductions: Sequence[float] | None = None,
+    target: Target | None = None,
+    bench: bool = False,
+    evaluate: str | Path | ImageSource | None = None,
+    settings: DcvitSettings | None = None,
+    samples: int = 500,
+    seed: int = 0,
+    model_kwargs: dict[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    weights: Weights = "pretrained",
+    cache: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> FrontierResult:
+    """Compresses a model to many sizes; what the targets share is measured once.
+
+    Args:
+        model: A timm name, a model folder, or a timm module in memory.
+        data: A folder of images, a tar of one, or `digits`; labels are not used.
+        out: The folder to write: a model folder for each point, `frontier.json` and `frontier.png`, all or nothing.
+        reductions: Shares of the MACs to remove; by default those of 0.1, 0.2, … 0.7 that can be reached.
+        target: Merges, widths and the convention, without a reduction or a speed-up.
+        bench: Whether to measure latency in ONNX Runtime on the CPU (batch 64, fp32).
+        evaluate: Labelled images to measure top-1 on.
+        settings: Of the search and the recovery.
+        samples: Images to draw from the data.
+        seed: Of every random choice.
+        model_kwargs: For `timm.create_model`.
+        checkpoint: Weights to load instead of timm's pretrained ones.
+        weights: Without a checkpoint: timm's pretrained weights, or random ones.
+        cache: A folder where results of long stages are kept for other runs.
+        resume: Continue an unfinished run from its checkpoints.
+        overwrite: Replace a frontier at `out`.
+
+    Raises:
+        InputError: If any of this cannot be; nothing is left behind.
+    """
+    started = time.perf_counter()
+    out, target, settings = Path(out), target or Target(), settings or DcvitSettings()
+    if target != target.at(None):
+        raise InputError("a frontier has many reductions: give them as --macs-reduction, repeated, and no speed-up")
+    check_output(out, finished=(out / FRONTIER).is_file(), resume=resume, overwrite=overwrite)
+    store = StageStore(check_cache(cache, out))
+    labelled = None if evaluate is None else open_source(evaluate, "test")
+    subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
+    few_shot = draw_few_shot(open_source(data, "train"), samples, seed, subject.architecture.input_size[0])
+    compressor = Compressor(subject, few_shot, settings, recover="mimic", seed=seed, store=store)
+    with leaving_nothing_empty(out), ExitStack() as stack:
+        targets = _reachable(compressor, target, reductions)
+        measure: Measure | None = None
+        if bench:
+            measure = stack.enter_context(measuring(subject.plan.original(), subject.preprocessing))
+        top1: dict[str, Any] = {}
+        if labelled is not None:
+            whole = stack.enter_context(temporary_folder(subject.model, subject.plan, subject.preprocessing))
+            found = accuracy(whole.path, labelled)
+            top1 = {"top1": found.top1, "images": found.images}
+        aside = stack.enter_context(_writing(out))
+        points, original = [], top1
+        for number, each in enumerate(targets):
+            say(f"{number + 1} of {len(targets)}: −{each.macs_reduction:.1%} MACs")
+            made = compressor.compress(each)
+            name = f"r{each.macs_reduction:g}"
+            ModelFolder.create(aside / name, made.model, made.plan, compressor.manifest(made, each))
+            row = None if measure is None else measure(made.plan)
+            accurate = None if labelled is None else accuracy(aside / name, labelled).top1
+            points.append(_point(name, each, made, row, accurate))
+            original = top1 | {"macs": made.summary.macs_before, "params": made.summary.params_before}
+        result = FrontierResult(
+            folder=out,
+            model=subject.plan.model,
+            points=mark_pareto(points),
+            original=original,
+            about={
+                "macs_convention": target.macs_convention,
+                "data": few_shot.fingerprint,
+                "evaluated_on": None if labelled is None else labelled.name,
+                "seed": seed,
+                "settings": settings.model_dump(mode="json"),
+                "versions": package_versions(),
+            },
+            machine=this_machine() if bench else None,
+            seconds=time.perf_counter() - started,
+        )
+        (aside / FRONTIER).write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        plot_frontier(result, aside / PLOT)
+        accelerator().wait_for_everyone()  # some may still read the checkpoints, which go away now
+    return result
+
+
+def _reachable(compressor: Compressor, target: Target, reductions: Sequence[float] | None) -> list[Target]:
+    """The targets, all of them found to be within reach before any is trained for.
+
+    Raises:
+        InputError: If one that was asked for is not, or none is.
+    """
+    reached: list[Target] = []
+    refused: InputError | None = None
+    for share in sorted(set(reductions or REDUCTIONS)):
+        try:
+            compressor.plan(target.at(share))
+        except InputError as error:
+            if reductions:
+                raise
+            refused = error
+            say(f"left out: {error}")
+        else:
+            reached.append(target.at(share))
+    if not reached and refused is not None:
+        raise refused
+    return reached
+
+
+def _point(name: str, target: Target, made: Compressed, row: BenchRow | None, top1: float | None) -> Point:
+    return Point(
+        folder=name,
+        target=target.macs_reduction or 0.0,
+        macs_reduction=made.summary.macs_reduction,
+        macs=made.summary.macs_after,
+        params=made.summary.params_after,
+        blocks_compressed=made.summary.blocks_compressed,
+        kl=made.metrics["kl"],
+        top1=top1,
+        row=row,
+        seconds=made.metrics["seconds"],
+        plan_digest=made.plan.digest,
+    )
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[Path]:
+    """A folder to fill that takes its place at `out` in the end; what any but the first process writes is dropped."""
+    if accelerator().is_main_process:
+        with whole_folder(out, overwrite=True) as aside:
+            yield aside
+    else:
+        with tempfile.TemporaryDirectory(prefix="dcvit-") as dropped:
+            yield Path(dropped)

@@ -1,0 +1,125 @@
+"""What a frontier found."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dcvit.bench import BenchRow, Machine
+
+FRONTIER, PLOT = "frontier.json", "frontier.png"
+"""What lies beside the model folders."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One compressed model.
+
+    Attributes:
+        folder: Of the model, in the frontier's folder.
+        target: Share of the MACs that was to be removed.
+        macs_reduction: Share that was removed.
+        kl: Mean KL(original ‖ compressed) on few-shot images, in nats: the mimic error.
+        top1: Accuracy in percent, where labelled images were given.
+        row: Latency against the uncompressed model, where it was measured.
+        pareto: Whether no other point is as small and loses less, or loses as little and is smaller.
+    """
+
+    folder: str
+    target: float
+    macs_reduction: float
+    macs: int
+    params: int
+    blocks_compressed: int
+    kl: float
+    top1: float | None
+    row: BenchRow | None
+    seconds: float
+    plan_digest: str
+    pareto: bool = True
+
+    @property
+    def loss(self) -> float:
+        """What is to be small: the error in top-1 where it is known, else the mimic error."""
+        return self.kl if self.top1 is None else 100 - self.top1
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {key: value for key, value in asdict(self).items() if key not in ("row", "top1")}
+        top1 = {} if self.top1 is None else {"top1": self.top1}
+        return plain | top1 | ({} if self.row is None else {"bench": self.row.to_json()})
+
+
+@dataclass(frozen=True)
+class FrontierResult:
+    """Compressed models of one original, from the largest to the smallest.
+
+    Attributes:
+        original: MACs per image and parameters of the given model; its top-1 where it was measured.
+        about: What the figures rest on: data, samples, seed, settings, versions.
+        machine: That latency was measured on.
+        seconds: Of all points, and what they share.
+    """
+
+    folder: Path
+    model: str
+    points: tuple[Point, ...]
+    original: dict[str, Any]
+    about: dict[str, Any]
+    machine: Machine | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "model": self.model,
+            "original": self.original,
+            "points": [point.to_json() for point in self.points],
+            **self.about,
+            "machine": None if self.machine is None else self.machine.to_json(),
+            "seconds": self.seconds,
+        }
+
+    def lines(self) -> Iterable[Any]:
+        from rich.table import Table
+
+        before, with_top1 = self.original, "top1" in self.original
+        row = self.points[0].row
+        table = Table(title=f"{self.model}: MACs per image, {self.about['macs_convention']} convention")
+        columns = ["folder", "MACs", "change", "params", "KL (nats)", *["top-1"] * with_top1]
+        for column in [*columns, *["ms", "speed-up [95 %]"] * (row is not None), "best of its size"]:
+            table.add_column(column, justify="right")
+        size = f"{before['macs'] / 1e6:,.1f} M", "", f"{before['params'] / 1e6:,.2f} M", "0"
+        times = [] if row is None else [f"{row.baseline.median_ms:.2f}", ""]
+        table.add_row("original", *size, *([f"{before['top1']:.2f} %"] if with_top1 else []), *times, "")
+        for point in self.points:
+            cells = [point.folder, f"{point.macs / 1e6:,.1f} M", f"−{point.macs_reduction:.2%}"]
+            cells += [f"{point.params / 1e6:,.2f} M", f"{point.kl:.4f}"]
+            if point.top1 is not None:
+                cells.append(f"{point.top1:.2f} %")
+            if point.row is not None:
+                low, high = point.row.speedup_ci95
+                cells.append(f"{point.row.latency.median_ms:.2f}")
+                cells.append(f"×{point.row.speedup:.3f} [{low:.3f}, {high:.3f}]")
+            table.add_row(*cells, "yes" if point.pareto else "no")
+        yield table
+        if row is not None:
+            yield describe(row)
+        yield f"written to {self.folder} in {self.seconds:.1f} s; {self.folder / PLOT} shows it"
+
+
+def describe(row: BenchRow) -> str:
+    """What a latency was measured with, in words."""
+    threads = "" if row.threads is None else f", {row.threads} threads"
+    return (
+        f"latency: {row.runtime} {row.precision}, batch {row.batch}, {row.device}{threads}; median of {row.runs} runs"
+    )
+
+
+def mark_pareto(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points, each with whether another one beats it."""
+    return tuple(replace(point, pareto=not any(_beats(other, point) for other in points)) for point in points)
+
+
+def _beats(one: Point, other: Point) -> bool:
+    figures, others = (one.macs, one.loss), (other.macs, other.loss)
+    return figures != others and all(mine <= theirs for mine, theirs in zip(figures, others, strict=True))
