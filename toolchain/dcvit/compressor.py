@@ -11,12 +11,13 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dcvit.data import FewShot
+from dcvit.errors import InputError
 from dcvit.manifest import Manifest, package_versions
 from dcvit.methods.damage import divergence, logits_of
 from dcvit.methods.dcvit import reach, search, search_and_recover, stand_ins
 from dcvit.methods.job import Job
 from dcvit.methods.nodes import NodeRanking
-from dcvit.methods.propose import Proposal, Target, propose
+from dcvit.methods.propose import Proposal, Target, propose, survey
 from dcvit.methods.settings import DcvitSettings
 from dcvit.methods.speedup import Candidates, find_reduction, measuring
 from dcvit.plan import BlockPlan, CompressionPlan
@@ -31,8 +32,6 @@ from dcvit.types import TimmModule
 Recover = Literal["mimic", "none"]
 METRIC_IMAGES = 256
 """Few-shot images that damage and trials are scored on, at most."""
-ALMOST_ALL = 0.999
-"""A reduction that no base plan reaches by itself."""
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +81,7 @@ class Compressor:
             settings = settings.model_copy(update={"steps": 0, "trial_steps": 0})
         self.subject, self.few_shot, self.settings = subject, few_shot, settings
         self.recover, self.seed, self.store = recover, seed, store
+        self._surveys: dict[str, Proposal] = {}
 
     def compress(self, target: Target) -> Compressed:
         """Finds a plan that meets the target, and recovers accuracy where there are images.
@@ -92,7 +92,7 @@ class Compressor:
         started = time.perf_counter()
         if target.speedup is not None:
             return self._compress_to_speedup(target)
-        proposal = propose(self.subject, target)
+        proposal = self._propose(target)
         if self.few_shot is None:
             student, entries = self._cut_by_norm(proposal)
             metrics: dict[str, Any] = {}
@@ -109,7 +109,7 @@ class Compressor:
         Raises:
             InputError: If the target is out of reach.
         """
-        proposal = propose(self.subject, target)
+        proposal = self._propose(target)
         entries = stand_ins(proposal) if self.few_shot is None else search(self._job(proposal), proposal)
         return proposal.base.with_blocks(*entries)
 
@@ -144,9 +144,11 @@ class Compressor:
         return dataclasses.replace(made, metrics=metrics | {"seconds": time.perf_counter() - started})
 
     def _candidates(self, target: Target) -> Candidates:
-        proposal = propose(self.subject, target.at(ALMOST_ALL))
+        proposal = self._survey(target)
+        if not proposal.units:
+            raise InputError("--speedup: the plan leaves no block that could be compressed")
         least, most = proposal.reach() if self.few_shot is None else reach(self._job(proposal), proposal)
-        saved, total = ALMOST_ALL * proposal.total - proposal.macs, proposal.total
+        saved, total = proposal.saved, proposal.total
         return Candidates(
             base=proposal.base,
             plan=lambda share: self.plan(target.at(share)),
@@ -154,6 +156,18 @@ class Compressor:
             least=(saved + least) / total,
             most=(saved + most) / total,
         )
+
+    def _propose(self, target: Target) -> Proposal:
+        if target.macs_reduction is None:
+            return propose(self.subject, target)
+        return self._survey(target).removing(target.macs_reduction)
+
+    def _survey(self, target: Target) -> Proposal:
+        """Counted once for all reductions."""
+        key = target.at(None).model_dump_json()
+        if key not in self._surveys:
+            self._surveys[key] = survey(self.subject, target)
+        return self._surveys[key]
 
     @cached_property
     def _teacher(self) -> TimmModule:

@@ -1,6 +1,6 @@
 """From a target to what a method has to do: the part that needs neither data nor weights."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -64,6 +64,7 @@ class Proposal:
         base: The plan before any block is chosen: the start, with the merges and the blocks that are fixed.
         macs: MACs that further cuts have to save; 0 where `base` meets the target already.
         total: MACs of the given model.
+        saved: MACs that `base` saves of them.
         units: What each unit that may be compressed costs under the base plan.
         blocks: What each block that is still whole costs; those of no unit may only be narrowed.
         hidden: MLP width M of an uncompressed block.
@@ -73,10 +74,24 @@ class Proposal:
     base: CompressionPlan
     macs: float = 0.0
     total: int = 0
+    saved: int = 0
     units: dict[Unit, UnitCost] = field(default_factory=dict)
     blocks: dict[int, UnitCost] = field(default_factory=dict)
     hidden: int = 0
     width_multiple: int = 8
+
+    def removing(self, macs_reduction: float) -> "Proposal":
+        """The same for a share of the model's MACs.
+
+        Raises:
+            InputError: If `base` saves less and leaves nothing to compress.
+        """
+        macs = macs_reduction * self.total - self.saved
+        if macs <= 0:
+            return Proposal(self.base)
+        if not self.units:
+            raise InputError("--macs-reduction: the plan leaves no block that could be compressed")
+        return replace(self, macs=macs)
 
     def structure(self) -> Structure:
         """How many units DC-ViT compresses, and to which width.
@@ -132,29 +147,34 @@ def propose(subject: Subject, target: Target) -> Proposal:
     """
     if target.speedup is not None:
         raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
+    if target.macs_reduction is not None:
+        return survey(subject, target).removing(target.macs_reduction)
     base = _base_plan(subject, target)
-    if target.macs_reduction is None:
-        if base == subject.plan:
-            raise InputError("nothing to do: give --macs-reduction, --merge or --plan")
-        return Proposal(base)
+    if base == subject.plan:
+        raise InputError("nothing to do: give --macs-reduction, --merge or --plan")
+    return Proposal(base)
+
+
+def survey(subject: Subject, target: Target) -> Proposal:
+    """What can be compressed and what it costs, whatever the reduction; `Proposal.removing` sets one.
+
+    Raises:
+        InputError: If the target's plan or merges do not fit the model.
+    """
+    base = _base_plan(subject, target)
     size, convention = subject.architecture.input_size, target.macs_convention
     total = count_macs(build(subject.plan, device="meta"), size, convention).total
     count = count_macs(build(base, device="meta"), size, convention)
-    macs = target.macs_reduction * total - (total - count.total)
-    if macs <= 0:
-        return Proposal(base)
     original = original_of(subject.plan)
     whole = [index for index in range(subject.architecture.depth) if base.block(index) == BlockPlan(index=index)]
     units = [unit for unit in subject.family.units(original) if set(unit) <= set(whole)]
-    if not units:
-        raise InputError("--macs-reduction: the plan leaves no block that could be compressed")
     return Proposal(
         base=base,
-        macs=macs,
         total=total,
+        saved=total - count.total,
         units={unit: unit_cost(count, subject.family, original, unit) for unit in units},
         blocks={index: unit_cost(count, subject.family, original, (index,)) for index in whole},
-        hidden=subject.architecture.blocks[units[0][0]].mlp_hidden,
+        hidden=subject.architecture.blocks[units[0][0]].mlp_hidden if units else 0,
         width_multiple=target.width_multiple,
     )
 
