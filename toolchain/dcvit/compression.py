@@ -108,7 +108,7 @@ def compress(
     compressor = Compressor(
         subject, few_shot, settings or DcvitSettings(), recover=recover, seed=seed, store=StageStore(kept)
     )
-    with leaving_nothing_empty(out):
+    with leaving_nothing_behind(out):
         made = compressor.compress(target)
     if accelerator().is_main_process:
         ModelFolder.create(out, made.model, made.plan, compressor.manifest(made, target), overwrite=True)
@@ -156,11 +156,14 @@ def check_output(out: Path, *, finished: bool, resume: bool, overwrite: bool) ->
 
 
 @contextmanager
-def leaving_nothing_empty(out: Path) -> Iterator[None]:
-    """A failed run leaves its checkpoints, if it made any, and nothing else."""
+def leaving_nothing_behind(out: Path) -> Iterator[None]:
+    """A run that is stopped leaves its checkpoints; one that was asked the impossible leaves nothing."""
+    continued = (out / CHECKPOINTS).exists()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, InputError) and not continued:
+            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
         for folder in (out / CHECKPOINTS, out):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()

@@ -81,11 +81,16 @@ def attach_size_bias(attention: nn.Module, sizes: Tensor) -> None:
     attention.register_forward_pre_hook(_add_size_bias, with_kwargs=True)
 
 
-def _merge_output(block: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+def apply_merges(block: nn.Module, tokens: Tensor) -> Tensor:
+    """What the merges that hang on a block make of its own output, [B, N, C] to [B, N', C]."""
     for child in block.children():
         if isinstance(child, TokenMerge):
-            output = child(output)
-    return output
+            tokens = child(tokens)
+    return tokens
+
+
+def _merge_output(block: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    return apply_merges(block, output)
 
 
 def _add_size_bias(attention: nn.Module, inputs: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:

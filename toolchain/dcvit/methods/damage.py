@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcvit.families import Family
+from dcvit.layers import apply_merges
 from dcvit.methods.allocate import BlockDamage
 from dcvit.methods.least_squares import elimination_order
 from dcvit.methods.surgery import absorb_attention, best_nodes, first_tokens, observe, refit_output_layer, through
@@ -78,9 +79,9 @@ def examine(
     for index in track(range(max(blocks) + 1), "examining blocks"):
         block = family.block(teacher, index)
         if index not in blocks:
-            tokens = through(block, tokens)
+            tokens = apply_merges(block, through(block, tokens))
             continue
-        moments, after = observe(block, tokens, None)
+        moments, output = observe(block, tokens, None)
         order = elimination_order(moments.gram, block.mlp.fc2.weight).cpu()
         by_width = {}
         for share in FRACTIONS:
@@ -94,10 +95,10 @@ def examine(
             student = _cut(teacher, family, start, BlockPlan(index=index, removed="attention"), None)
             shifted = absorb_attention(family.block(student, index - 1), block, tokens, tokens)
             remains = family.block(student, index)
-            refit_output_layer(remains, observe(remains, shifted, after)[0])
+            refit_output_layer(remains, observe(remains, shifted, output)[0])
             attention = divergence(logits_of(student, metric), wanted)
         orders[index], damages[index] = order, BlockDamage(attention, by_width)
-        tokens = after
+        tokens = apply_merges(block, output)
     return Examination(orders, damages)
 
 

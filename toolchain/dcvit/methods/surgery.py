@@ -12,6 +12,7 @@ from timm.layers import LayerScale
 from torch import Tensor
 
 from dcvit.families import Family
+from dcvit.layers import apply_merges
 from dcvit.methods.least_squares import Moments, fit_output_layer
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.progress import track
@@ -68,11 +69,12 @@ def operate(
             if entry.mlp_hidden is not None:
                 kept[index] = best_nodes(orders[index], entry.mlp_hidden)
             family.apply(student, start.original().with_blocks(entry), kept)
-        wanted = through(original, wanted)
+        output = through(original, wanted)
         block = family.block(student, index)
-        if entry is not None and refit and entry.removed != "block" and wanted.shape == tokens.shape:
-            refit_output_layer(block, observe(block, tokens, wanted)[0])
-        tokens = through(block, tokens)
+        if entry is not None and refit and entry.removed != "block":
+            refit_output_layer(block, observe(block, tokens, output)[0])
+        tokens = apply_merges(block, through(block, tokens))
+        wanted = apply_merges(original, output)
 
 
 def best_nodes(order: Tensor, width: int) -> Tensor:
@@ -111,7 +113,7 @@ def absorb_attention(before: TimmModule, block: TimmModule, wanted: Tensor, toke
 
 @torch.no_grad()
 def observe(block: TimmModule, tokens: Tensor, wanted: Tensor | None) -> tuple[Moments, Tensor]:
-    """Moments of the inputs of fc2 and of what fc2 should put out, and the block's own output.
+    """Moments of the inputs of fc2 and of what fc2 should put out, and the block's output before any merge.
 
     Without `wanted` [n, N, C], the block's present output is what it should put out.
     """
@@ -124,7 +126,7 @@ def observe(block: TimmModule, tokens: Tensor, wanted: Tensor | None) -> tuple[M
         fc2.register_forward_pre_hook(lambda _m, inputs: seen.update(hidden=inputs[0])),
     ):
         for start in range(0, len(tokens), CHUNK):
-            output = block(tokens[start : start + CHUNK])
+            output = block.forward(tokens[start : start + CHUNK])  # without the hooks, which merge
             target = output if wanted is None else wanted[start : start + CHUNK]
             moments.add(seen["hidden"], (target - seen["residual"]) / _scale(block))
             outputs.append(output)
@@ -133,8 +135,8 @@ def observe(block: TimmModule, tokens: Tensor, wanted: Tensor | None) -> tuple[M
 
 @torch.no_grad()
 def through(block: TimmModule, tokens: Tensor) -> Tensor:
-    """The block's output [n, N', C] for tokens [n, N, C]."""
-    return torch.cat([block(chunk) for chunk in tokens.split(CHUNK)])
+    """The block's output [n, N, C] for tokens [n, N, C], before any merge."""
+    return torch.cat([block.forward(chunk) for chunk in tokens.split(CHUNK)])
 
 
 def _scale(block: TimmModule) -> Tensor | float:

@@ -1,0 +1,35 @@
+"""The demo keeps its promises: what `make demo` shows."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from dcvit.demo import MACS_REDUCTION, run_demo
+from dcvit.digits import MODEL, MODEL_KWARGS, WEIGHTS
+from dcvit.folder import ModelFolder
+from dcvit.model import create
+
+
+def test_the_bundled_weights_fit_and_are_small() -> None:
+    assert WEIGHTS.stat().st_size <= 2e6
+    create(MODEL, MODEL_KWARGS).load_state_dict(load_file(WEIGHTS))
+
+
+@pytest.mark.slow
+def test_the_whole_path(tmp_path: Path) -> None:
+    result = run_demo(tmp_path / "demo")
+    assert result.passed
+    accuracy = {name: found.top1 for name, found in result.accuracies.items()}
+    assert accuracy["original"] > 97
+    # At half the MACs the committed run loses nothing; 10 of the 500 test images are room for other machines' rounding.
+    assert accuracy["compressed"] >= accuracy["original"] - 2
+    # The exported files classify as PyTorch does; 1 image of 500 may sit on the fence.
+    assert abs(accuracy["onnx fp32"] - accuracy["compressed"]) <= 0.2
+    assert abs(accuracy["onnx fp16"] - accuracy["compressed"]) <= 0.2
+    summary = result.compressed.summary
+    assert MACS_REDUCTION <= summary.macs_reduction < MACS_REDUCTION + 0.02
+    assert result.timed.rows[0].runs >= 5
+    files = set(ModelFolder(tmp_path / "demo").manifest.files)
+    assert {"model.b64.fp32.onnx", "model.b64.fp16.onnx", "bench.json"} <= files
+    assert result.to_json()["bench"]["results"][0]["speedup"] > 1
