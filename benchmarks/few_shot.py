@@ -24,7 +24,7 @@ from dcvit.evaluation import evaluate
 from dcvit.files import whole_file
 from dcvit.manifest import package_versions
 from dcvit.methods.propose import Target, propose
-from dcvit.methods.settings import PAPER, DcvitSettings
+from dcvit.methods.settings import OURS, PAPER, SearchSettings
 from dcvit.subject import open_shapes
 
 MODEL = "deit_tiny_patch16_224"
@@ -98,26 +98,32 @@ def _blocks_of_the_paper(row: Row) -> int:
     return propose(open_shapes(MODEL, MODEL_KWARGS), target).structure().units
 
 
-def _ours(row: Row) -> tuple[Target, DcvitSettings]:
+def _ours(row: Row) -> tuple[Target, SearchSettings]:
     # One training, as long as all trainings of the paper's recovery together; the trials of the paper come on top.
-    return Target(macs_reduction=row.reduction), DcvitSettings(steps=row.steps * _blocks_of_the_paper(row))
+    return Target(macs_reduction=row.reduction), SearchSettings(steps=row.steps * _blocks_of_the_paper(row))
 
 
-def _ours_untrained(row: Row) -> tuple[Target, DcvitSettings]:
-    return Target(macs_reduction=row.reduction), DcvitSettings(steps=0)
+def _ours_untrained(row: Row) -> tuple[Target, SearchSettings]:
+    return Target(macs_reduction=row.reduction), SearchSettings(steps=0)
 
 
-def _paper(row: Row) -> tuple[Target, DcvitSettings]:
+def _paper(row: Row) -> tuple[Target, SearchSettings]:
     settings = PAPER.model_copy(update={"steps": row.steps, "synthesis_steps": SYNTHESIS_STEPS})
     return Target(macs_reduction=row.reduction, width_multiple=1), settings
 
 
-def _paper_with_our_training(row: Row) -> tuple[Target, DcvitSettings]:
-    settings = DcvitSettings(search="trials", nodes="random", steps=row.steps)
+def _paper_with_our_training(row: Row) -> tuple[Target, SearchSettings]:
+    settings = SearchSettings(search="trials", nodes="random", steps=row.steps)
     return Target(macs_reduction=row.reduction, width_multiple=1), settings
 
 
-def _random_blocks(row: Row) -> tuple[Target, DcvitSettings]:
+def _practise(row: Row) -> tuple[Target, SearchSettings]:
+    # Its fine-tuning is as long as DC-ViT's trainings together (see `practise`); the loss is the feature error alone.
+    training = OURS.model_copy(update={"logit_weight": 0.0})
+    return Target(macs_reduction=row.reduction), SearchSettings(method="practise", steps=row.steps, training=training)
+
+
+def _random_blocks(row: Row) -> tuple[Target, SearchSettings]:
     target = Target(macs_reduction=row.reduction, width_multiple=1)
     subject = open_shapes(MODEL, MODEL_KWARGS)
     proposal = propose(subject, target)
@@ -128,19 +134,22 @@ def _random_blocks(row: Row) -> tuple[Target, DcvitSettings]:
     )
 
 
-METHODS: dict[str, Callable[[Row], tuple[Target, DcvitSettings]]] = {
+METHODS: dict[str, Callable[[Row], tuple[Target, SearchSettings]]] = {
     "ours": _ours,
     "ours, untrained": _ours_untrained,
     "DC-ViT": _paper,
     "DC-ViT, our training": _paper_with_our_training,
+    "PRACTISE": _practise,
     "random blocks": _random_blocks,
 }
 MAIN = ("ours", "DC-ViT", "PRACTISE", "random blocks")
 """Methods that are compared in every case; the others are parts of them, compared in one."""
 
 
-def _steps(settings: DcvitSettings, metrics: dict[str, Any]) -> int:
+def _steps(settings: SearchSettings, metrics: dict[str, Any]) -> int:
     """Optimiser steps of the recovery, trials not counted."""
+    if settings.method == "practise":
+        return int(metrics["fine_tuning_steps"])
     if settings.search == "solver":
         return settings.steps
     return settings.steps * (len(metrics["losses"]) - len(metrics["trials"]))

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from dcvit.compression import compress
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder
-from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.settings import SearchSettings
 from dcvit.model import create
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.training import mimic as mimic_module
 from dcvit.types import TimmModule
 
-SETTINGS = DcvitSettings(search="trials", steps=2)
+SETTINGS = SearchSettings(search="trials", steps=2)
 RUN = {"data": "digits", "settings": SETTINGS, "samples": 16, "weights": "random"}
 
 
@@ -100,7 +100,7 @@ def test_resume_gives_the_same_to_the_bit(
 def test_the_solver_meets_targets_and_serves_later_ones_from_its_cache(
     tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = DcvitSettings(steps=1)
+    settings = SearchSettings(steps=1)
     first = compress(
         model, "digits", out=tmp_path / "a", macs_reduction=0.3, settings=settings, samples=16, cache=tmp_path / "cache"
     )
@@ -157,7 +157,7 @@ def test_every_kind_of_vit_goes_through(tmp_path: Path, name: str, tiny_plan: Co
     for search in ("solver", "trials"):
         result = compress(
             model, "digits", out=tmp_path / search, macs_reduction=0.4, merge="horizontal@2", samples=8,
-            settings=DcvitSettings(search=search, steps=1),
+            settings=SearchSettings(search=search, steps=1),
         )  # fmt: skip
         assert 0.4 <= result.summary.macs_reduction < 0.45
         ModelFolder(tmp_path / search).load()
@@ -169,7 +169,7 @@ def test_every_kind_of_vit_goes_through(tmp_path: Path, name: str, tiny_plan: Co
         ({"data": None}, "recovery needs images"),
         ({"samples": 5000}, "has 1297 images"),
         ({"macs_reduction": 0.95}, "out of reach; compressing 1 to 2 blocks takes"),
-        ({"macs_reduction": 0.95, "settings": DcvitSettings(steps=1)}, "out of reach; cutting blocks takes at most"),
+        ({"macs_reduction": 0.95, "settings": SearchSettings(steps=1)}, "out of reach; cutting blocks takes at most"),
         ({"model": "vit_tinny"}, "neither a model folder nor a timm model"),
         ({"model_kwargs": {"depht": 3}}, "timm cannot create"),
         ({"checkpoint": Path("nowhere.safetensors")}, "there is no file"),

@@ -21,14 +21,14 @@ from dcvit.frontier.result import Point, mark_pareto
 from dcvit.methods import job as job_module
 from dcvit.methods import solver
 from dcvit.methods.propose import Target
-from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.settings import SearchSettings
 from dcvit.methods.speedup import Measure
 from dcvit.model import create
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
 
 EIGHT = (0.1, 0.2, 0.3, 0.35, 0.4, 0.5, 0.55, 0.6)
-RUN: dict[str, Any] = {"settings": DcvitSettings(steps=1), "samples": 8}
+RUN: dict[str, Any] = {"settings": SearchSettings(steps=1), "samples": 8}
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_given_model_stays_as_it_is(tmp_path: Path, model: TimmModule) -> No
 
 
 def test_trials_are_shared_too(tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = DcvitSettings(steps=1, search="trials")
+    settings = SearchSettings(steps=1, search="trials")
     frontier(model, "digits", out=tmp_path / "out", reductions=(0.3, 0.4), settings=settings, samples=8)
     assert ModelFolder(tmp_path / "out" / "r0.4").manifest.metrics["trials"]
 

@@ -122,6 +122,23 @@ def test_compress_and_inspect_speak_json(run: Run, tmp_path: Path) -> None:
     assert "model.safetensors has changed" in broken.stderr
 
 
+def test_recipe_paper_and_practise_go_through(run: Run) -> None:
+    common = ["compress", *MODEL, "--random-init", "--data", "digits", "--samples", "8", "--steps", "1", "--json"]
+    paper = run(*common, "--macs-reduction", "0.3", "-o", "paper", "--recipe", "paper", "--metric", "train")
+    assert paper.returncode == 0, paper.stderr
+    manifest = json.loads(run("inspect", "paper", "--json").stdout)["manifest"]
+    assert manifest["settings"]["search"] == "trials"
+    assert manifest["settings"]["nodes"] == "random"
+    assert manifest["settings"]["metric"] == "train"  # a flag that is given wins
+    assert manifest["settings"]["training"]["lr"] == 3e-5
+    assert manifest["settings"]["target"]["macs_convention"] == "dcvit"
+    assert manifest["settings"]["target"]["width_multiple"] == 1
+    practise = run(*common, "--macs-reduction", "0.2", "-o", "practise", "--method", "practise")
+    assert practise.returncode == 0, practise.stderr
+    assert {block["removed"] for block in json.loads(practise.stdout)["plan"]["blocks"]} == {"block"}
+    assert json.loads(run("inspect", "practise", "--json").stdout)["manifest"]["method"] == "practise"
+
+
 def test_plan_needs_neither_data_nor_weights(run: Run) -> None:
     result = run("plan", *MODEL, "--method", "dcvit", "--macs-reduction", "0.3", "--json")
     report = json.loads(result.stdout)

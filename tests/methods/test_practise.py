@@ -20,7 +20,7 @@ from dcvit.methods import practise as module
 from dcvit.methods.job import Job
 from dcvit.methods.practise import drop_with_adaptors, feature_error, fewest, practise, unit_macs
 from dcvit.methods.propose import Proposal, Target, Unit, propose
-from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.settings import SearchSettings
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.subject import Subject
@@ -28,7 +28,7 @@ from dcvit.training.mimic import MimicRecipe, mimic
 from dcvit.training.stages import StageStore
 from dcvit.training.views import ViewBank
 
-SETTINGS = DcvitSettings(
+SETTINGS = SearchSettings(
     steps=2, trial_steps=3, training=MimicRecipe(batch_size=8, lr=3e-3, weight_decay=0.0, loss_warmup_epochs=0)
 )
 PREPROCESSING = Preprocessing(
@@ -174,16 +174,13 @@ def test_a_unit_costs_what_the_model_saves_without_it(
     job = job_of(name)
     proposal = proposal_of(job, **target, macs_convention=convention)
     base, size = proposal.base, job.family.architecture(build(job.start)).input_size
-    costs = unit_macs(job, proposal, convention)
+    costs = unit_macs(job, proposal)
     assert set(costs) == set(proposal.units)
     for unit, macs in costs.items():
         without = base.with_blocks(*(BlockPlan(index=index, removed="block") for index in unit))
         assert (
             macs == count_macs(build(base), size, convention).total - count_macs(build(without), size, convention).total
         )
-    if name == VIT:
-        with pytest.raises(ValueError, match="convention"):
-            unit_macs(job, proposal, "dcvit" if convention == "full" else "full")
 
 
 def test_the_fewest_units_that_reach_the_target() -> None:

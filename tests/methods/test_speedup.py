@@ -19,7 +19,7 @@ from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder
 from dcvit.methods.propose import Target
-from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.settings import SearchSettings
 from dcvit.methods.speedup import MOST_MEASUREMENTS, TOLERANCE, Candidates, Measure, find_reduction, measuring
 from dcvit.model import build, create
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
@@ -199,7 +199,7 @@ def test_compress_meets_a_speedup_and_trains_once(
     data, recover = (None, "none") if search == "none" else ("digits", "mimic")
     result = compress(
         model, data, out=tmp_path / "out", speedup=1.3, recover=recover, samples=8,
-        settings=DcvitSettings(steps=1, search="trials" if search == "trials" else "solver"),
+        settings=SearchSettings(steps=1, search="trials" if search == "trials" else "solver"),
     )  # fmt: skip
     metrics = json.loads(json.dumps(ModelFolder(tmp_path / "out").manifest.metrics))
     assert metrics["speedup"]["speedup"] == pytest.approx(1.3, rel=TOLERANCE)

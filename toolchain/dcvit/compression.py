@@ -14,7 +14,7 @@ from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder, require_free
 from dcvit.methods.propose import Target, propose
-from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.settings import SearchSettings
 from dcvit.subject import Weights, open_subject
 from dcvit.summary import PlanSummary
 from dcvit.training.hardware import accelerator
@@ -58,7 +58,7 @@ def compress(
     *,
     out: str | Path,
     target: Target | None = None,
-    settings: DcvitSettings | None = None,
+    settings: SearchSettings | None = None,
     recover: Recover = "mimic",
     samples: int = 500,
     seed: int = 0,
@@ -106,7 +106,7 @@ def compress(
     if data is not None:
         few_shot = draw_few_shot(open_source(data, "train"), samples, seed, subject.architecture.input_size[0])
     compressor = Compressor(
-        subject, few_shot, settings or DcvitSettings(), recover=recover, seed=seed, store=StageStore(kept)
+        subject, few_shot, settings or SearchSettings(), recover=recover, seed=seed, store=StageStore(kept)
     )
     with leaving_nothing_behind(out):
         made = compressor.compress(target)

@@ -17,8 +17,9 @@ from dcvit.methods.damage import divergence, logits_of
 from dcvit.methods.dcvit import reach, search, search_and_recover, stand_ins
 from dcvit.methods.job import Job
 from dcvit.methods.nodes import NodeRanking
+from dcvit.methods.practise import practise
 from dcvit.methods.propose import Proposal, Target, propose, survey
-from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.settings import SearchSettings
 from dcvit.methods.speedup import Candidates, find_reduction, measuring
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.subject import Subject
@@ -71,7 +72,7 @@ class Compressor:
         self,
         subject: Subject,
         few_shot: FewShot | None,
-        settings: DcvitSettings,
+        settings: SearchSettings,
         *,
         recover: Recover,
         seed: int,
@@ -79,6 +80,8 @@ class Compressor:
     ) -> None:
         if recover == "none":
             settings = settings.model_copy(update={"steps": 0, "trial_steps": 0})
+        if settings.method == "practise" and few_shot is None:
+            raise InputError("--method practise ranks blocks on images: give --data")
         self.subject, self.few_shot, self.settings = subject, few_shot, settings
         self.recover, self.seed, self.store = recover, seed, store
         self._surveys: dict[str, Proposal] = {}
@@ -98,7 +101,8 @@ class Compressor:
             metrics: dict[str, Any] = {}
         else:
             job = self._job(proposal)
-            student, entries, metrics = search_and_recover(job, proposal)
+            find = practise if self.settings.method == "practise" else search_and_recover
+            student, entries, metrics = find(job, proposal)
             metrics["kl"] = divergence(logits_of(student, job.metric), self._teacher_logits)
         summary = summarize(proposal.base.with_blocks(*entries), self.subject.plan, target.macs_convention)
         return Compressed(student.cpu(), summary, metrics | {"seconds": time.perf_counter() - started})
@@ -118,7 +122,7 @@ class Compressor:
         summary = made.summary
         return Manifest(
             model=made.plan.model,
-            method="dcvit",
+            method=self.settings.method,
             plan_digest=made.plan.digest,
             seed=self.seed,
             preprocessing=self.subject.preprocessing,
@@ -135,6 +139,8 @@ class Compressor:
 
     def _compress_to_speedup(self, target: Target) -> Compressed:
         assert target.speedup is not None
+        if self.settings.method == "practise":
+            raise InputError("--speedup works with --method dcvit; give --macs-reduction for practise")
         started = time.perf_counter()
         with measuring(self.subject.plan.original(), self.subject.preprocessing, target.runtime) as measure:
             found = find_reduction(target.speedup, self._candidates(target), measure)

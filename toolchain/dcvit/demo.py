@@ -14,7 +14,7 @@ from dcvit.data import DIGITS
 from dcvit.digits import MODEL, MODEL_KWARGS, WEIGHTS
 from dcvit.evaluation import EvaluateResult, evaluate
 from dcvit.exporting import ExportResult, export
-from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.settings import SearchSettings
 from dcvit.progress import say
 from dcvit.runtimes.flavors import default_flavor, installed
 from dcvit.verification import VerifyResult, verify
@@ -99,7 +99,7 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         checkpoint=WEIGHTS,
         macs_reduction=MACS_REDUCTION,
         samples=SAMPLES,
-        settings=DcvitSettings(steps=STEPS),
+        settings=SearchSettings(steps=STEPS),
         overwrite=overwrite,
     )
     engine = installed("tensorrt-rtx") or installed("tensorrt")

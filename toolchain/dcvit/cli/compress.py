@@ -12,7 +12,6 @@ from dcvit.cli.options import run_options, settings_from, target_from, target_op
 @click.command("compress", cls=Command)
 @click.argument("model")
 @click.option("--data", help="A folder of images, a tar of one, or 'digits'. Labels are not used.")
-@click.option("--method", type=click.Choice(["dcvit"]), default="dcvit", show_default=True)
 @target_options
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The model folder to write.")
 @click.option(
@@ -26,14 +25,9 @@ from dcvit.cli.options import run_options, settings_from, target_from, target_op
 def command(
     model: str,
     data: str | None,
-    method: str,  # noqa: ARG001 (one so far)
     out: Path,
     recover: str,
     samples: int,
-    search: str,
-    steps: int,
-    trial_steps: int | None,
-    nodes: str,
     seed: int,
     checkpoint: Path | None,
     random_init: bool,
@@ -41,7 +35,7 @@ def command(
     cache: Path | None,
     resume: bool,
     overwrite: bool,
-    **target: Any,
+    **flags: Any,
 ) -> Any:
     """Make a model smaller: find a plan, recover accuracy on a few unlabelled images, write a model folder.
 
@@ -49,12 +43,13 @@ def command(
     """
     from dcvit.compression import compress
 
+    settings = settings_from(flags)
     return compress(
         model,
         data,
         out=out,
-        target=target_from(**target),
-        settings=settings_from(search, steps, trial_steps, nodes),
+        target=target_from(**flags),
+        settings=settings,
         recover=recover,  # type: ignore[arg-type]
         samples=samples,
         seed=seed,

@@ -12,7 +12,6 @@ from dcvit.cli.options import plan_options, run_options, settings_from, target_f
 @click.command("frontier", cls=Command)
 @click.argument("model")
 @click.option("--data", required=True, help="A folder of images, a tar of one, or 'digits'. Labels are not used.")
-@click.option("--method", type=click.Choice(["dcvit"]), default="dcvit", show_default=True)
 @click.option(
     "--macs-reduction",
     "reductions",
@@ -29,16 +28,11 @@ from dcvit.cli.options import plan_options, run_options, settings_from, target_f
 def command(
     model: str,
     data: str,
-    method: str,  # noqa: ARG001 (one so far)
     reductions: tuple[float, ...],
     out: Path,
     bench: bool,
     evaluate: str | None,
     samples: int,
-    search: str,
-    steps: int,
-    trial_steps: int | None,
-    nodes: str,
     seed: int,
     checkpoint: Path | None,
     random_init: bool,
@@ -46,7 +40,7 @@ def command(
     cache: Path | None,
     resume: bool,
     overwrite: bool,
-    **target: Any,
+    **flags: Any,
 ) -> Any:
     """Compress to many sizes from one set of trials: a table, a plot and a model folder for each size.
 
@@ -54,15 +48,16 @@ def command(
     """
     from dcvit.frontier import frontier
 
+    settings = settings_from(flags)
     return frontier(
         model,
         data,
         out=out,
         reductions=reductions or None,
-        target=target_from(**target),
+        target=target_from(**flags),
         bench=bench,
         evaluate=evaluate,
-        settings=settings_from(search, steps, trial_steps, nodes),
+        settings=settings,
         samples=samples,
         seed=seed,
         model_kwargs=model_kwargs,

@@ -72,8 +72,18 @@ def plan_options(function: F) -> F:
     return function
 
 
+PAPER = {
+    "search": "trials",
+    "nodes": "random",
+    "metric": "synthetic",
+    "macs_convention": "dcvit",
+    "width_multiple": 1,
+}
+"""What `--recipe paper` puts in place of the defaults; a flag that is given still wins."""
+
+
 def run_options(function: F) -> F:
-    """Of every run that searches and recovers; `settings_from` reads --search, --steps, --trial-steps and --nodes."""
+    """Of every run that searches and recovers; `settings_from` reads those that say how."""
     for decorate in (
         click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote to OUT."),
         click.option("--resume", is_flag=True, help="Continue an unfinished run."),
@@ -81,6 +91,8 @@ def run_options(function: F) -> F:
                      help="A folder where trials are kept, for other targets and runs. [default: in OUT, until done]"),
         weight_options,
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option("--metric", type=click.Choice(["train", "synthetic"]), default="train", show_default=True,
+                     help="Score cuts and trials on your images, or on ones made from the model alone."),
         click.option("--nodes", type=click.Choice(["importance", "random"]), default="importance", show_default=True,
                      help="How trials choose the MLP nodes that stay."),
         click.option("--trial-steps", type=click.IntRange(min=0),
@@ -89,17 +101,31 @@ def run_options(function: F) -> F:
                      help="Training steps; with trials after each compressed block."),
         click.option("--search", type=click.Choice(["solver", "trials"]), default="solver", show_default=True,
                      help="Measure and solve, or train a trial of each block as DC-ViT does."),
+        click.option("--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True,
+                     is_eager=True, callback=_take_recipe, help="'paper' makes every choice as DC-ViT's paper does."),
+        click.option("--method", type=click.Choice(["dcvit", "practise"]), default="dcvit", show_default=True),
         click.option("--samples", type=click.IntRange(min=1), default=500, show_default=True, help="Images to use."),
     ):  # fmt: skip
         function = decorate(function)
     return function
 
 
-def settings_from(search: str, steps: int, trial_steps: int | None, nodes: str) -> Any:
-    """The `DcvitSettings` that the flags of `run_options` describe."""
-    from dcvit.methods.settings import DcvitSettings
+def _take_recipe(ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if value == "paper":
+        ctx.default_map = {**(ctx.default_map or {}), **PAPER}
+    return value
 
-    return DcvitSettings.model_validate({"search": search, "steps": steps, "trial_steps": trial_steps, "nodes": nodes})
+
+def settings_from(flags: dict[str, Any]) -> Any:
+    """The `SearchSettings` that the flags of `run_options` describe; takes them out of `flags`."""
+    from dcvit.methods.settings import OURS, SearchSettings
+    from dcvit.training.mimic import MimicRecipe
+
+    chosen = {name: flags.pop(name) for name in ("method", "search", "steps", "trial_steps", "nodes", "metric")}
+    training = MimicRecipe() if flags.pop("recipe") == "paper" else OURS
+    if chosen["method"] == "practise":
+        training = training.model_copy(update={"logit_weight": 0.0})  # its loss is the feature error alone
+    return SearchSettings.model_validate(chosen | {"training": training})
 
 
 def target_from(

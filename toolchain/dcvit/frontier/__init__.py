@@ -12,7 +12,7 @@ from torch import nn
 
 from dcvit.bench import BenchRow
 from dcvit.bench.machine import this_machine
-from dcvit.compression import check_cache, check_output, leaving_nothing_empty
+from dcvit.compression import check_cache, check_output, leaving_nothing_behind
 from dcvit.compressor import Compressed, Compressor
 from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
@@ -24,7 +24,7 @@ from dcvit.frontier.plot import plot_frontier
 from dcvit.frontier.result import FRONTIER, PLOT, FrontierResult, Point, mark_pareto
 from dcvit.manifest import package_versions
 from dcvit.methods.propose import Target
-from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.settings import SearchSettings
 from dcvit.methods.speedup import Measure, measuring
 from dcvit.progress import say
 from dcvit.subject import Weights, open_subject
@@ -46,7 +46,7 @@ def frontier(
     target: Target | None = None,
     bench: bool = False,
     evaluate: str | Path | ImageSource | None = None,
-    settings: DcvitSettings | None = None,
+    settings: SearchSettings | None = None,
     samples: int = 500,
     seed: int = 0,
     model_kwargs: dict[str, Any] | None = None,
@@ -80,7 +80,7 @@ def frontier(
         InputError: If any of this cannot be; nothing is left behind.
     """
     started = time.perf_counter()
-    out, target, settings = Path(out), target or Target(), settings or DcvitSettings()
+    out, target, settings = Path(out), target or Target(), settings or SearchSettings()
     if target != target.at(None):
         raise InputError("a frontier has many reductions: give them as --macs-reduction, repeated, and no speed-up")
     check_output(out, finished=(out / FRONTIER).is_file(), resume=resume, overwrite=overwrite)
@@ -89,7 +89,7 @@ def frontier(
     subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
     few_shot = draw_few_shot(open_source(data, "train"), samples, seed, subject.architecture.input_size[0])
     compressor = Compressor(subject, few_shot, settings, recover="mimic", seed=seed, store=store)
-    with leaving_nothing_empty(out), ExitStack() as stack:
+    with leaving_nothing_behind(out), ExitStack() as stack:
         targets = _reachable(compressor, target, reductions)
         measure: Measure | None = None
         if bench:

@@ -69,4 +69,5 @@ def _height(point: Point) -> float:
 def _error_in_words(result: FrontierResult) -> str:
     if "top1" in result.original:
         return f"Top-1 accuracy (%), {result.original['images']} images"
-    return "Mean KL to the original (nats), few-shot images"
+    images = "few-shot images" if result.about["settings"]["metric"] == "train" else "synthetic images"
+    return f"Mean KL to the original (nats), {images}"

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dcvit.families import Family
-from dcvit.methods.settings import DcvitSettings
+from dcvit.methods.settings import SearchSettings
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.training.mimic import mimic
 from dcvit.training.stages import StageResult, StageStore
@@ -38,7 +38,7 @@ class Job:
     views: ViewBank
     calibration: Tensor
     metric: Tensor
-    settings: DcvitSettings
+    settings: SearchSettings
     store: StageStore
     identity: dict[str, Any]
     seed: int

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dcvit.cost import MacsConvention, count_macs
+from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.families.resnet import ResnetFamily
 from dcvit.layers import TokenMerge
@@ -16,7 +16,6 @@ from dcvit.methods.dcvit import Found
 from dcvit.methods.job import Job
 from dcvit.methods.nodes import NodeRanking
 from dcvit.methods.propose import Proposal, Unit
-from dcvit.methods.structure import unit_cost
 from dcvit.model import build
 from dcvit.plan import BlockPlan
 from dcvit.progress import say
@@ -53,7 +52,6 @@ def practise(
     job: Job,
     proposal: Proposal,
     *,
-    macs_convention: MacsConvention = "full",
     steps: int | None = None,
     latency_saved: Mapping[Unit, float] | None = None,
 ) -> Found:
@@ -66,7 +64,6 @@ def practise(
     Args:
         job: Its settings say how long a trial is (`steps_of_a_trial`) and how training goes; `search` is not used.
         proposal: Its units are those of DC-ViT: single blocks, or pairs in a Swin Transformer.
-        macs_convention: The one that the proposal was made with.
         steps: Optimiser steps of the fine-tuning. None takes as many as DC-ViT's progressive recovery takes in total
             for this target: `settings.steps` for each unit that it would compress, for each block that the base plan
             fixes, and once for merges.
@@ -84,7 +81,7 @@ def practise(
     trials: list[DropTrial] = []
     units: list[Unit] = []
     if proposal.macs > 0:
-        macs = unit_macs(job, proposal, macs_convention)
+        macs = unit_macs(job, proposal)
         _check_reach(macs, proposal)
         saved = latency_saved or {unit: 100 * cost / proposal.total for unit, cost in macs.items()}
         trials = rank_drops(job, student, fixed, {unit: saved[unit] for unit in macs})
@@ -105,13 +102,11 @@ def practise(
     return student.eval(), entries, found
 
 
-def unit_macs(job: Job, proposal: Proposal, convention: MacsConvention) -> dict[Unit, int]:
+def unit_macs(job: Job, proposal: Proposal) -> dict[Unit, int]:
     """MACs of each unit as a whole, under the base plan; merges that hang on a block stay when it goes."""
     model = build(proposal.base, device="meta")
     original = original_of(job.start)
-    count = count_macs(model, job.family.architecture(original).input_size, convention)
-    if any(unit_cost(count, job.family, original, unit) != cost for unit, cost in proposal.units.items()):
-        raise ValueError(f"the proposal was not made with the MACs convention '{convention}'")
+    count = count_macs(model, job.family.architecture(original).input_size, proposal.macs_convention)
     names = {module: name for name, module in model.named_modules()}
     parts = {
         unit: [part for index in unit for part in job.family.block(model, index).children()] for unit in proposal.units

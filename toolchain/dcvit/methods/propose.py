@@ -69,6 +69,7 @@ class Proposal:
         blocks: What each block that is still whole costs; those of no unit may only be narrowed.
         hidden: MLP width M of an uncompressed block.
         width_multiple: MLP widths are multiples of this.
+        macs_convention: How MACs were counted.
     """
 
     base: CompressionPlan
@@ -79,6 +80,7 @@ class Proposal:
     blocks: dict[int, UnitCost] = field(default_factory=dict)
     hidden: int = 0
     width_multiple: int = 8
+    macs_convention: MacsConvention = "full"
 
     def removing(self, macs_reduction: float) -> "Proposal":
         """The same for a share of the model's MACs.
@@ -176,6 +178,7 @@ def survey(subject: Subject, target: Target) -> Proposal:
         blocks={index: unit_cost(count, subject.family, original, (index,)) for index in whole},
         hidden=subject.architecture.blocks[units[0][0]].mlp_hidden if units else 0,
         width_multiple=target.width_multiple,
+        macs_convention=target.macs_convention,
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings of DC-ViT's search and recovery."""
+"""Settings of the few-shot methods: how to search and how to recover."""
 
 from typing import Literal
 
@@ -10,10 +10,11 @@ from dcvit.training.mimic import MimicRecipe
 OURS = MimicRecipe(lr=2e-4, warmup=0.1, loss_warmup_epochs=0, logit_weight=0.3, clip_norm=1.0)
 
 
-class DcvitSettings(BaseModel):
+class SearchSettings(BaseModel):
     """How blocks are chosen and accuracy is recovered.
 
     Attributes:
+        method: `dcvit`, or its baseline `practise` (arXiv 2202.07861), which has one search of its own.
         search: `solver` measures what each cut of each block does, takes the cuts that together do the least damage,
             refits the weights in closed form, and trains once at the end. `trials` trains each block compressed alone,
             takes those that recover best, all at one width, and trains after each (DC-ViT, arXiv 2403.18708).
@@ -27,6 +28,7 @@ class DcvitSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: Literal["dcvit", "practise"] = "dcvit"
     search: Literal["solver", "trials"] = "solver"
     steps: int = Field(default=200, ge=0)
     trial_steps: int | None = Field(default=None, ge=0)
@@ -41,5 +43,5 @@ class DcvitSettings(BaseModel):
         return self.steps if self.trial_steps is None else self.trial_steps
 
 
-PAPER = DcvitSettings(search="trials", nodes="random", metric="synthetic", training=MimicRecipe())
+PAPER = SearchSettings(search="trials", nodes="random", metric="synthetic", training=MimicRecipe())
 """DC-ViT as published; the target must then be counted in the `dcvit` convention, with a width multiple of 1."""
