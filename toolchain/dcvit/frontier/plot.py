@@ -28,7 +28,7 @@ def plot_frontier(result: FrontierResult, path: Path) -> None:
             low, high = row.speedup_ci95
             panels[1].plot([100 / high, 100 / low], [_height(point)] * 2, "|-", color=_ORIGINAL, zorder=1)
         panels[1].set_xlabel("Latency kept (%), bars: 95 % interval")
-        figure.supxlabel(describe(rows[0]), fontsize=8)
+        figure.supxlabel(describe(rows), fontsize=8)
     figure.suptitle(f"{result.model}, compressed with {result.about['data']['images']} unlabelled images", fontsize=11)
     figure.savefig(path, format="png", dpi=150)
 
@@ -44,7 +44,7 @@ def _draw(axes: Any, result: FrontierResult, points: Sequence[Point], costs: Seq
     ]
     beaten = [pair for pair in pairs if pair not in best]
     for chosen, style, color, label in (
-        (best, "o-", _BEST, "nothing cheaper is better"),
+        (best, "o-", _BEST, "best for its cost"),
         (beaten, "o", _BEATEN, "beaten by a cheaper one"),
     ):
         if chosen:
@@ -52,7 +52,7 @@ def _draw(axes: Any, result: FrontierResult, points: Sequence[Point], costs: Seq
                       zorder=3, label=label)  # fmt: skip
     for cost, point in pairs:
         axes.annotate(f"−{100 * point.target:.3g} %", (cost, _height(point)), textcoords="offset points",
-                      xytext=(6, 6), fontsize=8, color=_ORIGINAL)  # fmt: skip
+                      xytext=(0, 8), ha="center", fontsize=8, color=_ORIGINAL)  # fmt: skip
     if "top1" in result.original:
         axes.axhline(result.original["top1"], linestyle="--", color=_ORIGINAL, linewidth=1, label="original")
     elif all(point.kl > 0 for point in points):

@@ -102,17 +102,17 @@ class FrontierResult:
                 cells.append(f"×{point.row.speedup:.3f} [{low:.3f}, {high:.3f}]")
             table.add_row(*cells, "yes" if point.pareto else "no")
         yield table
-        if row is not None:
-            yield describe(row)
+        if rows := [point.row for point in self.points if point.row is not None]:
+            yield describe(rows)
         yield f"written to {self.folder} in {self.seconds:.1f} s; {self.folder / PLOT} shows it"
 
 
-def describe(row: BenchRow) -> str:
-    """What a latency was measured with, in words."""
+def describe(rows: Sequence[BenchRow]) -> str:
+    """What latencies were measured with, in words."""
+    row, runs = rows[0], sorted({row.runs for row in rows})
     threads = "" if row.threads is None else f", {row.threads} threads"
-    return (
-        f"latency: {row.runtime} {row.precision}, batch {row.batch}, {row.device}{threads}; median of {row.runs} runs"
-    )
+    times = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    return f"latency: {row.runtime} {row.precision}, batch {row.batch}, {row.device}{threads}; median of {times} runs"
 
 
 def mark_pareto(points: Sequence[Point]) -> tuple[Point, ...]:
