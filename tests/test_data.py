@@ -3,9 +3,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
-from dcvit.data import CorruptImages, batches, draw_few_shot, open_source, seeded
+from dcvit.data import CorruptImages, batches, draw_few_shot, open_source, preprocessing_of, seeded
 from dcvit.errors import InputError
 from dcvit.manifest import Preprocessing
 
@@ -108,3 +109,12 @@ def test_sources_that_cannot_be_are_one_line(tmp_path: Path) -> None:
 def test_more_samples_than_images(image_folder: MakeFolder) -> None:
     with pytest.raises(InputError, match="has 8 images; ask for at most as many"):
         draw_few_shot(open_source(image_folder(), "train"), 9, 0)
+
+
+def test_a_grey_model_gets_grey_images() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=48, depth=1, in_chans=1)
+    preprocessing = preprocessing_of(model, (1, 32, 32))
+    assert len(preprocessing.mean) == len(preprocessing.std) == 1
+    batch = next(batches(open_source("digits", "test"), preprocessing, 4, CorruptImages()))
+    assert batch.images.shape == (4, 1, 32, 32)
+    assert draw_few_shot(open_source("digits", "train"), 4, 0, channels=1).augmented(preprocessing, 0).shape[1] == 1

@@ -1,6 +1,5 @@
 import random
 from collections import Counter
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -136,15 +135,6 @@ def test_a_view_shifts_within_its_reach_and_mirrors():
     rows, columns = {0, 1, 2, 18, 19}, set(range(5)) | set(range(36, 40))
     mirrored = {39 - column for column in columns}
     assert spots == {(row, column) for row in rows for column in columns | mirrored}
-
-
-def test_learning_rate_rises_then_falls_to_nothing():
-    rates = [synthesis._learning_rate(step, 2000, 0.05) for step in range(2000)]
-    assert rates[0] == pytest.approx(1 / 101)
-    assert rates[100] == max(rates) == 1
-    assert all(before > after for before, after in pairwise(rates[100:]))
-    assert rates[-1] < 1e-5
-    assert synthesis._learning_rate(0, 1, 0.05) > 0
 
 
 @pytest.mark.parametrize(("name", "exponent"), [("vit_tiny_patch16_224", 0.6), ("deit_tiny_patch16_224", 1.0)])

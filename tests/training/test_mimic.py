@@ -8,7 +8,7 @@ from dcvit.families import family_of
 from dcvit.manifest import Preprocessing
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
-from dcvit.training.mimic import MimicRecipe, mimic
+from dcvit.training.mimic import MimicRecipe, cosine, mimic
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
 
@@ -104,3 +104,12 @@ def test_the_loss_of_the_paper_starts_at_zero(teacher: TimmModule, views: ViewBa
     recipe = MimicRecipe(batch_size=16, weight_decay=0.0)
     mimic(student, family_of(teacher), views, recipe, steps=1, seed=0, description="test")
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+
+
+def test_learning_rate_rises_then_falls_to_nothing():
+    rates = [cosine(step, 2000, 0.05) for step in range(2000)]
+    assert rates[0] == pytest.approx(1 / 101)
+    assert rates[100] == max(rates) == 1
+    assert all(before > after for before, after in pairwise(rates[100:]))
+    assert rates[-1] < 1e-5
+    assert cosine(0, 1, 0.05) > 0

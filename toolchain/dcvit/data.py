@@ -5,7 +5,7 @@ import io
 import logging
 import random
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,14 +126,20 @@ def open_source(data: str | Path | ImageSource, split: Literal["train", "test"])
 def preprocessing_of(model: nn.Module, input_size: tuple[int, int, int]) -> Preprocessing:
     """The model's own preprocessing, at the input size that it was built for."""
     config = resolve_model_data_config(model)
+    # timm keeps the figures of three colours for a model of one channel.
+    mean, std = (_for_channels(config[name], input_size[0]) for name in ("mean", "std"))
     return Preprocessing(
         input_size=input_size,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        mean=mean,
+        std=std,
         interpolation=config["interpolation"],
         crop_pct=config["crop_pct"],
         crop_mode=config.get("crop_mode") or "center",
     )
+
+
+def _for_channels(figures: Sequence[float], channels: int) -> tuple[float, ...]:
+    return tuple(figures) if len(figures) == channels else (sum(figures) / len(figures),) * channels
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:

@@ -21,6 +21,7 @@ from dcvit.files import whole_file
 from dcvit.manifest import Preprocessing
 from dcvit.progress import track
 from dcvit.training.hardware import accelerator, fast_backward
+from dcvit.training.mimic import cosine
 from dcvit.training.stages import StageResult, StageStore, weights_digest
 from dcvit.types import TimmModule
 
@@ -183,7 +184,7 @@ def _optimise(
     images = noise.clamp(darkest, brightest).requires_grad_()
     targets = labels.to(device)
     optimizer = torch.optim.Adam([images], lr=recipe.lr, betas=recipe.betas)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate(step, steps, recipe.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, recipe.warmup))
     best, least = images.detach(), math.inf  # the view is kept, not x: it is what the loss was measured on
     with fast_backward(model):
         for _ in track(range(steps), "synthetic images"):
@@ -228,24 +229,14 @@ def _labels(num_classes: int, count: int, generator: torch.Generator) -> Tensor:
     return torch.cat(passes)[:count].sort().values
 
 
-def _learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak at a step: a linear rise, then a cosine to 0."""
-    rise = warmup * steps
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
-
-
 def _tv_exponent(model: TimmModule) -> float:
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or ""
     return 0.6 if name.startswith("vit") else 1.0
 
 
 def _mean_and_std(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    """Both as [C, 1, 1]; where a grey model has kept the figures of three colours, their average."""
-    channels = preprocessing.input_size[0]
-    both = [torch.tensor(figures) for figures in (preprocessing.mean, preprocessing.std)]
-    mean, std = (each if len(each) == channels else each.mean().expand(channels) for each in both)
+    """Both as [C, 1, 1]."""
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     return mean[:, None, None], std[:, None, None]
 
 

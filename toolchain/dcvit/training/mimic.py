@@ -86,7 +86,7 @@ def mimic(
     pair = process.prepare(_FeaturesAndLogits(student, family))
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, steps, recipe.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, recipe.warmup))
     losses: list[float] = []
     with fast_backward(student):
         for step, (images, target) in enumerate(track(views.batches(steps, seed), description, total=steps)):
@@ -123,7 +123,8 @@ def _loss(
     return loss
 
 
-def _cosine(step: int, steps: int, warmup: float) -> float:
+def cosine(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at a step: a linear rise over the share `warmup` of the steps, a cosine to 0."""
     rise = warmup * steps
     if step < rise:
         return (step + 1) / (rise + 1)
