@@ -175,22 +175,27 @@ def rows(steps: int) -> list[Row]:
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("runs/few_shot_cache"), show_default=True)
 @click.option("--steps", default=24, show_default=True, help="For each block that DC-ViT compresses, and each trial.")
-def main(data: Path, out: Path, cache: Path, steps: int) -> None:
+@click.option("--part", type=(int, int), default=(0, 1), help="I N: only every N-th row, for N processes side by side.")
+def main(data: Path, out: Path, cache: Path, steps: int, part: tuple[int, int]) -> None:
     study = Study(data, cache)
-    if out.exists():
-        report = json.loads(out.read_text())
-    else:
+    wanted = rows(steps)[part[0] :: part[1]]
+    if not out.exists():
         versions, machine = package_versions(), this_machine().to_json()
-        report = {"teacher_top1": study.teacher(), "versions": versions, "machine": machine, "rows": []}
-    done = {tuple(row[name] for name in Row.__dataclass_fields__) for row in report["rows"]}
-    for row in rows(steps):
+        save(out, {"teacher_top1": study.teacher(), "versions": versions, "machine": machine, "rows": []})
+    done = {tuple(row[name] for name in Row.__dataclass_fields__) for row in json.loads(out.read_text())["rows"]}
+    for row in wanted:
         if tuple(asdict(row).values()) in done:
             continue
         found = study.run(row)
+        report = json.loads(out.read_text())  # another process may have added rows meanwhile
         report["rows"].append(found)
-        with whole_file(out) as aside:
-            aside.write_text(json.dumps(report, indent=1) + "\n")
+        save(out, report)
         click.echo(f"{row}: top-1 {found['top1']:.2f} ({report['teacher_top1']:.2f}), {found['seconds']} s")
+
+
+def save(out: Path, report: dict[str, Any]) -> None:
+    with whole_file(out) as aside:
+        aside.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def compress(
     if data is None and recover != "none":
         raise InputError("recovery needs images: give --data, or --recover none to cut only")
     kept = check_cache(cache, out)
+    accelerator().wait_for_everyone()  # from here on the output is no longer as the checks of every process found it
     subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
     if target.speedup is None:
         propose(subject, target)  # what cannot be is found before any image is read
@@ -110,6 +111,7 @@ def compress(
     )
     with leaving_nothing_behind(out):
         made = compressor.compress(target)
+    accelerator().wait_for_everyone()
     if accelerator().is_main_process:
         ModelFolder.create(out, made.model, made.plan, compressor.manifest(made, target), overwrite=True)
     accelerator().wait_for_everyone()

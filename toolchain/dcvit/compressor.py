@@ -193,10 +193,10 @@ class Compressor:
         if self.settings.metric == "train":
             return self._images[:METRIC_IMAGES]
         steps, classes = self.settings.synthesis_steps, self.subject.architecture.num_classes
-        made = synthesize(
-            self._teacher, self.subject.preprocessing, classes, steps=steps, seed=self.seed, store=self.store
-        )
-        return made.images
+        with accelerator().main_process_first():  # the others find its result in the store
+            return synthesize(
+                self._teacher, self.subject.preprocessing, classes, steps=steps, seed=self.seed, store=self.store
+            ).images
 
     @cached_property
     def _views(self) -> ViewBank:

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import os
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
 
 import click
@@ -43,10 +45,13 @@ class Command(click.Command):
             warnings.simplefilter("ignore")
             logging.getLogger().setLevel(logging.ERROR)
             logging.getLogger("dcvit").setLevel(logging.WARNING)
-        with reporting_to(_RichReporter()):
+        # Of several processes that torchrun started, the first speaks for all.
+        first = os.environ.get("RANK", "0") == "0"
+        with reporting_to(_RichReporter()) if first else nullcontext():
             result: Result = super().invoke(ctx)
-        _print(result, stderr=as_json)
-        if as_json:
+        if first:
+            _print(result, stderr=as_json)
+        if first and as_json:
             click.echo(json.dumps(result.to_json()))
         if not getattr(result, "passed", True):
             ctx.exit(1)

@@ -69,7 +69,14 @@ class Job:
         }
 
     def train(
-        self, student: TimmModule, entries: Sequence[BlockPlan], steps: int, description: str, *, last_block: int
+        self,
+        student: TimmModule,
+        entries: Sequence[BlockPlan],
+        steps: int,
+        description: str,
+        *,
+        last_block: int,
+        together: bool = True,
     ) -> float:
         """Trains a student up to `last_block`, in place; returns the seconds it took.
 
@@ -81,6 +88,7 @@ class Job:
             steps: Optimiser steps.
             description: What the progress bar says.
             last_block: Blocks behind it, and the head, stay as they are.
+            together: Whether all processes train this student, or this one alone.
         """
         self.family.train_up_to(student, last_block)
 
@@ -94,6 +102,7 @@ class Job:
                 seed=self.seed,
                 description=description,
                 adapt=self._merge_teacher_tokens if self.merges else None,
+                together=together,
             )
             trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
             return StageResult(trained, {"loss": result.loss, "seconds": result.seconds})

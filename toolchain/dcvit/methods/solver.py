@@ -15,6 +15,7 @@ from dcvit.methods.job import Job
 from dcvit.methods.structure import UnitCost
 from dcvit.methods.surgery import operate
 from dcvit.plan import BlockPlan
+from dcvit.training.hardware import accelerator
 from dcvit.training.stages import StageResult
 from dcvit.types import TimmModule
 
@@ -35,7 +36,8 @@ def examined(job: Job, blocks: Sequence[int], may_lose_attention: Sequence[int],
     key = job.key(
         blocks=list(blocks), may_lose_attention=list(may_lose_attention), multiple=multiple, fractions=FRACTIONS
     )
-    kept = job.store.run("examined", key | {"metric": job.settings.metric}, compute)
+    with accelerator().main_process_first():  # the others find its result in the store
+        kept = job.store.run("examined", key | {"metric": job.settings.metric}, compute)
     damages = {
         int(block): BlockDamage(entry["attention"], {int(width): kl for width, kl in entry["mlp"].items()})
         for block, entry in kept.record.items()

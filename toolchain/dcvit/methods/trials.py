@@ -9,6 +9,7 @@ from dcvit.methods.job import Job
 from dcvit.methods.nodes import NodeRanking
 from dcvit.plan import BlockPlan
 from dcvit.progress import say
+from dcvit.training.hardware import accelerator
 from dcvit.types import TimmModule
 
 Unit = tuple[int, ...]
@@ -29,20 +30,33 @@ class Trial:
 
 
 def rank_units(job: Job, units: Sequence[Sequence[BlockPlan]], ranking: NodeRanking) -> list[Trial]:
-    """Tries each unit alone; the one that recovers best comes first."""
+    """Tries each unit alone; the one that recovers best comes first.
+
+    Several processes share out the trials: each keeps the results of its own in the job's store, where all read them.
+    """
     student = _start(job)
     wanted = logits_of(job.model, job.metric)
+    process = accelerator()
+    if process.num_processes > 1 and job.store.folder is not None:
+        for entries in units[process.process_index :: process.num_processes]:
+            _try(job, student, entries, ranking)
+        process.wait_for_everyone()
     trials = []
     for entries in units:
-        trial = copy.deepcopy(student)
-        _cut(job, trial, entries, ranking)
-        last = min(entries[-1].index + 1, job.depth - 1)
-        steps = job.settings.steps_of_a_trial
-        seconds = job.train(trial, entries, steps, f"trial of {_named(entries)}", last_block=last)
+        trial, seconds = _try(job, student, entries, ranking)
         score = divergence(logits_of(trial, job.metric), wanted)
         say(f"{_named(entries)}: KL {score:.4f}")
         trials.append(Trial(tuple(entry.index for entry in entries), score, seconds))
     return sorted(trials, key=lambda trial: trial.score)
+
+
+def _try(job: Job, student: TimmModule, entries: Sequence[BlockPlan], ranking: NodeRanking) -> tuple[TimmModule, float]:
+    """A copy of the student with one unit compressed and trained, and the seconds that took."""
+    trial = copy.deepcopy(student)
+    _cut(job, trial, entries, ranking)
+    last = min(entries[-1].index + 1, job.depth - 1)
+    steps, description = job.settings.steps_of_a_trial, f"trial of {_named(entries)}"
+    return trial, job.train(trial, entries, steps, description, last_block=last, together=False)
 
 
 def recover_progressively(job: Job, units: Sequence[Sequence[BlockPlan]], ranking: NodeRanking) -> TimmModule:

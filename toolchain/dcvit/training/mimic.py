@@ -63,6 +63,7 @@ def mimic(
     seed: int,
     description: str,
     adapt: Callable[[Tensor], Tensor] | None = None,
+    together: bool = True,
 ) -> MimicResult:
     """Trains the parameters of `student` that require gradients, in place, on the teacher's features.
 
@@ -77,19 +78,24 @@ def mimic(
         seed: Decides the order of the images.
         description: What the progress bar says.
         adapt: Maps the teacher's tokens [B, N, C] to the student's [B, N', C] where merging made them fewer.
+        together: Several processes share every batch and average their gradients; otherwise this one trains alone.
     """
     started = time.perf_counter()
     if steps == 0:
         return MimicResult(None, 0.0)
     process = accelerator()
     student.eval().to(process.device)
-    pair = process.prepare(_FeaturesAndLogits(student, family))
+    pair: nn.Module = _FeaturesAndLogits(student, family)
+    if together:
+        pair = process.prepare(pair)
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, recipe.warmup))
     losses: list[float] = []
     with fast_backward(student):
-        for step, (images, target) in enumerate(track(views.batches(steps, seed), description, total=steps)):
+        for step, (images, target) in enumerate(
+            track(views.batches(steps, seed, together=together), description, total=steps)
+        ):
             with process.autocast():
                 features, logits = pair(images)
             loss = _loss(features.float(), logits.float(), target, recipe, adapt)

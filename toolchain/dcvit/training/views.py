@@ -66,15 +66,15 @@ class ViewBank:
         self.views = torch.cat([few_shot.augmented(preprocessing, seed * MAX_VIEWS + index) for index in rounds])
         self._cached = self._teach() if self._fits() else None
 
-    def batches(self, steps: int, seed: int) -> Iterator[tuple[Tensor, TeacherOutput]]:
+    def batches(self, steps: int, seed: int, *, together: bool = True) -> Iterator[tuple[Tensor, TeacherOutput]]:
         """Yields `steps` batches of images [B, C, H, W] on the device, with the teacher's output.
 
-        The order depends on the seed alone; each of several processes gets its share of every batch.
+        The order depends on the seed alone. Of several processes that train together, each gets its share of a batch.
         """
         process = accelerator()
         order = self._order(steps, seed).chunk(steps)
         for indices in order:
-            mine = indices[process.process_index :: process.num_processes]
+            mine = indices[process.process_index :: process.num_processes] if together else indices
             images = self.views[mine].to(process.device)
             if self._cached is not None:
                 output = TeacherOutput(self._cached.features[mine], self._cached.logits[mine])
