@@ -97,6 +97,17 @@ def test_resume_gives_the_same_to_the_bit(
     assert not (resumed.path / "checkpoints").exists()
 
 
+def test_trials_are_scored_on_synthetic_images_that_can_be_looked_at(tmp_path: Path, model: TimmModule) -> None:
+    settings = SearchSettings(search="trials", steps=1, metric="synthetic", synthesis_steps=2)
+    cache = tmp_path / "cache"
+    result = compress(
+        model, "digits", out=tmp_path / "out", macs_reduction=0.3, settings=settings, samples=16, cache=cache
+    )
+    assert all(trial["kl"] >= 0 for trial in result.metrics["trials"])
+    assert len(list((cache / "synthetic").glob("*-class-*.png"))) == 50
+    assert (cache / "synthetic" / "contact-sheet.png").is_file()
+
+
 def test_the_solver_meets_targets_and_serves_later_ones_from_its_cache(
     tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:

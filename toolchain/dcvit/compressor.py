@@ -24,7 +24,7 @@ from dcvit.methods.speedup import Candidates, find_reduction, measuring
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.subject import Subject
 from dcvit.summary import PlanSummary, summarize
-from dcvit.synthesis import synthesize
+from dcvit.synthesis import save_pictures, synthesize
 from dcvit.training.hardware import accelerator
 from dcvit.training.stages import StageStore, weights_digest
 from dcvit.training.views import ViewBank
@@ -194,9 +194,12 @@ class Compressor:
             return self._images[:METRIC_IMAGES]
         steps, classes = self.settings.synthesis_steps, self.subject.architecture.num_classes
         with accelerator().main_process_first():  # the others find its result in the store
-            return synthesize(
+            made = synthesize(
                 self._teacher, self.subject.preprocessing, classes, steps=steps, seed=self.seed, store=self.store
-            ).images
+            )
+        if self.store.folder is not None and accelerator().is_main_process:
+            save_pictures(made, self.subject.preprocessing, self.store.folder / "synthetic")
+        return made.images
 
     @cached_property
     def _views(self) -> ViewBank:
