@@ -45,6 +45,8 @@ class Command(click.Command):
             warnings.simplefilter("ignore")
             logging.getLogger().setLevel(logging.ERROR)
             logging.getLogger("dcvit").setLevel(logging.WARNING)
+            # It prints every retry of a download through a handler of its own; a failure is our error anyway.
+            os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         # Of several processes that torchrun started, the first speaks for all.
         first = os.environ.get("RANK", "0") == "0"
         with reporting_to(_RichReporter()) if first else nullcontext():
