@@ -120,7 +120,9 @@ def _paper_with_our_training(row: Row) -> tuple[Target, SearchSettings]:
 def _practise(row: Row) -> tuple[Target, SearchSettings]:
     # Its fine-tuning is as long as DC-ViT's trainings together (see `practise`); the loss is the feature error alone.
     training = OURS.model_copy(update={"logit_weight": 0.0})
-    return Target(macs_reduction=row.reduction), SearchSettings(method="practise", steps=row.steps, training=training)
+    # The width multiple decides k, by which the steps are counted; PRACTISE has no widths.
+    target = Target(macs_reduction=row.reduction, width_multiple=1)
+    return target, SearchSettings(method="practise", steps=row.steps, training=training)
 
 
 def _random_blocks(row: Row) -> tuple[Target, SearchSettings]:
