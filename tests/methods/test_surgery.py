@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dcvit.families import family_of
 from dcvit.methods.damage import divergence, examine, logits_of
-from dcvit.methods.surgery import best_nodes, first_tokens, operate
+from dcvit.methods.surgery import Piece, best_nodes, first_tokens, operate
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.types import TimmModule
@@ -34,11 +34,15 @@ def teacher(request: pytest.FixtureRequest, tiny_plan: CompressionPlan) -> tuple
 
 
 def cut(
-    teacher: tuple[TimmModule, CompressionPlan], entries: list[BlockPlan], images: Tensor, orders: dict, refit: bool
+    teacher: tuple[TimmModule, CompressionPlan],
+    entries: list[BlockPlan],
+    images: Tensor,
+    orders: dict,
+    *without: Piece,
 ) -> TimmModule:
     model, plan = teacher
     student = copy.deepcopy(model)
-    operate(student, model, family_of(model), plan, entries, orders, images, refit=refit)
+    operate(student, model, family_of(model), plan, entries, orders, images, without=without)
     return student
 
 
@@ -55,7 +59,7 @@ def test_first_tokens_are_what_block_0_gets(teacher: tuple[TimmModule, Compressi
 def test_keeping_every_node_changes_nothing(teacher: tuple[TimmModule, CompressionPlan], images: Tensor) -> None:
     model, _ = teacher
     orders = dict.fromkeys(BLOCKS, torch.arange(128))
-    student = cut(teacher, [BlockPlan(index=index, mlp_hidden=128) for index in BLOCKS], images, orders, refit=True)
+    student = cut(teacher, [BlockPlan(index=index, mlp_hidden=128) for index in BLOCKS], images, orders)
     # The fit solves for weights that are there already; fp32 products of the moments leave about 1e-4.
     torch.testing.assert_close(student(images), model(images), rtol=1e-2, atol=1e-2)
 
@@ -71,8 +75,8 @@ def test_refitting_beats_cutting_alone(
     fresh = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     wanted = logits_of(model, fresh)
     plain, refitted = (
-        divergence(logits_of(cut(teacher, entries, images, found.orders, refit), fresh), wanted)
-        for refit in (False, True)
+        divergence(logits_of(cut(teacher, entries, images, found.orders, *without), fresh), wanted)
+        for without in (("refit", "absorption"), ())
     )
     assert refitted < 0.8 * plain
 
@@ -86,6 +90,19 @@ def test_damage_grows_with_the_cut(teacher: tuple[TimmModule, CompressionPlan], 
         assert damage.mlp[8] > damage.mlp[64] > 0
         assert (damage.attention is not None) == (index in INNER)
         assert sorted(found.orders[index].tolist()) == list(range(128))
+
+
+@pytest.mark.parametrize("entry", [{"index": 0, "mlp_hidden": 32}, {"index": 2, "removed": "attention"}])
+def test_damage_is_that_of_the_whole_cut_model(
+    teacher: tuple[TimmModule, CompressionPlan], images: Tensor, entry: dict
+) -> None:
+    model, plan = teacher
+    found = examine(model, family_of(model), plan, BLOCKS, INNER, images, images[:32], multiple=8)
+    student = cut(teacher, [BlockPlan.model_validate(entry)], images, found.orders)
+    damage = found.damages[entry["index"]]
+    measured = damage.attention if "removed" in entry else damage.mlp[32]
+    whole = divergence(logits_of(student, images[:32]), logits_of(model, images[:32]))
+    assert measured == pytest.approx(whole, rel=1e-3, abs=1e-9)
 
 
 def test_best_nodes_are_the_last_of_the_order() -> None:

@@ -22,6 +22,7 @@ from dcvit.methods.propose import Proposal, Target, propose, survey
 from dcvit.methods.settings import SearchSettings
 from dcvit.methods.speedup import Candidates, find_reduction, measuring
 from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.stopwatch import Stopwatch
 from dcvit.subject import Subject
 from dcvit.summary import PlanSummary, summarize
 from dcvit.synthesis import save_pictures, synthesize
@@ -43,7 +44,7 @@ class Compressed:
 
     Attributes:
         summary: What the plan costs, before and after.
-        metrics: What the run measured: scores in nats, losses, seconds.
+        metrics: What the run measured: scores in nats, losses, seconds, in all and by stage.
     """
 
     model: TimmModule
@@ -84,6 +85,7 @@ class Compressor:
             raise InputError("--method practise ranks blocks on images: give --data")
         self.subject, self.few_shot, self.settings = subject, few_shot, settings
         self.recover, self.seed, self.store = recover, seed, store
+        self.watch = Stopwatch()
         self._surveys: dict[str, Proposal] = {}
 
     def compress(self, target: Target) -> Compressed:
@@ -92,7 +94,7 @@ class Compressor:
         Raises:
             InputError: If the target is out of reach.
         """
-        started = time.perf_counter()
+        started, before = time.perf_counter(), dict(self.watch.seconds)
         if target.speedup is not None:
             return self._compress_to_speedup(target)
         proposal = self._propose(target)
@@ -103,7 +105,9 @@ class Compressor:
             job = self._job(proposal)
             find = practise if self.settings.method == "practise" else search_and_recover
             student, entries, metrics = find(job, proposal)
-            metrics["kl"] = divergence(logits_of(student, job.metric), self._teacher_logits)
+            with self.watch.stage("scoring"):
+                metrics["kl"] = divergence(logits_of(student, job.metric), self._teacher_logits)
+            metrics["stages"] = self.watch.since(before)
         summary = summarize(proposal.base.with_blocks(*entries), self.subject.plan, target.macs_convention)
         return Compressed(student.cpu(), summary, metrics | {"seconds": time.perf_counter() - started})
 
@@ -193,7 +197,8 @@ class Compressor:
         if self.settings.metric == "train":
             return self._images[:METRIC_IMAGES]
         steps, classes = self.settings.synthesis_steps, self.subject.architecture.num_classes
-        with accelerator().main_process_first():  # the others find its result in the store
+        # The others find the first one's result in the store.
+        with self.watch.stage("synthesis"), accelerator().main_process_first():
             made = synthesize(
                 self._teacher, self.subject.preprocessing, classes, steps=steps, seed=self.seed, store=self.store
             )
@@ -240,6 +245,7 @@ class Compressor:
             identity=self._identity,
             seed=self.seed,
             depth=self.subject.architecture.depth,
+            watch=self.watch,
         )
 
     def _cut_by_norm(self, proposal: Proposal) -> tuple[TimmModule, list[BlockPlan]]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcvit.families import Family
 from dcvit.layers import apply_merges
 from dcvit.methods.allocate import BlockDamage
 from dcvit.methods.least_squares import elimination_order
-from dcvit.methods.surgery import absorb_attention, best_nodes, first_tokens, observe, refit_output_layer, through
+from dcvit.methods.surgery import CHUNK, absorb_attention, best_nodes, first_tokens, observe, refit_output_layer, through
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.progress import track
 from dcvit.training.hardware import accelerator
@@ -75,11 +75,16 @@ def examine(
     """
     wanted = logits_of(teacher, metric)
     tokens = first_tokens(teacher, family, calibration)
+    # What the metric images are in front of each block: a cut changes nothing before it, so nothing is computed again.
+    with accelerator().autocast():  # as `logits_of` does: the same rounding must not count as damage
+        scored = first_tokens(teacher, family, metric)
+    scored_before = scored
     orders, damages = {}, {}
     for index in track(range(max(blocks) + 1), "examining blocks"):
         block = family.block(teacher, index)
         if index not in blocks:
             tokens = apply_merges(block, through(block, tokens))
+            scored_before, scored = scored, _advance(block, scored)
             continue
         moments, output = observe(block, tokens, None)
         order = elimination_order(moments.gram, block.mlp.fc2.weight).cpu()
@@ -89,17 +94,48 @@ def examine(
             kept = best_nodes(order, width)
             student = _cut(teacher, family, start, BlockPlan(index=index, mlp_hidden=width), kept)
             refit_output_layer(family.block(student, index), moments, kept)
-            by_width[width] = divergence(logits_of(student, metric), wanted)
+            by_width[width] = divergence(_logits_from(student, index, scored, metric), wanted)
         attention = None
         if index in may_lose_attention:
             student = _cut(teacher, family, start, BlockPlan(index=index, removed="attention"), None)
             shifted = absorb_attention(family.block(student, index - 1), block, tokens, tokens)
             remains = family.block(student, index)
             refit_output_layer(remains, observe(remains, shifted, output)[0])
-            attention = divergence(logits_of(student, metric), wanted)
+            attention = divergence(_logits_from(student, index - 1, scored_before, metric), wanted)
         orders[index], damages[index] = order, BlockDamage(attention, by_width)
         tokens = apply_merges(block, output)
+        scored_before, scored = scored, _advance(block, scored)
     return Examination(orders, damages)
+
+
+def _advance(block: TimmModule, tokens: Tensor) -> Tensor:
+    with accelerator().autocast():
+        return apply_merges(block, through(block, tokens))
+
+
+@torch.no_grad()
+def _logits_from(model: TimmModule, index: int, tokens: Tensor, images: Tensor) -> Tensor:
+    """Logits [S, classes] of a model whose blocks from `index` on get `tokens` [S, N, C]; those before are dropped.
+
+    The model's own forward runs, on a shorter list of blocks, whatever it does around them.
+    """
+    given = _Given()
+    model.blocks = nn.Sequential(given, *list(model.blocks)[index:])
+    device = next(model.parameters()).device
+    logits = []
+    for chunk, given.tokens in zip(images.split(CHUNK), tokens.split(CHUNK), strict=True):
+        with accelerator().autocast():
+            logits.append(model(chunk.to(device)).float().cpu())
+    return torch.cat(logits)
+
+
+class _Given(nn.Module):
+    """Stands in for blocks whose output is known."""
+
+    tokens: Tensor
+
+    def forward(self, _tokens: Tensor) -> Tensor:
+        return self.tokens
 
 
 def _cut(

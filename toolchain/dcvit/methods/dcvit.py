@@ -96,9 +96,13 @@ def _try_units(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Found:
     narrowed = [
         entry.index for entry in (*fixed, *(e for unit in trials for e in unit)) if entry.mlp_hidden is not None
     ]
-    ranking = NodeRanking(job.model, job.family, narrowed, job.settings.nodes, images=job.calibration, seed=job.seed)
-    ranked = rank_units(job, trials, ranking) if trials else []
+    with job.watch.stage("trials"):
+        ranking = NodeRanking(
+            job.model, job.family, narrowed, job.settings.nodes, images=job.calibration, seed=job.seed
+        )
+        ranked = rank_units(job, trials, ranking) if trials else []
     units = proposal.chosen([trial.unit for trial in ranked]) if trials else []
-    student = recover_progressively(job, [*([block] for block in fixed), *units], ranking)
+    with job.watch.stage("recovery"):
+        student = recover_progressively(job, [*([block] for block in fixed), *units], ranking)
     found = {"trials": [{"blocks": t.unit, "kl": t.score, "seconds": t.seconds} for t in ranked]}
     return student, [entry for unit in units for entry in unit], found

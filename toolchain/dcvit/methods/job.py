@@ -10,6 +10,7 @@ from torch import Tensor
 from dcvit.families import Family
 from dcvit.methods.settings import SearchSettings
 from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.stopwatch import Stopwatch
 from dcvit.training.mimic import mimic
 from dcvit.training.stages import StageResult, StageStore
 from dcvit.training.views import ViewBank
@@ -29,6 +30,7 @@ class Job:
         identity: Digests of the model and the images, for the keys of kept results.
         depth: Blocks of the model.
         losses: Of each training, in their order.
+        watch: Where the time goes.
     """
 
     model: TimmModule
@@ -44,6 +46,7 @@ class Job:
     seed: int
     depth: int
     losses: list[float | None] = field(default_factory=list)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
     def merges(self) -> bool:
@@ -93,6 +96,9 @@ class Job:
         self.family.train_up_to(student, last_block)
 
         def compute() -> StageResult:
+            if steps:
+                with self.watch.stage("teacher features"):
+                    self.views.prepare()
             result = mimic(
                 student,
                 self.family,

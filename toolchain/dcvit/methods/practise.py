@@ -89,7 +89,8 @@ def practise(
     entries = _drop(job, student, [index for unit in units for index in unit])
     if steps is None:
         steps = job.settings.steps * (_units_of_dcvit(proposal, len(units)) + len(fixed) + job.merges)
-    job.train(student, [*fixed, *entries], steps, "fine-tuning", last_block=job.depth - 1)
+    with job.watch.stage("recovery"):
+        job.train(student, [*fixed, *entries], steps, "fine-tuning", last_block=job.depth - 1)
     found = {
         "trials": [
             {"blocks": t.unit, "mse": t.error, "saved_percent": t.saved, "score": t.score, "seconds": t.seconds}

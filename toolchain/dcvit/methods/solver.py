@@ -36,7 +36,7 @@ def examined(job: Job, blocks: Sequence[int], may_lose_attention: Sequence[int],
     key = job.key(
         blocks=list(blocks), may_lose_attention=list(may_lose_attention), multiple=multiple, fractions=FRACTIONS
     )
-    with accelerator().main_process_first():  # the others find its result in the store
+    with job.watch.stage("examination"), accelerator().main_process_first():  # the others find its result in the store
         kept = job.store.run("examined", key | {"metric": job.settings.metric}, compute)
     damages = {
         int(block): BlockDamage(entry["attention"], {int(width): kl for width, kl in entry["mlp"].items()})
@@ -94,6 +94,8 @@ def recover_at_once(job: Job, entries: Sequence[BlockPlan], examination: Examina
         for entry in entries
         if entry.mlp_hidden is not None and entry.index not in examination.orders
     }
-    operate(student, teacher, job.family, job.start, entries, orders, job.calibration)
-    job.train(student, entries, job.settings.steps, "recovering", last_block=job.depth - 1)
+    with job.watch.stage("refit"):
+        operate(student, teacher, job.family, job.start, entries, orders, job.calibration)
+    with job.watch.stage("recovery"):
+        job.train(student, entries, job.settings.steps, "recovering", last_block=job.depth - 1)
     return student.eval()

@@ -3,9 +3,9 @@
 Each block is fitted on the tokens that the already cut blocks give it, so it makes up for their errors too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.layers import LayerScale
@@ -17,6 +17,10 @@ from dcvit.methods.least_squares import Moments, fit_output_layer
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.progress import track
 from dcvit.types import TimmModule
+
+Piece = Literal["refit", "absorption", "propagation"]
+"""Of the surgery: fc2's closed-form fit, the mean of a removed attention put into the block before, and fitting each
+block on the tokens that the cut blocks before it give rather than on the teacher's."""
 
 CHUNK = 64
 """Images that pass through a block at once."""
@@ -43,7 +47,7 @@ def operate(
     orders: dict[int, Tensor],
     images: Tensor,
     *,
-    refit: bool = True,
+    without: Collection[Piece] = (),
 ) -> None:
     """Cuts the blocks of `entries` in the student, in place, front to back.
 
@@ -55,7 +59,7 @@ def operate(
         entries: What becomes of each block.
         orders: For each block that is narrowed, its MLP's nodes [M], the ones to go first in front.
         images: Calibration images [n, C, H, W].
-        refit: Without it nodes are cut and nothing makes up for them.
+        without: Pieces to leave out, for ablations.
     """
     by_index = {entry.index: entry for entry in entries}
     wanted = tokens = first_tokens(teacher, family, images)
@@ -63,7 +67,7 @@ def operate(
         original = family.block(teacher, index)
         entry = by_index.get(index)
         if entry is not None:
-            if refit and entry.removed == "attention" and index > 0:
+            if "absorption" not in without and entry.removed == "attention" and index > 0:
                 tokens = absorb_attention(family.block(student, index - 1), original, wanted, tokens)
             kept = {}
             if entry.mlp_hidden is not None:
@@ -71,8 +75,9 @@ def operate(
             family.apply(student, start.original().with_blocks(entry), kept)
         output = through(original, wanted)
         block = family.block(student, index)
-        if entry is not None and refit and entry.removed != "block":
-            refit_output_layer(block, observe(block, tokens, output)[0])
+        if entry is not None and "refit" not in without and entry.removed != "block":
+            seen = wanted if "propagation" in without else tokens
+            refit_output_layer(block, observe(block, seen, output)[0])
         tokens = apply_merges(block, through(block, tokens))
         wanted = apply_merges(original, output)
 

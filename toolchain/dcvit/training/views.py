@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class TeacherOutput:
 
 
 class ViewBank:
-    """Augmented views of n images and the teacher's output for each.
+    """Augmented views of n images and the teacher's output for each, made when the first batch is drawn.
 
     Args:
         teacher: The uncompressed model.
@@ -60,11 +61,24 @@ class ViewBank:
         seed: int,
     ) -> None:
         self.teacher, self.family, self.batch_size = teacher, family, batch_size
+        self.few_shot, self.preprocessing, self.seed = few_shot, preprocessing, seed
         self.num_images = len(few_shot.images)
-        wanted = max(1, math.ceil(steps * batch_size / self.num_images))
-        rounds = track(range(min(wanted, MAX_VIEWS)), "augmenting")
-        self.views = torch.cat([few_shot.augmented(preprocessing, seed * MAX_VIEWS + index) for index in rounds])
-        self._cached = self._teach() if self._fits() else None
+        self.num_views = min(max(1, math.ceil(steps * batch_size / self.num_images)), MAX_VIEWS)
+
+    @cached_property
+    def views(self) -> Tensor:
+        """All views, [views·n, C, H, W]."""
+        rounds = track(range(self.num_views), "augmenting")
+        first = self.seed * MAX_VIEWS
+        return torch.cat([self.few_shot.augmented(self.preprocessing, first + index) for index in rounds])
+
+    @cached_property
+    def _cached(self) -> TeacherOutput | None:
+        return self._teach() if self._fits() else None
+
+    def prepare(self) -> None:
+        """Makes the views and the teacher's output now, if they are not there yet."""
+        _ = self._cached
 
     def batches(self, steps: int, seed: int, *, together: bool = True) -> Iterator[tuple[Tensor, TeacherOutput]]:
         """Yields `steps` batches of images [B, C, H, W] on the device, with the teacher's output.
