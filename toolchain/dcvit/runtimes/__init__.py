@@ -1,12 +1,12 @@
 """PyTorch, ONNX Runtime and TensorRT behind one small interface."""
 
 from dcvit.errors import InputError
-from dcvit.runtimes.base import Runtime, Session, available_cores
+from dcvit.runtimes.base import Runtime, Session, available_cores, limited_to
 from dcvit.runtimes.onnx_runtime import OnnxRuntime
 from dcvit.runtimes.pytorch import PyTorch
 from dcvit.runtimes.tensorrt import TensorRT
 
-__all__ = ["RUNTIMES", "Runtime", "Session", "available_cores", "runtime_named"]
+__all__ = ["RUNTIMES", "Runtime", "Session", "available_cores", "limited_to", "runtime_named"]
 
 RUNTIMES: dict[str, Runtime] = {
     runtime.name: runtime

@@ -2,6 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dcvit.artifacts import Precision
+from dcvit.errors import InputError
 from dcvit.folder import ModelFolder
 
 Artifact = Literal["weights", "onnx", "engine"]
@@ -84,9 +88,34 @@ class Runtime(ABC):
         """
 
 
+_threads: ContextVar[int | None] = ContextVar("threads", default=None)
+
+
 def available_cores() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores that this process may use, or fewer within `limited_to`; each session takes as many threads."""
+    limit = _threads.get()
+    if limit is not None:
+        return limit
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def limited_to(threads: int | None) -> Iterator[None]:
+    """Gives every runtime this many CPU threads inside the block, PyTorch included; None gives it all cores.
+
+    Raises:
+        InputError: If there are not as many cores.
+    """
+    cores = available_cores()
+    if threads is not None and not 1 <= threads <= cores:
+        raise InputError(f"--threads {threads}: this process may use {cores} cores, so choose 1 to {cores}")
+    token, before = _threads.set(threads), torch.get_num_threads()
+    torch.set_num_threads(threads or cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _threads.reset(token)
 
 
 def gpu_name() -> str:
