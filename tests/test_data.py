@@ -30,6 +30,23 @@ def test_a_folder_and_a_tar_of_it_give_the_same(image_folder: MakeFolder, tmp_pa
         assert torch.equal(left.labels, right.labels)
 
 
+def test_a_pattern_joins_shards_of_the_same_classes(image_folder: MakeFolder, tmp_path: Path) -> None:
+    root = image_folder(classes=2, each=2)
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"shard-{shard}.tar", "w") as tar:
+            for label in range(2):
+                tar.add(root / f"class{label}" / f"{shard}.png", arcname=f"class{label}/{shard}.png")
+    joined = open_source(tmp_path / "shard-*.tar", "train")
+    assert (len(joined), joined.classes) == (4, ["class0", "class1"])
+    pixels = {(root / f"class{label}" / f"{i}.png").read_bytes(): label for label in range(2) for i in range(2)}
+    assert [label for _, label in map(joined.read, range(4))] == [0, 1, 0, 1]
+    assert all(pixels[data] == label for data, label in map(joined.read, range(4)))
+    with tarfile.open(tmp_path / "shard-2.tar", "w") as tar:
+        tar.add(root / "class0" / "0.png", arcname="other/0.png")
+    with pytest.raises(InputError, match="other classes"):
+        open_source(tmp_path / "shard-*.tar", "train")
+
+
 def test_batches_keep_order_and_end_short(image_folder: MakeFolder) -> None:
     source = open_source(image_folder(classes=2, each=4), "test")
     found = list(batches(source, PREPROCESSING, 3, CorruptImages()))
