@@ -20,7 +20,7 @@ from dcvit.errors import InputError
 from dcvit.folder import ModelFolder
 from dcvit.methods.propose import Target
 from dcvit.methods.settings import SearchSettings
-from dcvit.methods.speedup import MOST_MEASUREMENTS, TOLERANCE, Candidates, Measure, find_reduction, measuring
+from dcvit.methods.speedup import MOST_MEASUREMENTS, TOLERANCE, Candidates, Measure, correct, find_reduction, measuring
 from dcvit.model import build, create
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.subject import open_shapes
@@ -88,6 +88,35 @@ def test_a_line_takes_three_measurements_at_most() -> None:
     for wanted in (1.1, 1.3, 1.5):
         bench = Bench(LATENCIES["with a constant"])
         assert find_reduction(wanted, bench.candidates(), bench).measurements <= 3
+
+
+@pytest.mark.parametrize("bias", [1.0, 0.9, 1.15])
+def test_blocks_that_cost_other_than_their_stand_ins_are_corrected_for(bias: float) -> None:
+    bench = Bench(lambda left: left)
+    candidates = bench.candidates()
+    found = find_reduction(1.5, candidates, bench)
+    made: list[float | None] = []
+
+    def make(share: float | None) -> float:
+        made.append(share)
+        assert share is not None
+        return 1 - bias * share  # its latency
+
+    latency, measured = correct(found, 1.5, candidates, make, lambda latency: row(1 / latency))
+    assert abs(measured.speedup / 1.5 - 1) <= TOLERANCE
+    assert measured.speedup == 1 / latency
+    assert len(made) == (1 if bias == 1.0 else 2)
+
+
+def test_the_nearest_is_kept_with_a_warning_where_corrections_do_not_help(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(lambda left: left)
+    candidates = bench.candidates()
+    found = find_reduction(1.5, candidates, bench)
+    speeds = iter([1.2, 1.4, 1.7])
+    with caplog.at_level(logging.WARNING, logger="dcvit"):
+        made, _ = correct(found, 1.5, candidates, lambda _share: next(speeds), row)
+    assert made == 1.4
+    assert "not within 3 %" in caplog.text
 
 
 def test_out_of_reach_names_what_can_be_reached() -> None:

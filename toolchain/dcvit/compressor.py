@@ -20,7 +20,7 @@ from dcvit.methods.nodes import NodeRanking
 from dcvit.methods.practise import practise
 from dcvit.methods.propose import Proposal, Target, propose, survey
 from dcvit.methods.settings import SearchSettings
-from dcvit.methods.speedup import Candidates, find_reduction, measuring
+from dcvit.methods.speedup import Candidates, correct, find_reduction, measuring
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.stopwatch import Stopwatch
 from dcvit.subject import Subject
@@ -102,7 +102,7 @@ class Compressor:
             student, entries = self._cut_by_norm(proposal)
             metrics: dict[str, Any] = {}
         else:
-            job = self._job(proposal)
+            job = self._job_of(proposal)
             find = practise if self.settings.method == "practise" else search_and_recover
             student, entries, metrics = find(job, proposal)
             with self.watch.stage("scoring"):
@@ -118,8 +118,17 @@ class Compressor:
             InputError: If the target is out of reach.
         """
         proposal = self._propose(target)
-        entries = stand_ins(proposal) if self.few_shot is None else search(self._job(proposal), proposal)
+        entries = stand_ins(proposal) if self.few_shot is None else search(self._job_of(proposal), proposal)
         return proposal.base.with_blocks(*entries)
+
+    def job(self, target: Target) -> tuple[Job, Proposal]:
+        """What the searches work on: for studies of their parts.
+
+        Raises:
+            InputError: If the target says nothing or does not fit the model.
+        """
+        proposal = self._propose(target)
+        return self._job_of(proposal), proposal
 
     def manifest(self, made: Compressed, target: Target) -> Manifest:
         """What the model folder of a compressed model says about it."""
@@ -147,9 +156,15 @@ class Compressor:
             raise InputError("--speedup works with --method dcvit; give --macs-reduction for practise")
         started = time.perf_counter()
         with measuring(self.subject.plan.original(), self.subject.preprocessing, target.runtime) as measure:
-            found = find_reduction(target.speedup, self._candidates(target), measure)
-            made = self.compress(target.at(found.macs_reduction))
-            row = measure(made.plan)  # known already, but where trials chose other blocks than those that stood in
+            candidates = self._candidates(target)
+            found = find_reduction(target.speedup, candidates, measure)
+            made, row = correct(
+                found,
+                target.speedup,
+                candidates,
+                lambda share: self.compress(target.at(share)),
+                lambda made: measure(made.plan),
+            )
         metrics = made.metrics | {"speedup": row.to_json(), "speedup_measurements": found.measurements}
         return dataclasses.replace(made, metrics=metrics | {"seconds": time.perf_counter() - started})
 
@@ -157,7 +172,7 @@ class Compressor:
         proposal = self._survey(target)
         if not proposal.units:
             raise InputError("--speedup: the plan leaves no block that could be compressed")
-        least, most = proposal.reach() if self.few_shot is None else reach(self._job(proposal), proposal)
+        least, most = proposal.reach() if self.few_shot is None else reach(self._job_of(proposal), proposal)
         saved, total = proposal.saved, proposal.total
         return Candidates(
             base=proposal.base,
@@ -231,7 +246,7 @@ class Compressor:
             "versions": {name: package_versions().get(name) for name in ("dcvit-tool", "torch", "timm")},
         }
 
-    def _job(self, proposal: Proposal) -> Job:
+    def _job_of(self, proposal: Proposal) -> Job:
         return Job(
             model=self._teacher,
             family=self.subject.family,
