@@ -17,16 +17,23 @@ def narrow_mlp(mlp: TimmModule, kept: Tensor) -> None:
     mlp.fc2 = _linear(mlp.fc2, mlp.fc2.weight[:, kept], mlp.fc2.bias)
 
 
-def narrow_attention(attention: TimmModule, kept: Tensor) -> None:
-    """Keeps the channels `kept` [h, d'] (indices within each head) of a timm `Attention`, the same for q, k and v.
+def narrow_attention(attention: TimmModule, kept: Tensor, kept_values: Tensor | None = None) -> None:
+    """Keeps the channels `kept` [h, d'] (indices within each head) of a timm `Attention`'s q and k, and of its v too.
 
     timm scales the logits by d'^-½ afterwards; √(d'/d) goes into the q weights, so that the logits of the kept channels
     are what they were.
+
+    Args:
+        attention: Cut in place.
+        kept: Of q and k, whose channels meet in a product.
+        kept_values: Of v, whose channels are the inputs of proj, where they are others.
     """
     heads, width = kept.shape
+    full = heads * attention.head_dim
     offsets = torch.arange(heads, device=kept.device)[:, None] * attention.head_dim
     rows = (offsets + kept).flatten()
-    qkv = torch.cat([part * heads * attention.head_dim + rows for part in range(3)])
+    values = rows if kept_values is None else (offsets + kept_values).flatten()
+    qkv = torch.cat([rows, full + rows, 2 * full + values])
     weight = attention.qkv.weight[qkv].clone()
     bias = None if attention.qkv.bias is None else attention.qkv.bias[qkv].clone()
     rescale = math.sqrt(width / attention.head_dim)
@@ -34,7 +41,7 @@ def narrow_attention(attention: TimmModule, kept: Tensor) -> None:
     if bias is not None:
         bias[: heads * width] *= rescale
     attention.qkv = _linear(attention.qkv, weight, bias)
-    attention.proj = _linear(attention.proj, attention.proj.weight[:, rows], attention.proj.bias)
+    attention.proj = _linear(attention.proj, attention.proj.weight[:, values], attention.proj.bias)
     attention.head_dim, attention.attn_dim, attention.scale = width, heads * width, width**-0.5
 
 

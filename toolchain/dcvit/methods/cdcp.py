@@ -1,0 +1,345 @@
+"""Consistent dynamic channel pruning (CAIT, arXiv 2309.15755, with the compactors of ResRep, 2007.03260).
+
+A unit of an attention is one channel of q and k and one of v in every head, so that every head keeps the same number
+and the pruned block is a plain timm attention; a unit of an MLP is a hidden node. A unit's importance is the Fisher
+information of a gate on it, E[(∂L/∂gate)²]: to second order the loss that its removal costs, in one unit for heads and
+nodes of all blocks. It adds up over units, so that importance a MAC can rank chunks of any size (Fisher pruning, Theis
+et al., 1801.05787). Row norms alone could not tell units apart at the start, where every row of a compactor has norm 1.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from accelerate.utils import broadcast_object_list
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from dcvit.cost import MacsConvention
+from dcvit.errors import InputError
+from dcvit.families import Family
+from dcvit.layers.compactor import CompactedLinear
+from dcvit.layers.narrow import narrow_attention, narrow_mlp
+from dcvit.methods.widths import PrunableLayer, choose_units, most_macs, prunable_layers
+from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.training.hardware import accelerator
+from dcvit.types import TimmModule
+
+SENSITIVITY_DECAY = 0.98
+"""Of the running mean of squared gate gradients: it looks back over some fifty steps."""
+
+SETTLING = 1.5
+"""Masks are final once the steps left are this many times those in which a row of norm 1 vanishes."""
+
+log = logging.getLogger(__name__)
+
+
+class CdcpSettings(BaseModel):
+    """How channels are pruned while a model trains.
+
+    Attributes:
+        shrink: Norm that a masked row would lose over the whole run, λ: it vanishes within 1/λ of the steps. This does
+            not follow the learning rate, whose fall to 0 would let rows that are masked late never vanish.
+        warmup: Share of the steps before the first unit is masked.
+        every: Steps between re-rankings, T.
+        reached_by: Share of the steps by which the masked model meets the target; in between it is approached linearly.
+        width_multiple: Widths are multiples of this.
+        min_head_dim: Channels that every head keeps at least.
+        min_mlp_hidden: Nodes that every MLP keeps at least.
+        vanish_norm: A masked row below this norm is set to zero.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shrink: float = Field(default=8.0, gt=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    every: int = Field(default=20, ge=1)
+    reached_by: float = Field(default=0.6, gt=0, lt=1)
+    width_multiple: int = Field(default=8, ge=1)
+    min_head_dim: int = Field(default=8, ge=1)
+    min_mlp_hidden: int = Field(default=8, ge=1)
+    vanish_norm: float = Field(default=1e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _time_to_vanish(self) -> Self:
+        if self.warmup >= self.reached_by:
+            raise InputError(f"CDCP: warmup {self.warmup:g} must be less than reached_by {self.reached_by:g}")
+        if self.shrink < SETTLING / (1 - self.reached_by):
+            raise InputError(
+                f"CDCP: with shrink {self.shrink:g} rows masked at {self.reached_by:g} of the steps do not vanish by "
+                f"the end; take at least {SETTLING / (1 - self.reached_by):.3g}, or a smaller reached_by"
+            )
+        return self
+
+    def goal(self, done: int, steps: int) -> float:
+        """Share of the target that is masked after `done` of `steps` steps."""
+        if done >= self._reached(steps):
+            return 1.0
+        return max((done / steps - self.warmup) / (self.reached_by - self.warmup), 0.0)
+
+    def ranks_after(self, done: int, steps: int) -> bool:
+        """Whether units are re-ranked after `done` of `steps` steps."""
+        reached = self._reached(steps)
+        final = max(steps * (1 - SETTLING / self.shrink), reached)
+        return self.goal(done, steps) > 0 and done <= final and (done % self.every == 0 or done == reached)
+
+    def _reached(self, steps: int) -> int:
+        return math.ceil(self.reached_by * steps)
+
+
+@dataclass
+class _Compacted:
+    """A compacted layer and its masks.
+
+    A row of a mask stands for as many rows of the compactor as `members` says: q and k have one mask, v another.
+
+    Attributes:
+        mask: [parts, heads, width], True where a row is to vanish.
+        sensitivity: [parts, heads, width], mean squared gradient of a gate on the row, a norm of 1 given.
+    """
+
+    layer: PrunableLayer
+    mask: Tensor
+    sensitivity: Tensor
+
+    @property
+    def name(self) -> str:
+        return f"blocks.{self.layer.block}.{self.layer.kind}"
+
+    @property
+    def members(self) -> list[int]:
+        """The part of the mask for each part of the compactor."""
+        return [0, 0, 1] if self.layer.kind == "head_dim" else [0]
+
+    @property
+    def width(self) -> int:
+        """Units that are not masked."""
+        return self.layer.width - int(self.mask[0, 0].sum())
+
+    def linear(self, block: TimmModule) -> CompactedLinear:
+        layer = block.attn.qkv if self.layer.kind == "head_dim" else block.mlp.fc1
+        assert isinstance(layer, CompactedLinear)
+        return layer
+
+    def rows(self, compactor: Tensor) -> Tensor:
+        """A compactor or its gradient as [members, heads, width, width]."""
+        return compactor.unflatten(0, (len(self.members), -1))
+
+    def masked(self, device: torch.device) -> Tensor:
+        """The mask for the rows of the compactor: [members, heads, width, 1]."""
+        return self.mask[self.members].unsqueeze(-1).to(device)
+
+    def per_part(self, of_members: Tensor) -> list[Tensor]:
+        """Groups what is known of each row [members, heads, width] by the part of the mask."""
+        chosen = torch.tensor(self.members, device=of_members.device)
+        return [of_members[chosen == part] for part in range(len(self.mask))]
+
+    def importance(self, compactor: Tensor) -> Tensor:
+        """[parts, heads, width]: q and k of a channel count as their product, which is all that attention sees."""
+        norms = self.rows(compactor).norm(dim=-1)
+        sizes = torch.stack([part.prod(0) for part in self.per_part(norms)])
+        return sizes**2 * self.sensitivity.to(sizes)
+
+
+class ChannelPruning:
+    """Narrows heads and MLPs of a student while it trains (a `dcvit.training.pruner.Pruner`).
+
+    Compactors are put behind q, k, v and fc1 in place; the student's outputs stay what they were. While it trains, the
+    rows of units that are masked get no gradient and shrink; units are re-ranked from scratch, so a masked one whose
+    row still matters returns. `fold` leaves plain, narrower timm layers.
+
+    Args:
+        student: Follows the plan; a Vision Transformer.
+        family: Of the student.
+        plan: What the student is: merges, attention-free blocks and widths so far.
+        macs_to_save: MACs that the narrowed student has to cost less.
+        settings: When and how fast.
+        macs_convention: How MACs are counted.
+
+    Raises:
+        InputError: If the architecture cannot be narrowed, or as many MACs cannot be saved.
+    """
+
+    def __init__(
+        self,
+        student: TimmModule,
+        family: Family,
+        plan: CompressionPlan,
+        *,
+        macs_to_save: float,
+        settings: CdcpSettings | None = None,
+        macs_convention: MacsConvention = "full",
+    ) -> None:
+        self.student, self.family, self.plan = student, family, plan
+        self.macs_to_save, self.settings = macs_to_save, settings or CdcpSettings()
+        self.largest_cut = 0.0
+        """Largest norm of a row that the last fold cut; 0 if every masked row had vanished."""
+        layers = prunable_layers(
+            student,
+            family,
+            plan,
+            multiple=self.settings.width_multiple,
+            min_head_dim=self.settings.min_head_dim,
+            min_mlp_hidden=self.settings.min_mlp_hidden,
+            macs_convention=macs_convention,
+        )
+        if macs_to_save > (most := most_macs(layers)):
+            raise InputError(
+                f"channel pruning cannot save {macs_to_save / 1e6:.1f} M MACs: with every head and MLP of this plan "
+                f"at its least width it saves {most / 1e6:.1f} M"
+            )
+        self._compacted = [self._attach(layer) for layer in layers]
+
+    def _attach(self, layer: PrunableLayer) -> _Compacted:
+        block = self.family.block(self.student, layer.block)
+        if layer.kind == "head_dim":
+            heads, parts = block.attn.num_heads, 2
+            block.attn.qkv = CompactedLinear(block.attn.qkv, 3 * heads)
+        else:
+            heads, parts = 1, 1
+            block.mlp.fc1 = CompactedLinear(block.mlp.fc1)
+        shape = (parts, heads, layer.width)
+        return _Compacted(layer, torch.zeros(shape, dtype=torch.bool), torch.zeros(shape))
+
+    @property
+    def no_weight_decay(self) -> frozenset[str]:
+        """The compactors: decay would shrink every row, masked or not."""
+        compactors = {id(compactor) for _, compactor in self._compactors()}
+        return frozenset(name for name, tensor in self.student.named_parameters() if id(tensor) in compactors)
+
+    @property
+    def macs_saved(self) -> int:
+        """MACs that the masked units cost."""
+        return sum(each.layer.macs * (each.layer.width - each.width) for each in self._compacted)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Notes what the gradients say about each unit, then drops those of masked rows."""
+        for each, compactor in self._compactors():
+            if compactor.grad is None:
+                continue
+            rows, gradient = each.rows(compactor), each.rows(compactor.grad)
+            norms = each.per_part(rows.norm(dim=-1))
+            gates = each.per_part((rows * gradient).sum(-1))
+            # Scaling the q row of a channel, its k row, or their product is one and the same.
+            found = [gate[0] / norm.prod(0).clamp_min(1e-12) for gate, norm in zip(gates, norms, strict=True)]
+            each.sensitivity = each.sensitivity.to(compactor.device).lerp(
+                torch.stack(found).float() ** 2, 1 - SENSITIVITY_DECAY
+            )
+            gradient.masked_fill_(each.masked(compactor.device), 0.0)
+
+    @torch.no_grad()
+    def after_step(self, step: int, steps: int, lr: float) -> None:  # noqa: ARG002 (see `CdcpSettings.shrink`)
+        """Shrinks masked rows by a proximal step, and now and then masks other units."""
+        for each, compactor in self._compactors():
+            rows = each.rows(compactor)
+            norms = rows.norm(dim=-1, keepdim=True)
+            left = norms - self.settings.shrink / steps
+            factor = torch.where(left > self.settings.vanish_norm, left / norms.clamp_min(1e-12), 0.0)
+            rows.mul_(torch.where(each.masked(compactor.device), factor, 1.0))
+        if self.settings.ranks_after(step + 1, steps):
+            self._mask(self.macs_to_save * self.settings.goal(step + 1, steps))
+
+    def widths(self) -> dict[str, list[int]]:
+        """Channels a head (`head_dim`) and nodes an MLP (`mlp_hidden`) still has, by block; 0 where there is none."""
+        found: dict[str, list[int]] = {"head_dim": [], "mlp_hidden": []}
+        for index in range(len(self.student.blocks)):
+            block = self.family.block(self.student, index)
+            found["head_dim"].append(block.attn.head_dim if hasattr(block, "attn") else 0)
+            found["mlp_hidden"].append(block.mlp.fc1.out_features if hasattr(block, "mlp") else 0)
+        for each in self._compacted:
+            found[each.layer.kind][each.layer.block] = each.width
+        return found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Masks and sensitivities of every compacted layer; the compactors are among the student's weights."""
+        return {
+            f"{each.name}.{key}": tensor.detach().cpu()
+            for each in self._compacted
+            for key, tensor in (("mask", each.mask), ("sensitivity", each.sensitivity))
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts a saved state back."""
+        for each in self._compacted:
+            each.mask, each.sensitivity = state[f"{each.name}.mask"], state[f"{each.name}.sensitivity"].clone()
+
+    def fold(self) -> tuple[BlockPlan, ...]:
+        """Folds the student; see `fold_into`."""
+        return self.fold_into(self.student)
+
+    @torch.no_grad()
+    def fold_into(self, model: TimmModule) -> tuple[BlockPlan, ...]:
+        """Replaces the compacted layers of the student, or of a copy such as its moving average, by plain narrow ones.
+
+        The rows that stay are folded exactly; masked ones are cut, and `largest_cut` says how much of them was left.
+        Where training ended before the target was met, the rest is cut here.
+
+        Returns:
+            The plan's entries of the blocks that have become narrower.
+        """
+        if self.macs_saved < self.macs_to_save:
+            self._mask(self.macs_to_save)
+        entries: dict[int, BlockPlan] = {}
+        largest = 0.0
+        for each in self._compacted:
+            block = self.family.block(model, each.layer.block)
+            linear = each.linear(block)
+            norms = each.rows(linear.compactor).norm(dim=-1, keepdim=True)
+            largest = max(largest, float((norms * each.masked(norms.device)).max()))
+            kept = (~each.mask).nonzero()[:, -1].view(*each.mask.shape[:2], -1).to(norms.device)
+            if each.layer.kind == "head_dim":
+                block.attn.qkv = linear.folded()
+                narrow_attention(block.attn, *kept)
+            else:
+                block.mlp.fc1 = linear.folded()
+                narrow_mlp(block.mlp, kept[0, 0])
+            if each.width < each.layer.width:
+                entry = entries.get(each.layer.block, self.plan.block(each.layer.block))
+                entries[each.layer.block] = entry.model_copy(update={each.layer.kind: each.width})
+        self.largest_cut = largest
+        if largest > self.settings.vanish_norm:
+            log.warning("rows of norm up to %.3g had not vanished and were cut", largest)
+        return tuple(entries.values())
+
+    def _compactors(self) -> list[tuple[_Compacted, Tensor]]:
+        blocks = [self.family.block(self.student, each.layer.block) for each in self._compacted]
+        return [(each, each.linear(block).compactor) for each, block in zip(self._compacted, blocks, strict=True)]
+
+    def _mask(self, macs: float) -> None:
+        """Ranks all units from scratch and masks the least important ones that cost at least `macs`."""
+        importance = self._importance()
+        layers = [each.layer for each in self._compacted]
+        scores = [each.sort(-1).values.sum((0, 1)) for each in importance]
+        counts = choose_units(layers, scores, macs, self.settings.width_multiple)
+        for each, score, count in zip(self._compacted, importance, counts, strict=True):
+            least = score.argsort(dim=-1, stable=True)[..., :count]
+            each.mask = torch.zeros_like(each.mask).scatter_(-1, least, True)
+
+    @torch.no_grad()
+    def _importance(self) -> list[Tensor]:
+        """[parts, heads, width] of each layer, equal in all processes."""
+        if any(bool(each.sensitivity.any()) for each in self._compacted):
+            found = [each.importance(compactor).cpu() for each, compactor in self._compactors()]
+        else:
+            found = [self._weight_norms(each).cpu() for each in self._compacted]
+        if accelerator().num_processes > 1:  # a last digit that differs must not give them different masks
+            found = broadcast_object_list(found)
+        return found
+
+    def _weight_norms(self, each: _Compacted) -> Tensor:
+        """What stands in for importance before the first gradient: squared norms of the map through each unit.
+
+        Blocks cannot be compared by them, so that each layer's are a share of what the layer costs.
+        """
+        block = self.family.block(self.student, each.layer.block)
+        weight, _ = each.linear(block).product()
+        heads, width = each.mask.shape[1:]
+        inward = weight.square().sum(-1).view(-1, heads, width)
+        outward = block.attn.proj.weight if each.layer.kind == "head_dim" else block.mlp.fc2.weight
+        outward = outward.square().sum(0).view(1, heads, width)
+        found = torch.stack([part.prod(0) for part in each.per_part(inward)])
+        found[-1:] *= outward  # v and the nodes go through proj and fc2, q and k only meet each other
+        return found / found.sum((1, 2), keepdim=True) * (each.layer.macs * width / len(found))
