@@ -1,4 +1,4 @@
-"""Accuracy on labelled images, through any runtime."""
+"""Accuracy on labelled images or masks, through any runtime."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,8 @@ from torch import nn
 
 from dcvit.artifacts import DEFAULT_BATCH, Precision, check_batch, check_precision
 from dcvit.data import CorruptImages, ImageSource, batches, open_source
+from dcvit.dense.data import with_masks
+from dcvit.dense.evaluation import compare_masks
 from dcvit.errors import InputError
 from dcvit.exporting.temporary import export_for, temporary_folder
 from dcvit.folder import ModelFolder
@@ -24,35 +26,59 @@ class EvaluateResult:
     """Accuracy of one model on one set of images.
 
     Attributes:
-        top1: Share of the images whose label has the largest logit, in percent.
-        top5: The same for the five largest (fewer where the model has fewer classes), in percent.
+        figures: Shares in percent: `top1` and `top5` of a classifier, `miou` and `pixel_accuracy` of a segmentation
+            model.
         images: How many were used.
         corrupt: How many were skipped because they cannot be decoded.
         device: What computed.
+        iou: Intersection over union of each class in percent, for a segmentation model.
     """
 
     model: str
     data: str
-    top1: float
-    top5: float
+    figures: dict[str, float]
     images: int
     corrupt: int
     runtime: str
     precision: Precision
     device: str
+    iou: tuple[float, ...] = ()
+
+    @property
+    def top1(self) -> float:
+        """Share of the images whose label has the largest logit, in percent."""
+        return self.figures["top1"]
+
+    @property
+    def top5(self) -> float:
+        """The same for the five largest (fewer where the model has fewer classes), in percent."""
+        return self.figures["top5"]
+
+    @property
+    def miou(self) -> float:
+        """Mean intersection over union of a segmentation model, in percent."""
+        return self.figures["miou"]
 
     def to_json(self) -> dict[str, Any]:
         """The keys that scripts read."""
-        return dict(vars(self))
+        fields = dict(vars(self))
+        classes = {"iou": list(self.iou)} if self.iou else {}
+        return fields.pop("figures") | {name: value for name, value in fields.items() if name != "iou"} | classes
 
     def lines(self) -> Iterable[Any]:
         """The accuracy, and on what."""
+        shares = ", ".join(f"{_IN_WORDS[name]} {share:.2f} %" for name, share in self.figures.items())
         yield (
-            f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} % on {self.images} images of {self.data} "
+            f"{shares} on {self.images} images of {self.data} "
             f"({self.model}, {self.runtime} {self.precision}, {self.device})"
         )
+        if self.iou:
+            yield "IoU of each class: " + ", ".join(f"{label}: {share:.2f} %" for label, share in enumerate(self.iou))
         if self.corrupt:
             yield f"{self.corrupt} images were skipped: they cannot be decoded"
+
+
+_IN_WORDS = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 
 
 def evaluate(
@@ -66,11 +92,12 @@ def evaluate(
     checkpoint: Path | None = None,
     weights: Weights = "pretrained",
 ) -> EvaluateResult:
-    """Counts how often a model is right.
+    """Counts how often a classifier is right; of a segmentation model, the mean intersection over union.
 
     Args:
         model: A model folder, a timm name, or a timm module in memory.
-        data: A folder of class folders, a tar of one, or `digits` (its test split). Classes are numbered by name.
+        data: A folder of class folders, a tar of one, or `digits` (its test split). Classes are numbered by name. For a
+            segmentation model a folder or tar with `images/` and `masks/`, or `shapes` (its test split).
         runtime: One of `dcvit.runtimes.RUNTIMES`; a model folder must hold the file that it runs.
         precision: Of the computation.
         batch: Images in every batch; names the exported file.
@@ -87,27 +114,48 @@ def evaluate(
     chosen = runtime_named(runtime)
     source = open_source(data, "test")
     with _opened(model, chosen, batch, precision, model_kwargs, checkpoint, weights) as (folder, session):
-        _check_classes(folder, source)
         corrupt = CorruptImages()
-        right1 = right5 = seen = 0
-        read = batches(source, folder.manifest.preprocessing, session.batch, corrupt)
-        for images in track(read, f"evaluating with {runtime}", math.ceil(len(source) / session.batch)):
-            logits = session.infer(images.images)
-            best = logits.topk(min(5, logits.shape[1])).indices == images.labels[:, None]
-            right1 += int(best[:, 0].sum())
-            right5 += int(best.any(1).sum())
-            seen += len(logits)
+        measure = _count_top if folder.plan.task == "classification" else _compare_masks
+        figures, images, iou = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
         return EvaluateResult(
             model=model.__class__.__name__ if isinstance(model, nn.Module) else str(model),
             data=source.name,
-            top1=100 * right1 / seen,
-            top5=100 * right5 / seen,
-            images=seen,
+            figures=figures,
+            images=images,
             corrupt=len(corrupt.names),
             runtime=runtime,
             precision=precision,
             device=session.device,
+            iou=iou,
         )
+
+
+Measured = tuple[dict[str, float], int, tuple[float, ...]]
+"""Figures in percent, how many images they are of, and the IoU of each class."""
+
+
+def _count_top(
+    folder: ModelFolder, session: Session, source: ImageSource, corrupt: CorruptImages, description: str
+) -> Measured:
+    _check_classes(folder, source)
+    right1 = right5 = seen = 0
+    read = batches(source, folder.manifest.preprocessing, session.batch, corrupt)
+    for images in track(read, description, math.ceil(len(source) / session.batch)):
+        logits = session.infer(images.images)
+        best = logits.topk(min(5, logits.shape[1])).indices == images.labels[:, None]
+        right1 += int(best[:, 0].sum())
+        right5 += int(best.any(1).sum())
+        seen += len(logits)
+    return {"top1": 100 * right1 / seen, "top5": 100 * right5 / seen}, seen, ()
+
+
+def _compare_masks(
+    folder: ModelFolder, session: Session, source: ImageSource, corrupt: CorruptImages, description: str
+) -> Measured:
+    assert folder.plan.head is not None
+    classes = folder.plan.head.num_classes
+    found = compare_masks(session, with_masks(source), folder.manifest.preprocessing, classes, corrupt, description)
+    return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, found.images, found.iou
 
 
 @contextmanager

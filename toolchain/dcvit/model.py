@@ -13,6 +13,7 @@ from timm.models import load_state_dict as read_state_dict
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
+from dcvit.dense import attach_head
 from dcvit.errors import InputError, first_line
 from dcvit.families import family_of
 from dcvit.plan import CompressionPlan
@@ -34,6 +35,8 @@ def build(plan: CompressionPlan, *, device: str = "cpu") -> nn.Module:
         family = family_of(model)
         family.check(model, plan)
         family.apply(model, plan)
+        if plan.head is not None:
+            attach_head(model, plan.head)
     return model.eval()
 
 

@@ -1,8 +1,9 @@
 """The plan: what a compressed model is, as data.
 
 A plan names a timm model and says what is different about it: which blocks lose their attention or go altogether,
-how wide each MLP and each attention head is, and where and along which axis tokens merge. A method finds a plan;
-nothing else knows which method it was. `dcvit.model.build` turns a plan into a module.
+how wide each MLP and each attention head is, where and along which axis tokens merge, and whether a segmentation head
+stands in for the classifier. A method finds a plan; nothing else knows which method it was. `dcvit.model.build` turns
+a plan into a module.
 """
 
 import hashlib
@@ -17,6 +18,9 @@ from dcvit.errors import InputError
 
 Axis = Literal["horizontal", "vertical"]
 MergeOperator = Literal["mean", "linear"]
+HeadKind = Literal["linear", "multi-level"]
+Unmerge = Literal["repeat", "bilinear"]
+Task = Literal["classification", "segmentation"]
 
 
 class _Frozen(BaseModel):
@@ -54,6 +58,32 @@ class Merge(_Frozen):
     axis: Axis
 
 
+class HeadPlan(_Frozen):
+    """A head that gives every pixel a class, in place of the classifier.
+
+    Attributes:
+        kind: `linear` reads the last block; `multi-level` projects the maps of several blocks and sums them.
+        num_classes: Classes of a pixel, the background among them; 255 stands for "ignore" in a mask.
+        levels: Blocks that a multi-level head reads, the last one included; by default four, spread evenly.
+        width: Channels that a multi-level head projects each map to.
+        unmerge: How merged tokens become a full map again.
+    """
+
+    kind: HeadKind = "linear"
+    num_classes: int = Field(ge=2, le=255)
+    levels: tuple[int, ...] | None = None
+    width: int = Field(default=128, ge=1)
+    unmerge: Unmerge = "repeat"
+
+    @model_validator(mode="after")
+    def _levels_ascend(self) -> Self:
+        if self.levels is not None and self.kind == "linear":
+            raise ValueError("a linear head reads the last block alone; levels are for a multi-level one")
+        if self.levels is not None and (not self.levels or list(self.levels) != sorted(set(self.levels))):
+            raise ValueError("levels must be listed once each, in ascending order")
+        return self
+
+
 class CompressionPlan(_Frozen):
     """A timm model and everything that compression changed about it.
 
@@ -64,6 +94,7 @@ class CompressionPlan(_Frozen):
         merges: Token merges, by ascending position; several may stand at one position.
         merge_operator: `mean` of each pair, or a trained `linear` map of it (methods: CAIT, ATME).
         size_aware_attention: Add log(s) to the attention logits of a token that stands for s tokens.
+        head: What a segmentation model has in place of the classifier; None keeps the classifier.
     """
 
     schema_version: Literal[1] = 1
@@ -73,6 +104,7 @@ class CompressionPlan(_Frozen):
     merges: tuple[Merge, ...] = ()
     merge_operator: MergeOperator = "mean"
     size_aware_attention: bool = False
+    head: HeadPlan | None = None
 
     @model_validator(mode="after")
     def _canonical(self) -> Self:
@@ -85,6 +117,11 @@ class CompressionPlan(_Frozen):
         return self
 
     @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return "classification" if self.head is None else "segmentation"
+
+    @property
     def is_identity(self) -> bool:
         """Whether the plan changes nothing."""
         return not self.blocks and not self.merges
@@ -92,7 +129,8 @@ class CompressionPlan(_Frozen):
     @property
     def digest(self) -> str:
         """sha256 of the plan's canonical JSON: two plans with the same digest build the same model."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        fields = self.model_dump(mode="json", exclude={"head"} if self.head is None else None)
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def block(self, index: int) -> BlockPlan:
@@ -109,8 +147,8 @@ class CompressionPlan(_Frozen):
         return CompressionPlan.model_validate(dict(self) | changes)
 
     def original(self) -> "CompressionPlan":
-        """The plan of the same model with nothing cut."""
-        return CompressionPlan(model=self.model, model_kwargs=self.model_kwargs)
+        """The plan of the same model, its head included, with nothing cut."""
+        return CompressionPlan(model=self.model, model_kwargs=self.model_kwargs, head=self.head)
 
     def to_json(self) -> str:
         """The plan as indented JSON; fields that say nothing are left out, so that two plans diff well."""

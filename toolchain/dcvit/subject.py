@@ -86,6 +86,8 @@ def _subject(model: TimmModule, plan: CompressionPlan, weights: str) -> Subject:
     family = family_of(original)
     architecture = family.architecture(original)
     preprocessing = preprocessing_of(original, architecture.input_size)
+    if plan.task == "segmentation":  # every pixel of an image counts
+        preprocessing = preprocessing.model_copy(update={"crop_mode": "squash", "crop_pct": 1.0})
     return Subject(model, plan, family, architecture, preprocessing, weights)
 
 

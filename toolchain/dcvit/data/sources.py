@@ -1,4 +1,4 @@
-"""Where images come from: a folder, tars, or the bundled digits."""
+"""Where images come from: a folder, tars, or what is bundled."""
 
 import io
 import tarfile
@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 from timm.data.readers import create_reader
 
+from dcvit.data.pairs import PairSource
 from dcvit.errors import InputError, first_line
+from dcvit.shapes import SHAPES, ShapesSource
 
 DIGITS = "digits"
 
@@ -146,9 +148,10 @@ class DigitsSource:
 
 
 def open_source(data: str | Path | ImageSource, split: Literal["train", "test"]) -> ImageSource:
-    """Opens what `--data` names; the split matters only for the bundled digits.
+    """Opens what `--data` names; the split matters only for what is bundled: `digits`, and `shapes` with their masks.
 
-    A pattern such as `shards/train-*.tar` names several folders or tars of one set.
+    A folder or tar of `images/` and `masks/` is a source with masks. A pattern such as `shards/train-*.tar` names
+    several folders or tars of one set.
 
     Raises:
         InputError: If no images can be found there.
@@ -158,6 +161,10 @@ def open_source(data: str | Path | ImageSource, split: Literal["train", "test"])
     name = str(data)
     if name == DIGITS:
         return DigitsSource(split)
+    if name == SHAPES:
+        return ShapesSource(split)
+    if PairSource.is_one(name):
+        return PairSource(name)
     if any(sign in name for sign in "*?[") and not Path(name).exists() and (paths := sorted(glob(name))):
         return JoinedSource(name, [FileSource(path) for path in paths])
     return FileSource(data)

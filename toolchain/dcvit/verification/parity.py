@@ -33,7 +33,7 @@ class Reference:
     Attributes:
         what: `real images` or `random input`.
         images: [n, C, H, W].
-        logits: [n, classes].
+        logits: [n, classes], or [n, classes, H, W] of a segmentation model.
     """
 
     what: str
@@ -73,7 +73,7 @@ def _top1(name: str, logits: Tensor, expected: Tensor, tie: float) -> Check:
     differs = winner != other
     wrong = int((differs & (lead > tie)).sum())
     level = int(differs.sum()) - wrong
-    detail = f"{len(winner) - wrong - level} of {len(winner)} agree"
+    detail = f"{winner.numel() - wrong - level} of {winner.numel()} agree"
     if level:
         detail += f", {level} as good as level"
     return Check(name, wrong == 0, detail)

@@ -1,0 +1,115 @@
+"""A segmentation data set that ships as code: shapes on noisy backgrounds, drawn anew from their number.
+
+Each image holds two to five shapes of random colour, size and angle, later ones over earlier ones, on a background of
+two blended colours with stripes; some shapes are striped too, and sensor noise lies over everything. Colour says
+nothing about the class, so a shape has to be recognised by its outline.
+"""
+
+import io
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SHAPES = "shapes"
+CLASSES = ("background", "disc", "square", "triangle", "ring", "cross")
+SIDE = 64
+"""Pixels of an image, both ways."""
+TRAIN_IMAGES, TEST_IMAGES = 2000, 500
+
+_FINE = 3
+"""Samples of a pixel, both ways: edges are smooth in the image; the mask holds what covers the pixel's centre."""
+
+Floats = NDArray[np.float64]
+Inside = Callable[[Floats, Floats], NDArray[np.bool_]]
+
+# What each class covers, in coordinates in which the shape has radius 1.
+_OUTLINES: tuple[Inside, ...] = (
+    lambda u, v: u**2 + v**2 < 1,
+    lambda u, v: np.maximum(abs(u), abs(v)) < 0.8,
+    lambda u, v: (v > -0.5) & (abs(u) < (1 - v) / np.sqrt(3)),
+    lambda u, v: (u**2 + v**2 < 1) & (u**2 + v**2 > 0.3),
+    lambda u, v: (np.minimum(abs(u), abs(v)) < 0.28) & (np.maximum(abs(u), abs(v)) < 0.95),
+)
+
+
+class ShapesSource:
+    """Images and masks of one split; equal on every machine and in every run.
+
+    Attributes:
+        name: `shapes`, as on the command line.
+        num_classes: Of a pixel, the background (0) among them.
+    """
+
+    name = SHAPES
+    num_classes = len(CLASSES)
+    classes = list(CLASSES)  # noqa: RUF012 (the protocol's field, never changed)
+
+    def __init__(self, split: Literal["train", "test"]) -> None:
+        """Chooses a split; nothing is drawn before it is read."""
+        self._split = split
+        self._drawn: dict[int, tuple[bytes, NDArray[np.uint8]]] = {}
+
+    def __len__(self) -> int:
+        return TRAIN_IMAGES if self._split == "train" else TEST_IMAGES
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """The image as PNG; the label says nothing."""
+        return self._draw(index)[0], 0
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """The class of every pixel, [64, 64]."""
+        return self._draw(index)[1]
+
+    def filename(self, index: int) -> str:
+        """A name for messages."""
+        return f"{SHAPES} {self._split} {index}"
+
+    def _draw(self, index: int) -> tuple[bytes, NDArray[np.uint8]]:
+        if index not in self._drawn:
+            pixels, mask = draw(np.random.default_rng((int(self._split == "test"), index)))
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
+            self._drawn[index] = buffer.getvalue(), mask
+        return self._drawn[index]
+
+
+def draw(random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One image [64, 64, 3] and its mask [64, 64] of class indices."""
+    fine = SIDE * _FINE
+    x, y = np.meshgrid(*[(np.arange(fine) + 0.5) / fine] * 2)
+    canvas = _blend(random, x, y)
+    classes = np.zeros((fine, fine), dtype=np.uint8)
+    for _ in range(random.integers(2, 6)):
+        label = int(random.integers(1, len(CLASSES)))
+        radius = random.uniform(0.12, 0.3)
+        centre_x, centre_y = random.uniform(0.08, 0.92, 2)
+        angle = random.uniform(0, 2 * np.pi)
+        u = ((x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)) / radius
+        v = ((y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)) / radius
+        inside = _OUTLINES[label - 1](u, v)
+        paint = random.uniform(0, 1, 3) * np.ones((fine, fine, 1))
+        if random.random() < 0.4:
+            paint = paint + 0.25 * _stripes(random, x, y)
+        canvas = np.where(inside[..., None], paint, canvas)
+        classes[inside] = label
+    image = canvas.reshape(SIDE, _FINE, SIDE, _FINE, 3).mean((1, 3))
+    image += random.normal(0, random.uniform(0.02, 0.08), image.shape)
+    centre = _FINE // 2
+    return (255 * image.clip(0, 1)).round().astype(np.uint8), classes[centre::_FINE, centre::_FINE].copy()
+
+
+def _blend(random: np.random.Generator, x: Floats, y: Floats) -> Floats:
+    first, second = random.uniform(0, 1, (2, 3))
+    angle = random.uniform(0, 2 * np.pi)
+    share = (0.5 + 0.5 * np.sin(2 * (x * np.cos(angle) + y * np.sin(angle)) + random.uniform(0, 6)))[..., None]
+    blended: Floats = share * first + (1 - share) * second + 0.1 * _stripes(random, x, y)
+    return blended
+
+
+def _stripes(random: np.random.Generator, x: Floats, y: Floats) -> Floats:
+    angle, waves = random.uniform(0, 2 * np.pi), random.uniform(4, 12)
+    stripes: Floats = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))[..., None]
+    return stripes
