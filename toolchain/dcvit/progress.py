@@ -17,12 +17,18 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """Shows one line about what happened."""
 
+    def status(self, text: str) -> None:
+        """Shows how the work under way stands, in the place of what it said before."""
+
 
 class _Silent:
     def track(self, items: Iterable[T], description: str, total: int | None) -> Iterator[T]:  # noqa: ARG002
         yield from items
 
     def say(self, text: str) -> None:
+        pass
+
+    def status(self, text: str) -> None:
         pass
 
 
@@ -40,6 +46,11 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 def say(text: str) -> None:
     """Reports one line about what happened."""
     _reporter.get(_SILENT).say(text)
+
+
+def status(text: str) -> None:
+    """Reports how the work under way stands; a later status replaces it."""
+    _reporter.get(_SILENT).status(text)
 
 
 @contextmanager

@@ -71,22 +71,55 @@ def _print(result: Result, *, stderr: bool) -> None:
         console.print(line)
 
 
+STATUS_SECONDS = 30.0
+"""Between two lines about work under way, where no terminal shows it live."""
+
+
 class _RichReporter:
-    """A bar with the time left on stderr; where that is no terminal, one line when the work is done."""
+    """A bar with the time left on stderr, and below it how the work stands; where that is no terminal, lines."""
+
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._told = 0.0
 
     def track(self, items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as TimeLeft
 
         started, done = time.perf_counter(), 0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            for item in progress.track(items, total=total, description=description):
-                yield item
-                done += 1
+        self._told = started
+        with _progress_with_status(*columns, console=console, transient=True, disable=not console.is_terminal) as live:
+            outer, self._live = self._live, live if console.is_terminal else None
+            try:
+                for item in live.track(items, total=total, description=description):
+                    yield item
+                    done += 1
+            finally:
+                self._live = outer
         self.say(f"{description}: {done} in {time.perf_counter() - started:.1f} s")
 
     def say(self, text: str) -> None:
         click.echo(text, err=True)
+
+    def status(self, text: str) -> None:
+        if self._live is not None:
+            self._live.status = text
+        elif time.perf_counter() - self._told >= STATUS_SECONDS:
+            self._told = time.perf_counter()
+            self.say(text)
+
+
+def _progress_with_status(*columns: Any, **options: Any) -> Any:
+    from rich.progress import Progress
+
+    class WithStatus(Progress):
+        status = ""
+
+        def get_renderables(self) -> Iterable[Any]:
+            yield from super().get_renderables()
+            yield self.status
+
+    return WithStatus(*columns, **options)
