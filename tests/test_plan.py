@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from dcvit.errors import InputError
-from dcvit.plan import BlockPlan, CompressionPlan, Merge, parse_merges
+from dcvit.plan import BlockPlan, CompressionPlan, HeadPlan, Merge, parse_merges
 
 
 def test_json_round_trip_keeps_the_digest() -> None:
@@ -19,6 +19,21 @@ def test_json_round_trip_keeps_the_digest() -> None:
     again = CompressionPlan.from_json(plan.to_json())
     assert again.digest == plan.digest
     assert json.loads(plan.to_json())["schema_version"] == 1
+
+
+def test_digests_of_plans_from_before_heads_stand() -> None:
+    plan = CompressionPlan(
+        model="deit_tiny_patch16_224",
+        model_kwargs={"num_classes": 10},
+        blocks=(BlockPlan(index=1, removed="attention", mlp_hidden=64),),
+        merges=(Merge(after=2, axis="horizontal"),),
+        merge_operator="linear",
+    )
+    assert plan.digest == "9a0de2a1ccd73b12e5027700f1d4b3f4c55505eb14c0851ff4bbb12670598d9d"
+    head = plan.replace(head=HeadPlan(num_classes=2))
+    assert (plan.task, head.task) == ("classification", "segmentation")
+    assert len({plan.digest, head.digest, plan.replace(head=HeadPlan(num_classes=3)).digest}) == 3
+    assert CompressionPlan.from_json(head.to_json()).digest == head.digest
 
 
 def test_digest_tells_plans_apart() -> None:

@@ -2,15 +2,18 @@
 
 import difflib
 import inspect
+import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.layers import DropBlock2d, DropPath, PatchDropout
+from timm.layers import DropBlock2d, DropPath, PatchDropout, resample_abs_pos_embed
 from timm.models import load_state_dict as read_state_dict
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dcvit.dense import attach_head
@@ -18,6 +21,8 @@ from dcvit.errors import InputError, first_line
 from dcvit.families import family_of
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
+
+log = logging.getLogger(__name__)
 
 
 def build(plan: CompressionPlan, *, device: str = "cpu") -> nn.Module:
@@ -68,6 +73,9 @@ def create(name: str, model_kwargs: dict[str, Any] | None = None, *, pretrained:
 def load_checkpoint(model: nn.Module, path: Path) -> None:
     """Loads a `.safetensors` file, or a `.pth`/`.pt` file of tensors alone (no pickled code is ever run), into a model.
 
+    A Vision Transformer that was built for images of another size than the file's gets the file's position embedding
+    resampled, as timm does with pretrained weights; the grid of the file's model is taken for square.
+
     Raises:
         InputError: If the file cannot be read, or its names and shapes are not the model's (the first one is named).
     """
@@ -81,6 +89,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
             reason = "it holds more than tensors, and pickled code is never run; save its state dict as safetensors"
         raise InputError(f"--checkpoint: {path} cannot be read: {reason}") from error
     expected = model.state_dict()
+    _resample_positions(model, state)
     for name, tensor in expected.items():
         if name not in state:
             raise InputError(f"--checkpoint: {path} has no '{name}' {list(tensor.shape)}, which the model needs")
@@ -92,6 +101,23 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     if extra := [name for name in state if name not in expected]:
         raise InputError(f"--checkpoint: {path} has '{extra[0]}', which the model does not know")
     model.load_state_dict(state)
+
+
+def _resample_positions(model: TimmModule, state: dict[str, torch.Tensor]) -> None:
+    """Makes the position embedding of a state dict fit the model's grid, in place, where they differ in size alone."""
+    positions = state.get("pos_embed")
+    if not isinstance(model, VisionTransformer) or model.pos_embed is None or positions is None:
+        return
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    side = math.isqrt(max(0, positions.shape[1] - prefix))
+    same_width = positions.shape[-1] == model.pos_embed.shape[-1]
+    if positions.shape == model.pos_embed.shape or not same_width or side**2 != positions.shape[1] - prefix:
+        return
+    height, width = model.patch_embed.grid_size
+    log.warning("the checkpoint's %d×%d positions are resampled to %d×%d", side, side, height, width)
+    state["pos_embed"] = resample_abs_pos_embed(
+        positions, new_size=(height, width), old_size=(side, side), num_prefix_tokens=prefix
+    )
 
 
 def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
