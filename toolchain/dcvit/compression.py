@@ -13,6 +13,8 @@ from dcvit.compressor import Compressor, Recover
 from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder, require_free
+from dcvit.joint import JointCompressor
+from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
 from dcvit.methods.propose import Target, propose
 from dcvit.methods.settings import SearchSettings
 from dcvit.subject import Weights, open_subject
@@ -21,6 +23,8 @@ from dcvit.training.hardware import accelerator
 from dcvit.training.stages import StageStore
 
 CHECKPOINTS = "checkpoints"
+DEFAULT_SAMPLES = 500
+"""Images of a few-shot method."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,9 @@ def compress(
     *,
     out: str | Path,
     target: Target | None = None,
-    settings: SearchSettings | None = None,
-    recover: Recover = "mimic",
-    samples: int = 500,
+    settings: SearchSettings | CaitSettings | None = None,
+    recover: Recover | None = None,
+    samples: int | None = None,
     seed: int = 0,
     model_kwargs: dict[str, Any] | None = None,
     checkpoint: Path | None = None,
@@ -68,18 +72,24 @@ def compress(
     resume: bool = False,
     overwrite: bool = False,
     cache: str | Path | None = None,
+    checkpoint_minutes: float = 10.0,
+    tensorboard: Path | None = None,
     **targets: Any,
 ) -> CompressResult:
-    """Finds a plan that meets the target, recovers accuracy on a few unlabelled images, and writes a model folder.
+    """Finds a plan that meets the target, recovers accuracy, and writes a model folder.
+
+    With `SearchSettings`, the default, accuracy is recovered on a few unlabelled images; with `CaitSettings` the model
+    is merged and pruned while it trains, on labels, on the uncompressed model's outputs, or on both.
 
     Args:
         model: A timm name, a model folder, or a timm module in memory.
-        data: A folder of images, a tar of one, or `digits`; labels are not used. Not needed without recovery.
+        data: A folder of images, a tar of one, or `digits`. Not needed without recovery.
         out: The model folder to write; it appears whole or not at all.
         target: What to reach; its fields may be given by name instead: `macs_reduction=0.166`, `merge="horizontal@6"`.
-        settings: Of the search and the recovery.
-        recover: `none` only cuts and merges.
-        samples: Images to draw from the data.
+        settings: Of the method; its type says which.
+        recover: `mimic` (few-shot methods), `train` (CAIT) or `none`, which only cuts and merges; by default the
+            method's own.
+        samples: Images to draw from the data; by default 500 for a few-shot method, and all for CAIT.
         seed: Of every random choice.
         model_kwargs: For `timm.create_model`.
         checkpoint: Weights to load instead of timm's pretrained ones.
@@ -87,7 +97,9 @@ def compress(
         resume: Continue an unfinished run from its checkpoints.
         overwrite: Replace a model folder at `out`.
         cache: A folder where results of long stages are kept for other targets and runs; by default they are in
-            `out` while the run is under way.
+            `out` while the run is under way. CAIT's teacher then computes its outputs beforehand and keeps them.
+        checkpoint_minutes: Between two checkpoints of CAIT's training.
+        tensorboard: A folder for TensorBoard's event files of CAIT's training.
         targets: Fields of `Target`.
 
     Raises:
@@ -96,26 +108,60 @@ def compress(
     out = Path(out)
     target = target or Target(**targets)
     check_output(out, finished=ModelFolder.is_one(out), resume=resume, overwrite=overwrite)
-    if data is None and recover != "none":
-        raise InputError("recovery needs images: give --data, or --recover none to cut only")
+    settings = settings or SearchSettings()
+    recover = _checked_recovery(settings, recover, data)
     kept = check_cache(cache, out)
     accelerator().wait_for_everyone()  # from here on the output is no longer as the checks of every process found it
     subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
-    if target.speedup is None:
-        propose(subject, target)  # what cannot be is found before any image is read
-    few_shot = None
-    if data is not None:
-        few_shot = draw_few_shot(open_source(data, "train"), samples, seed, subject.architecture.input_size[0])
-    compressor = Compressor(
-        subject, few_shot, settings or SearchSettings(), recover=recover, seed=seed, store=StageStore(kept)
-    )
+    compressor: Compressor | JointCompressor
+    if isinstance(settings, CaitSettings):
+        trained = recover == "train"
+        # What cannot be is found before any image is read.
+        propose_jointly(subject, target, settings, stand_in_merges(subject, target), trained=trained)
+        compressor = JointCompressor(
+            subject,
+            data if trained else None,
+            settings,
+            samples=samples,
+            seed=seed,
+            store=StageStore(kept),
+            checkpoints=out / CHECKPOINTS if trained else None,
+            minutes=checkpoint_minutes,
+            tensorboard=tensorboard,
+            keep_teacher=cache is not None,
+        )
+    else:
+        if target.speedup is None:
+            propose(subject, target)
+        few_shot = None
+        if data is not None:
+            channels = subject.architecture.input_size[0]
+            few_shot = draw_few_shot(open_source(data, "train"), samples or DEFAULT_SAMPLES, seed, channels)
+        compressor = Compressor(subject, few_shot, settings, recover=recover, seed=seed, store=StageStore(kept))
     with leaving_nothing_behind(out):
         made = compressor.compress(target)
     accelerator().wait_for_everyone()
     if accelerator().is_main_process:
-        ModelFolder.create(out, made.model, made.plan, compressor.manifest(made, target), overwrite=True)
+        manifest = compressor.manifest(made, target)
+        folder = ModelFolder.create(out, made.model, made.plan, manifest, overwrite=True)
+        for name, text in made.texts.items():
+            folder.add(name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
     accelerator().wait_for_everyone()
     return CompressResult(out, made.summary, made.metrics)
+
+
+def _checked_recovery(settings: SearchSettings | CaitSettings, recover: Recover | None, data: object) -> Recover:
+    """How accuracy is recovered.
+
+    Raises:
+        InputError: If the method cannot, or there is no data for it.
+    """
+    own: Recover = "train" if isinstance(settings, CaitSettings) else "mimic"
+    if recover not in (None, own, "none"):
+        raise InputError(f"--recover {recover}: --method {settings.method} has {own} and none")
+    if data is None and recover != "none":
+        raise InputError("recovery needs images: give --data, or --recover none to cut only")
+    return recover or own
 
 
 def check_cache(cache: str | Path | None, out: Path) -> Path:

@@ -1,10 +1,9 @@
 """A model and a few images, opened once and compressed to any number of targets; nothing of it is on disk."""
 
-import copy
 import dataclasses
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,10 +12,11 @@ from torch import Tensor
 from dcvit.data import FewShot
 from dcvit.errors import InputError
 from dcvit.manifest import Manifest, package_versions
+from dcvit.methods.cait import CaitSettings
+from dcvit.methods.cut import cut_by_norm
 from dcvit.methods.damage import divergence, logits_of
 from dcvit.methods.dcvit import reach, search, search_and_recover, stand_ins
 from dcvit.methods.job import Job
-from dcvit.methods.nodes import NodeRanking
 from dcvit.methods.practise import practise
 from dcvit.methods.propose import Proposal, Target, propose, survey
 from dcvit.methods.settings import SearchSettings
@@ -31,7 +31,7 @@ from dcvit.training.stages import StageStore, weights_digest
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
 
-Recover = Literal["mimic", "none"]
+Recover = Literal["mimic", "train", "none"]
 METRIC_IMAGES = 256
 """Few-shot images that damage and trials are scored on, at most."""
 
@@ -45,11 +45,13 @@ class Compressed:
     Attributes:
         summary: What the plan costs, before and after.
         metrics: What the run measured: scores in nats, losses, seconds, in all and by stage.
+        texts: Files for the model folder, by name.
     """
 
     model: TimmModule
     summary: PlanSummary
     metrics: dict[str, Any]
+    texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def plan(self) -> CompressionPlan:
@@ -132,23 +134,8 @@ class Compressor:
 
     def manifest(self, made: Compressed, target: Target) -> Manifest:
         """What the model folder of a compressed model says about it."""
-        summary = made.summary
-        return Manifest(
-            model=made.plan.model,
-            method=self.settings.method,
-            plan_digest=made.plan.digest,
-            seed=self.seed,
-            preprocessing=self.subject.preprocessing,
-            settings={
-                "target": target.model_dump(mode="json", exclude_none=True),
-                "recover": self.recover,
-                "weights": self.subject.weights,
-                **self.settings.model_dump(mode="json"),
-            },
-            data=self.few_shot.fingerprint if self.few_shot else None,
-            metrics=made.metrics | {"macs_before": summary.macs_before, "macs_after": summary.macs_after},
-            versions=package_versions(),
-        )
+        data = self.few_shot.fingerprint if self.few_shot else None
+        return manifest_of(self.subject, made, target, self.settings, recover=self.recover, seed=self.seed, data=data)
 
     def _compress_to_speedup(self, target: Target) -> Compressed:
         assert target.speedup is not None
@@ -270,17 +257,34 @@ class Compressor:
         if entries:
             listed = ", ".join(str(entry.index) for entry in entries)
             log.warning("no data to choose blocks by, so they are spread over the depth: %s", listed)
-        new = [block for block in (*proposal.base.blocks, *entries) if block not in subject.plan.blocks]
-        narrowed = [block.index for block in new if block.mlp_hidden is not None]
-        ranking = NodeRanking(subject.model, subject.family, narrowed, "norm")
-        kept = {
-            block.index: ranking.best(block.index, block.mlp_hidden) for block in new if block.mlp_hidden is not None
-        }
-        changes: dict[str, Any] = {"blocks": tuple(sorted(new, key=lambda block: block.index))}
-        if proposal.base.merges != subject.plan.merges:
-            changes |= {
-                key: getattr(proposal.base, key) for key in ("merges", "merge_operator", "size_aware_attention")
-            }
-        student = copy.deepcopy(subject.model)
-        subject.family.apply(student, subject.plan.original().replace(**changes), kept)
-        return student, entries
+        return cut_by_norm(subject, proposal.base.with_blocks(*entries)), entries
+
+
+def manifest_of(
+    subject: Subject,
+    made: Compressed,
+    target: Target,
+    settings: SearchSettings | CaitSettings,
+    *,
+    recover: Recover,
+    seed: int,
+    data: dict[str, Any] | None,
+) -> Manifest:
+    """What a model folder says about where its model comes from."""
+    summary = made.summary
+    return Manifest(
+        model=made.plan.model,
+        method=settings.method,
+        plan_digest=made.plan.digest,
+        seed=seed,
+        preprocessing=subject.preprocessing,
+        settings={
+            "target": target.model_dump(mode="json", exclude_none=True),
+            "recover": recover,
+            "weights": subject.weights,
+            **settings.model_dump(mode="json"),
+        },
+        data=data,
+        metrics=made.metrics | {"macs_before": summary.macs_before, "macs_after": summary.macs_after},
+        versions=package_versions(),
+    )

@@ -1,0 +1,254 @@
+"""A model and many images: merged, pruned and trained at once (CAIT); nothing but checkpoints is on disk."""
+
+import copy
+import logging
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dcvit.compressor import Compressed, Recover, manifest_of
+from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.errors import InputError
+from dcvit.manifest import Manifest, package_versions
+from dcvit.methods.cait import CaitSettings, ChooseMerges, JointProposal, propose_jointly, stand_in_merges
+from dcvit.methods.cdcp import ChannelPruning
+from dcvit.methods.cut import cut_by_norm
+from dcvit.methods.merging import Schedule, choose_merges, most_reduction
+from dcvit.methods.propose import Target
+from dcvit.methods.speedup import TOLERANCE, Candidates, find_reduction, measuring
+from dcvit.plan import CompressionPlan, merges_text
+from dcvit.progress import say
+from dcvit.stopwatch import Stopwatch
+from dcvit.subject import Subject
+from dcvit.summary import summarize
+from dcvit.training.finetune import Checkpoints, Finetuning
+from dcvit.training.hardware import accelerator
+from dcvit.training.log import LOG, TrainingLog
+from dcvit.training.setup import set_up
+from dcvit.training.stages import StageResult, StageStore, weights_digest
+from dcvit.training.teacher import Teacher
+from dcvit.types import TimmModule
+
+CALIBRATION_IMAGES = 128
+"""Images that merge schedules are tried on, at most."""
+
+log = logging.getLogger(__name__)
+
+
+class JointCompressor:
+    """Compresses one subject by CAIT.
+
+    Args:
+        subject: The model; it stays as it is.
+        data: Images to train on; None only merges and cuts.
+        settings: Of the method and the training.
+        samples: Images to use; None takes all.
+        seed: Of every random choice.
+        store: Keeps the results of long stages.
+        checkpoints: A folder for the state of the training and its log; None keeps neither.
+        minutes: Between two states.
+        tensorboard: A folder for TensorBoard's event files.
+        keep_teacher: Let the teacher compute its outputs beforehand, and keep them in the store for other runs.
+
+    Raises:
+        InputError: If the images cannot be read, or are not what the model was trained for.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        data: str | Path | ImageSource | None,
+        settings: CaitSettings,
+        *,
+        samples: int | None,
+        seed: int,
+        store: StageStore,
+        checkpoints: Path | None = None,
+        minutes: float = 10.0,
+        tensorboard: Path | None = None,
+        keep_teacher: bool = False,
+    ) -> None:
+        recipe = settings.training.resolved(subject.preprocessing)
+        self.subject, self.settings = subject, settings.model_copy(update={"training": recipe})
+        self.seed, self.store, self.checkpoints, self.minutes = seed, store, checkpoints, minutes
+        self.keep_teacher = keep_teacher
+        self.watch = Stopwatch()
+        self.log = TrainingLog(None if checkpoints is None else checkpoints / LOG, tensorboard)
+        self._source = data
+        self._material = None
+        if data is not None:
+            self._material = set_up(subject, data, recipe, labels=settings.labels, samples=samples, seed=seed)
+
+    def compress(self, target: Target) -> Compressed:
+        """Merges, prunes and trains until the target is met; without images, cuts every layer by the same share.
+
+        Raises:
+            InputError: If the target is out of reach.
+        """
+        started = time.perf_counter()
+        proposal = propose_jointly(self.subject, target, self.settings, self._choose(target), trained=self._trains)
+        made = self._make(proposal, target) if target.speedup is None else self._make_as_fast(proposal, target)
+        made.metrics.update(stages=self.watch.since({}), seconds=time.perf_counter() - started)
+        return made
+
+    def manifest(self, made: Compressed, target: Target) -> Manifest:
+        """What the model folder of a compressed model says about it."""
+        recover: Recover = "train" if self._trains else "none"
+        fingerprint = None if self._material is None else self._material[0].fingerprint
+        return manifest_of(self.subject, made, target, self.settings, recover=recover, seed=self.seed, data=fingerprint)
+
+    @property
+    def _trains(self) -> bool:
+        return self._material is not None
+
+    def _make_as_fast(self, proposal: JointProposal, target: Target) -> Compressed:
+        """Structure alone decides latency: plans of uniform widths are timed, then the trained one is."""
+        wanted = target.speedup
+        assert wanted is not None
+        original = self.subject.plan.original()
+        with measuring(original, self.subject.preprocessing, target.runtime) as measure:
+
+            def find() -> StageResult:
+                if measure(proposal.base).speedup >= wanted:
+                    return StageResult({}, {"macs_reduction": None, "measurements": 1})
+                least, most = proposal.reach
+                if least == most:
+                    raise InputError(
+                        f"--speedup {wanted:g}: merging alone measures ×{measure(proposal.base).speedup:.2f}; "
+                        "give other merges, or let channels be pruned"
+                    )
+                candidates = Candidates(
+                    base=proposal.base,
+                    plan=lambda share: proposal.removing(share).uniform(),
+                    base_share=least,
+                    least=least + 0.001,
+                    most=most,
+                )
+                found = find_reduction(wanted, candidates, measure)
+                return StageResult({}, {"macs_reduction": found.macs_reduction, "measurements": found.measurements})
+
+            with self.watch.stage("measuring"):
+                key = {"base": proposal.base.digest, "target": target.model_dump(mode="json")}
+                found = self.store.run("speedup", key, find).record
+            made = self._make(proposal.removing(found["macs_reduction"]), target)
+            with self.watch.stage("measuring"):
+                row = measure(made.plan)
+        if row.speedup < wanted * (1 - TOLERANCE):
+            log.warning("the widths that training found make it ×%.3f as fast, not ×%g", row.speedup, wanted)
+        made.metrics.update(speedup=row.to_json(), speedup_measurements=found["measurements"])
+        return made
+
+    def _make(self, proposal: JointProposal, target: Target) -> Compressed:
+        if not self._trains:
+            plan = proposal.uniform()
+            summary = summarize(plan, self.subject.plan, target.macs_convention)
+            return Compressed(cut_by_norm(self.subject, plan), summary, {})
+        student, plan, metrics = self._train(proposal, target)
+        summary = summarize(plan, self.subject.plan, target.macs_convention)
+        return Compressed(student.cpu(), summary, metrics, {LOG: self.log.text})
+
+    def _train(self, proposal: JointProposal, target: Target) -> tuple[TimmModule, CompressionPlan, dict[str, Any]]:
+        assert self._material is not None
+        data, task = self._material
+        student = cut_by_norm(self.subject, proposal.base).requires_grad_(True)
+        pruner = None
+        if proposal.macs:
+            pruning = self.settings.pruning.model_copy(update={"width_multiple": target.width_multiple})
+            pruner = ChannelPruning(
+                student.to(accelerator().device),
+                self.subject.family,
+                proposal.base,
+                macs_to_save=proposal.macs,
+                settings=pruning,
+                macs_convention=target.macs_convention,
+            )
+        checkpoints = None
+        if self.checkpoints is not None:
+            key = self._identity | {
+                "base": proposal.base.digest,
+                "macs": proposal.macs,
+                "settings": self.settings.model_dump(mode="json"),
+            }
+            checkpoints = Checkpoints(self.checkpoints, key, self.minutes)
+        training = Finetuning(
+            student,
+            task,
+            data,
+            self.settings.training,
+            num_classes=self.subject.architecture.num_classes,
+            seed=self.seed,
+            teacher=Teacher(self._teacher),
+            pruner=pruner,
+            log=self.log,
+            checkpoints=checkpoints,
+        )
+        if self.keep_teacher:
+            with self.watch.stage("teacher"):
+                training.keep_teacher(self.store, self._identity)
+        with self.watch.stage("training"):
+            result = training.run(_described(proposal))
+        metrics: dict[str, Any] = {
+            "merge": merges_text(proposal.base.merges),
+            "steps": result.steps,
+            "loss": result.loss,
+            "images_per_second": result.images_per_second,
+            "training_seconds": result.seconds,
+            "images": data.num_images,
+            "labelled": data.labelled,
+        }
+        plan = proposal.base
+        if pruner is not None:
+            plan = plan.with_blocks(*pruner.fold())
+            metrics |= {"widths": pruner.widths(), "largest_cut": pruner.largest_cut}
+        return student, plan, metrics
+
+    def _choose(self, target: Target) -> ChooseMerges:
+        if self._source is None:
+            return stand_in_merges(self.subject, target)
+
+        def choose(plan: CompressionPlan, macs_reduction: float) -> Schedule:
+            with self.watch.stage("merges"):
+                family, convention = self.subject.family, target.macs_convention
+                model = cut_by_norm(self.subject, plan).to(accelerator().device).requires_grad_(False)
+                found = choose_merges(
+                    model,
+                    family,
+                    plan,
+                    self._calibration,
+                    macs_reduction=min(macs_reduction, most_reduction(model, family, plan, convention)),
+                    macs_convention=convention,
+                    store=self.store,
+                )
+            say(f"merges: {merges_text(found.merges)}, −{found.best.macs_reduction:.1%} MACs")
+            return found.merges
+
+        return choose
+
+    @cached_property
+    def _calibration(self) -> Any:
+        assert self._source is not None
+        source, channels = open_source(self._source, "train"), self.subject.architecture.input_size[0]
+        few = draw_few_shot(source, CALIBRATION_IMAGES, self.seed, channels, at_most=True)
+        return few.tensor(self.subject.preprocessing)
+
+    @cached_property
+    def _teacher(self) -> TimmModule:
+        return copy.deepcopy(self.subject.model).requires_grad_(False)
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """Everything that checkpoints and kept results depend on and no target changes."""
+        assert self._material is not None
+        return {
+            "model": weights_digest(self.subject.model.state_dict()),
+            "data": {name: value for name, value in self._material[0].fingerprint.items() if name != "source"},
+            "preprocessing": self.subject.preprocessing.model_dump(mode="json"),
+            "precision": accelerator().mixed_precision,
+            "versions": {name: package_versions().get(name) for name in ("dcvit-tool", "torch", "timm")},
+        }
+
+
+def _described(proposal: JointProposal) -> str:
+    parts = [name for name, there in (("merging", proposal.base.merges), ("pruning", proposal.macs)) if there]
+    return " and ".join([*parts, "training"])

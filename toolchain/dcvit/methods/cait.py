@@ -1,0 +1,187 @@
+"""CAIT (arXiv 2309.15755): tokens merge and channels are pruned while one training recovers both.
+
+What the paper leaves open and is decided here: merges are chosen before the training, so that they take a share
+`merge_share` of the MACs to be removed, and pruning finds the rest; a schedule that is given replaces the choice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dcvit.errors import InputError
+from dcvit.methods.cdcp import CdcpSettings
+from dcvit.methods.merge_costs import MergeCosts
+from dcvit.methods.merging import Schedule, schedules
+from dcvit.methods.propose import Target, survey
+from dcvit.methods.uniform import narrowed_plan, uniform_widths
+from dcvit.methods.widths import PrunableLayer, most_macs, prunable_layers
+from dcvit.model import build
+from dcvit.plan import CompressionPlan, merges_text
+from dcvit.subject import Subject
+from dcvit.summary import PlanSummary, summarize
+from dcvit.training.recipe import TrainingRecipe
+
+NO_MERGES = "none"
+"""Instead of a schedule: no token merges."""
+
+ChooseMerges = Callable[[CompressionPlan, float], Schedule]
+"""A schedule that removes a share of the MACs of a plan's model."""
+
+
+class CaitSettings(BaseModel):
+    """How a model is merged, pruned and trained.
+
+    Attributes:
+        prune: Whether channels are pruned; without it merges have to meet the target alone.
+        merge_share: Share of the MACs to be removed that chosen merges take; all, where channels are not pruned.
+        labels: Whether the images' labels are used; None uses them where there are any.
+        training: Optimiser, augmentation and length.
+        pruning: When and how fast channels are pruned.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["cait"] = "cait"
+    prune: bool = True
+    merge_share: float = Field(default=2 / 3, gt=0, le=1)
+    labels: bool | None = None
+    training: TrainingRecipe = TrainingRecipe()
+    pruning: CdcpSettings = CdcpSettings()
+
+
+@dataclass(frozen=True)
+class JointProposal:
+    """What a target asks of a model.
+
+    Attributes:
+        base: The plan before any channel is pruned, with its merges.
+        macs: MACs that pruning has to save; 0 where `base` meets the target.
+        total: MACs of the given model.
+        saved: MACs that `base` saves of them.
+        layers: What can be narrowed in `base`.
+        width_multiple: Widths stay multiples of this.
+    """
+
+    base: CompressionPlan
+    macs: float
+    total: int
+    saved: int
+    layers: tuple[PrunableLayer, ...]
+    width_multiple: int
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """Shares of the MACs that are removed with no channel pruned, and with all that can be."""
+        return self.saved / self.total, (self.saved + most_macs(self.layers)) / self.total
+
+    def removing(self, macs_reduction: float | None) -> "JointProposal":
+        """The same for another share of the given model's MACs.
+
+        Raises:
+            InputError: If it is out of reach; the message gives the range.
+        """
+        macs = 0.0 if macs_reduction is None else max(0.0, macs_reduction * self.total - self.saved)
+        if macs > most_macs(self.layers):
+            least, most = self.reach
+            raise InputError(
+                f"--macs-reduction: {macs_reduction:.4f} is out of reach; with these merges pruning takes "
+                f"{least:.4f} to {most:.4f}"
+            )
+        return replace(self, macs=macs)
+
+    def uniform(self) -> CompressionPlan:
+        """The plan with the same share of every head and MLP cut: a stand-in for the widths that training finds."""
+        if not self.macs:
+            return self.base
+        widths = uniform_widths(self.layers, self.macs, self.width_multiple)
+        return narrowed_plan(self.base, self.layers, widths)
+
+
+def propose_jointly(
+    subject: Subject, target: Target, settings: CaitSettings, choose: ChooseMerges, *, trained: bool
+) -> JointProposal:
+    """Works out merges, and what pruning has to save. A speed-up is counted as if latency followed MACs.
+
+    Args:
+        subject: The model; shapes are enough.
+        target: What the user wants.
+        settings: Of the method.
+        choose: Finds a schedule where none is given.
+        trained: Whether merges are trained: then they are linear, if the user does not say `mean`.
+
+    Raises:
+        InputError: If the target says nothing, does not fit the model, or cannot be met.
+    """
+    wanted = target.macs_reduction if target.speedup is None else 1 - 1 / target.speedup
+    merge = None if target.merge == NO_MERGES else target.merge
+    plain = target.at(None)
+    fixed = survey(subject, plain.model_copy(update={"merge": None, "size_aware": None}))
+    merges_already = bool(fixed.base.merges)
+    if merge is None and target.merge is None and wanted is not None and not merges_already:
+        share = wanted * (settings.merge_share if settings.prune else 1.0)
+        missing = (share * fixed.total - fixed.saved) / (fixed.total - fixed.saved)
+        if missing > 0:
+            merge = merges_text(choose(_operated(fixed.base, target, trained), missing))
+    if merge is not None and trained and "mean" not in merge:
+        merge += ",linear"
+    size_aware = target.size_aware if merge is not None or merges_already else None
+    found = survey(subject, plain.model_copy(update={"merge": merge, "size_aware": size_aware}))
+    layers = _layers(subject, found.base, target, settings) if settings.prune else ()
+    proposal = JointProposal(found.base, 0.0, found.total, found.saved, tuple(layers), target.width_multiple)
+    if wanted is None and found.base == subject.plan:
+        raise InputError("nothing to do: give --macs-reduction, --speedup, --merge or --plan")
+    if target.speedup is not None:
+        return proposal
+    if wanted is not None and not settings.prune and found.saved < wanted * found.total:
+        raise InputError(
+            f"--macs-reduction: the merges remove {found.saved / found.total:.4f} of the MACs; give others, or let "
+            "channels be pruned"
+        )
+    return proposal.removing(wanted)
+
+
+def stand_in_merges(subject: Subject, target: Target) -> ChooseMerges:
+    """Chooses without images: of the shortest schedules that remove enough, the one that removes the least too much."""
+
+    def choose(plan: CompressionPlan, macs_reduction: float) -> Schedule:
+        costs = MergeCosts(build(plan, device="meta"), subject.family, plan, target.macs_convention)
+        enough = [merges for merges in schedules(costs.grid, costs.depth) if costs.reduction(merges) >= macs_reduction]
+        if not enough:
+            raise InputError(f"--macs-reduction: no merges remove {macs_reduction:.4f} of the MACs; ask for less")
+        shortest = min(len(merges) for merges in enough)
+        return min((merges for merges in enough if len(merges) == shortest), key=costs.reduction)
+
+    return choose
+
+
+def summarize_jointly(subject: Subject, target: Target, settings: CaitSettings) -> PlanSummary:
+    """The plan in figures; where merges and widths are to be found on images, with stand-ins for them."""
+    proposal = propose_jointly(subject, target, settings, stand_in_merges(subject, target), trained=True)
+    notes = []
+    if target.merge is None and proposal.base.merges and not subject.plan.merges and target.plan is None:
+        notes.append(f"your images choose the merges (here {merges_text(proposal.base.merges)} stand in for them)")
+    if target.speedup is not None:
+        raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
+    if proposal.macs:
+        notes.append("training finds the widths of heads and MLPs (here all are cut by the same share)")
+    return summarize(proposal.uniform(), subject.plan, target.macs_convention, "; ".join(notes))
+
+
+def _operated(plan: CompressionPlan, target: Target, trained: bool) -> CompressionPlan:
+    """With the operator and the attention that chosen merges will have."""
+    aware = not trained if target.size_aware is None else target.size_aware
+    return plan.replace(merge_operator="linear" if trained else "mean", size_aware_attention=aware)
+
+
+def _layers(subject: Subject, base: CompressionPlan, target: Target, settings: CaitSettings) -> list[PrunableLayer]:
+    return prunable_layers(
+        build(base, device="meta"),
+        subject.family,
+        base,
+        multiple=target.width_multiple,
+        min_head_dim=settings.pruning.min_head_dim,
+        min_mlp_hidden=settings.pruning.min_mlp_hidden,
+        macs_convention=target.macs_convention,
+    )
