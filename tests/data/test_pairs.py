@@ -73,7 +73,10 @@ def test_batches_hold_each_image_with_its_own_mask(pair_folder: Path) -> None:
         (lambda root: [path.unlink() for path in (root / "images").iterdir()], "there are no images in .*/images"),
         (lambda root: Image.new("RGB", (56, 40)).save(root / "masks" / "1.png"), "is a RGB picture"),
         (lambda root: Image.new("L", (40, 56)).save(root / "masks" / "1.png"), "56×40 pixels, and its mask 40×56"),
-        (lambda root: Image.new("L", (56, 40), 7).save(root / "masks" / "1.png"), "holds class 7, and the model knows 4"),
+        (
+            lambda root: Image.new("L", (56, 40), 7).save(root / "masks" / "1.png"),
+            "holds class 7, and the model knows 4",
+        ),
         (lambda root: (root / "masks" / "1.png").write_bytes(b"no"), r"the mask masks/1\.png of .* cannot be read"),
     ],
 )

@@ -7,23 +7,36 @@ from typing import Any
 
 from rich.table import Table
 
+from dcvit.data import ImageSource
+from dcvit.errors import InputError
 from dcvit.folder import ModelFolder
 from dcvit.manifest import Manifest
+from dcvit.pictures import write_pictures
 from dcvit.plan import CompressionPlan
 from dcvit.summary import PlanSummary, summarize
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model folder whose every file is the one that was written."""
+    """A model folder whose every file is the one that was written.
+
+    Attributes:
+        pictures: Files that were drawn of it.
+    """
 
     path: Path
     plan: CompressionPlan
     manifest: Manifest
     summary: PlanSummary
+    pictures: tuple[Path, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return self.summary.to_json() | {"folder": str(self.path), "manifest": self.manifest.model_dump(mode="json")}
+        return self.summary.to_json() | {
+            "folder": str(self.path),
+            "task": self.plan.task,
+            "manifest": self.manifest.model_dump(mode="json"),
+            "pictures": [str(picture) for picture in self.pictures],
+        }
 
     def lines(self) -> Iterable[Any]:
         yield from self.summary.lines()
@@ -45,6 +58,8 @@ class Inspection:
             )
         if blocks.row_count:
             yield blocks
+        if self.plan.head is not None:
+            yield f"segmentation: a {self.plan.head.kind} head for {self.plan.head.num_classes} classes"
         settings = self.manifest.settings
         data = self.manifest.data
         images = f"{data['images']} images of {data['source']}" if data else "no images"
@@ -58,16 +73,25 @@ class Inspection:
             files.add_row(name, f"{entry.bytes:,}", entry.sha256[:16] + "…")
         yield files
         yield f"all {len(self.manifest.files)} files are as they were written"
+        for picture in self.pictures:
+            yield f"drawn: {picture}"
 
 
-def inspect(folder: Path) -> Inspection:
+def inspect(folder: Path, *, pictures: Path | None = None, data: str | Path | ImageSource | None = None) -> Inspection:
     """Opens a model folder and counts its costs.
 
+    Args:
+        folder: A model folder.
+        pictures: A folder to draw the token grids and the channels of its blocks into.
+        data: Images; the grids are drawn over the first one.
+
     Raises:
-        InputError: If it is no model folder, or a file in it has changed.
+        InputError: If it is no model folder, a file in it has changed, or the pictures cannot be drawn.
     """
+    if data is not None and pictures is None:
+        raise InputError("--data is what pictures are drawn over; say where to with --pictures DIR")
     opened = ModelFolder(folder)
     convention = opened.manifest.settings.get("target", {}).get("macs_convention", "full")
-    return Inspection(
-        opened.path, opened.plan, opened.manifest, summarize(opened.plan, opened.plan.original(), convention)
-    )
+    summary = summarize(opened.plan, opened.plan.original(), convention)
+    drawn = () if pictures is None else tuple(write_pictures(opened, pictures, data))
+    return Inspection(opened.path, opened.plan, opened.manifest, summary, drawn)

@@ -1,12 +1,13 @@
 """A segmentation data set that ships as code: shapes on noisy backgrounds, drawn anew from their number.
 
-Each image holds two to five shapes of random colour, size and angle, later ones over earlier ones, on a background of
-two blended colours with stripes; some shapes are striped too, and sensor noise lies over everything. Colour says
-nothing about the class, so a shape has to be recognised by its outline.
+Each image holds two to five shapes of random size and angle, later ones over earlier ones, on a background of two
+blended colours with stripes; some shapes are striped too, and sensor noise lies over everything. Colour hints at the
+class, as it does in photographs, but the hues of neighbouring classes overlap, and the background takes any of them.
 """
 
 import io
 from collections.abc import Callable
+from colorsys import hsv_to_rgb
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ SIDE = 64
 """Pixels of an image, both ways."""
 TRAIN_IMAGES, TEST_IMAGES = 2000, 500
 
+HUE_SPREAD = 0.07
+"""Deviation of a class's hue, whose mean is a fifth of the circle from the next class's."""
 _FINE = 3
 """Samples of a pixel, both ways: edges are smooth in the image; the mask holds what covers the pixel's centre."""
 
@@ -90,7 +93,7 @@ def draw(random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uin
         u = ((x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)) / radius
         v = ((y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)) / radius
         inside = _OUTLINES[label - 1](u, v)
-        paint = random.uniform(0, 1, 3) * np.ones((fine, fine, 1))
+        paint = _colour(random, random.normal(label / len(_OUTLINES), HUE_SPREAD)) * np.ones((fine, fine, 1))
         if random.random() < 0.4:
             paint = paint + 0.25 * _stripes(random, x, y)
         canvas = np.where(inside[..., None], paint, canvas)
@@ -101,8 +104,12 @@ def draw(random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uin
     return (255 * image.clip(0, 1)).round().astype(np.uint8), classes[centre::_FINE, centre::_FINE].copy()
 
 
+def _colour(random: np.random.Generator, hue: float) -> Floats:
+    return np.array(hsv_to_rgb(hue % 1, random.uniform(0.3, 1), random.uniform(0.4, 1)))
+
+
 def _blend(random: np.random.Generator, x: Floats, y: Floats) -> Floats:
-    first, second = random.uniform(0, 1, (2, 3))
+    first, second = (_colour(random, hue) for hue in random.uniform(0, 1, 2))
     angle = random.uniform(0, 2 * np.pi)
     share = (0.5 + 0.5 * np.sin(2 * (x * np.cos(angle) + y * np.sin(angle)) + random.uniform(0, 6)))[..., None]
     blended: Floats = share * first + (1 - share) * second + 0.1 * _stripes(random, x, y)

@@ -10,8 +10,14 @@ from dcvit.cli.command import Command
 
 @click.command("inspect", cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
-def command(folder: Path) -> Any:
+@click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    help="A folder to draw into: the token grid after each merge, and the channels that each block keeps.",
+)
+@click.option("--data", help="Images (a folder, a tar, 'digits' or 'shapes') to draw the grids over the first one of.")
+def command(folder: Path, pictures: Path | None, data: str | None) -> Any:
     """Show what a model folder holds: plan, costs, origin, files. Checks the sha256 of every file."""
     from dcvit.inspection import inspect
 
-    return inspect(folder)
+    return inspect(folder, pictures=pictures, data=data)
