@@ -9,6 +9,7 @@ a plan into a module.
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
@@ -202,3 +203,8 @@ def parse_merges(text: str) -> tuple[tuple[Merge, ...], MergeOperator]:
                 "operator)"
             )
     return tuple(sorted(merges, key=lambda merge: merge.after)), operator
+
+
+def merges_text(merges: Iterable[Merge]) -> str:
+    """A schedule as `parse_merges` reads it: `horizontal@4,vertical@8`."""
+    return ",".join(f"{merge.axis}@{merge.after}" for merge in merges)
