@@ -23,6 +23,9 @@ def test_the_files_and_their_names(tool: Tool, exported_copy: ModelFolder) -> No
         "onnx_bytes": path.stat().st_size,
         "engine": None,
         "engine_bytes": None,
+        "with_preprocessing": False,
+        "quantization": None,
+        "evaluation": None,
     }
     assert str(path) in ended.stderr
 
@@ -46,7 +49,13 @@ def test_an_engine_and_nothing_but_json_on_stdout(tool: Tool, exported_copy: Mod
     [
         (["--batch", "0"], "--batch 0: a batch holds at least one image"),
         (["--batch", "many"], "'many' is not a valid integer"),
-        (["--precision", "int8"], "'int8' is not one of"),
+        (["--precision", "fp8"], "'fp8' is not one of"),
+        (["--precision", "int8"], "--precision int8 is calibrated on images: give --data"),
+        (["--data", "digits"], "--data is what --precision int8 is calibrated on; leave it out for fp32"),
+        (["--max-drop", "1"], "--max-drop is measured on images: give --evaluate"),
+        (["--evaluate", "digits", "--max-drop", "-1"], "--max-drop -1: give points between 0 and 100"),
+        (["--evaluate", "nowhere"], "--data: there is nothing at nowhere"),
+        (["--precision", "int8", "--data", "digits", "--trt"], "--trt: int8 is for ONNX Runtime and OpenVINO"),
         (["--flavor", "tensorrt-rtx"], "--flavor and --compute-capability are about the engine; add --trt"),
         (["--trt", "--flavor", "tensorrt"], "tensorrt"),
     ],

@@ -1,5 +1,6 @@
 """`dcvit-tool verify`."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def test_a_good_folder_is_status_0(tool: Tool, exported: Path) -> None:
     assert ended.json["passed"] is True
     assert ended.json["data"] == "digits"
     assert all({"name", "passed", "max_abs_error"} <= set(check) for check in ended.json["checks"])
-    assert "all 16 checks hold" in ended.stderr
+    assert f"all {len(ended.json['checks'])} checks hold" in ended.stderr
 
 
 def test_a_failed_check_is_status_1_and_named(tool: Tool, exported_copy: ModelFolder) -> None:
@@ -28,7 +29,7 @@ def test_a_failed_check_is_status_1_and_named(tool: Tool, exported_copy: ModelFo
     ended = tool("verify", exported_copy.path)
     assert ended.status == 1
     assert "FAILED │ model.b4.fp32.onnx: metadata" in ended.stdout
-    assert "1 of 12 checks FAILED" in ended.stdout
+    assert re.search(r"1 of \d+ checks FAILED", ended.stdout)
     as_json = tool("verify", exported_copy.path, "--json")
     assert as_json.status == 1
     assert as_json.json["passed"] is False

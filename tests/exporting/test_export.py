@@ -68,7 +68,7 @@ def test_graph_of_another_batch_gets_its_own_file(exported_copy: ModelFolder) ->
     [
         ({"batch": 0}, "at least one image"),
         ({"batch": -3}, "at least one image"),
-        ({"precision": "int8"}, "choose fp32 or fp16"),
+        ({"precision": "fp8"}, "choose fp32, fp16, bf16 or int8"),
     ],
 )
 def test_bad_arguments_are_refused(folder: ModelFolder, arguments: dict[str, object], message: str) -> None:
@@ -106,7 +106,7 @@ def test_weights_beyond_fp16_are_named(make_folder: MakeFolder, tmp_path: Path, 
         model.head.weight[0, 0] = 1e5
     folder = ModelFolder.create(tmp_path / "large", model, tiny_plan, folder.manifest)
     before = contents(folder)
-    with pytest.raises(InputError, match=r"'head\.weight' reaches 1e\+05.*--precision fp32"):
+    with pytest.raises(InputError, match=r"'head\.weight' reaches 1e\+05.*--precision bf16 or fp32"):
         export(folder, 1, "fp16")
     assert contents(folder) == before
     export(folder, 1, "fp32")

@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 
 from dcvit.errors import InputError
 from dcvit.exporting import export
-from dcvit.exporting.records import engine_records
 from dcvit.exporting.tensorrt import EngineTarget, build_engine, engine_target, header_faults
 from dcvit.folder import ModelFolder
+from dcvit.records import engine_records
 from dcvit.runtimes import flavors
 
 needs_rtx = pytest.mark.skipif(not flavors.installed("tensorrt-rtx"), reason="tensorrt_rtx is not installed")

@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from dcvit.exporting import metadata_of
 from dcvit.folder import ModelFolder
+from dcvit.records import OnnxRecord
 from dcvit.verification.checks import Check
 from dcvit.verification.graph import check_graph
 
@@ -23,7 +24,8 @@ def failed(exported: Path, tmp_path: Path) -> Callable[[Callable[[ModelProto], N
         change(model)
         onnx.save(model, tmp_path / "model.onnx")
         metadata = metadata_of(ModelFolder(exported), 4, precision)
-        checks: list[Check] = check_graph(tmp_path / "model.onnx", precision, metadata)
+        record = OnnxRecord(batch=4, precision=precision, opset=20, weights_sha256="")
+        checks: list[Check] = check_graph(tmp_path / "model.onnx", record, metadata)
         return [f"{check.name.split(': ')[1]}: {check.detail}" for check in checks if not check.passed]
 
     return run

@@ -14,7 +14,7 @@ from dcvit.errors import InputError
 from dcvit.exporting import export
 from dcvit.folder import WEIGHTS, ModelFolder
 from dcvit.plan import CompressionPlan
-from dcvit.runtimes import flavors
+from dcvit.runtimes import flavors, onnx_runtimes
 from dcvit.verification import VerifyResult, verify
 
 needs_rtx = pytest.mark.skipif(not flavors.installed("tensorrt-rtx"), reason="tensorrt_rtx is not installed")
@@ -23,6 +23,19 @@ ONNX = "model.b4.fp32.onnx"
 
 def failures(result: VerifyResult) -> list[str]:
     return [check.name for check in result.checks if not check.passed]
+
+
+COMPARED = ("random input", "real images", "real images, top-1")
+
+
+def runs(precision: str) -> list[str]:
+    """What runs a file of this precision here, as the checks name it."""
+    return [
+        runtime.title if computed == precision else f"{runtime.title} {computed}"
+        for runtime in onnx_runtimes()
+        for computed in runtime.precisions
+        if runtime.source(computed) == precision
+    ]
 
 
 def change_weight(folder: ModelFolder, value: float) -> None:
@@ -52,11 +65,10 @@ def test_a_good_folder_passes_on_real_images_and_noise(exported: Path, image_fol
             "static shapes",
             "operators",
             "types",
-            "ONNX Runtime against PyTorch, random input",
-            "ONNX Runtime against PyTorch, real images",
-            "ONNX Runtime against PyTorch, real images, top-1",
+            *(f"{ran} against PyTorch, {what}" for ran in runs(precision) for what in COMPARED),
         ]
-        assert [check.max_abs_error is not None for check in mine] == [False] * 5 + [True, True, False]
+        compared = [check.max_abs_error is not None for check in mine]
+        assert compared == [False] * 5 + [True, True, False] * len(runs(precision))
 
 
 def test_corrupt_images_are_left_out(exported: Path, image_folder: Callable[..., Path]) -> None:
@@ -74,7 +86,7 @@ def test_corrupt_images_are_left_out(exported: Path, image_folder: Callable[...,
 def test_one_wrong_weight_is_found(exported_copy: ModelFolder, value: float) -> None:
     change_weight(exported_copy, value)
     result = verify(exported_copy.path)
-    assert failures(result) == [f"{ONNX}: ONNX Runtime against PyTorch, random input"]
+    assert failures(result) == [f"{ONNX}: {ran} against PyTorch, random input" for ran in runs("fp32")]
     assert not result.passed
     json.dumps(result.to_json(), allow_nan=False)
 

@@ -1,6 +1,6 @@
 """The model folder: all that export, verify, evaluate, bench and report know of a compressed model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -100,9 +100,23 @@ class ModelFolder:
         self.manifest.files[name] = _entry(self.path / name)
         if export is not None:
             self.manifest.exports[name] = export
+        self._write_manifest()
+        return self.path / name
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Takes files out of the folder, and their entries out of the manifest; those that are not there are none."""
+        gone = [name for name in names if name in self.manifest.files]
+        for name in gone:
+            del self.manifest.files[name]
+            self.manifest.exports.pop(name, None)
+        if gone:
+            self._write_manifest()
+        for name in gone:
+            (self.path / name).unlink()
+
+    def _write_manifest(self) -> None:
         with whole_file(self.path / MANIFEST) as aside:
             aside.write_text(self.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        return self.path / name
 
     def file(self, name: str, *, made_by: str) -> Path:
         """The path of a file that must be there.

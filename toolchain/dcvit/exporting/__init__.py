@@ -1,9 +1,9 @@
 """From a model folder to an ONNX file and an engine, which go into the folder."""
 
 import json
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +16,24 @@ from dcvit.artifacts import (
     engine_name,
     onnx_name,
 )
-from dcvit.exporting.onnx import OPSET, write_onnx
-from dcvit.exporting.records import EngineRecord, OnnxRecord
+from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.errors import CheckFailedError, InputError
+from dcvit.exporting.gate import MAX_DROP, evaluate_file
+from dcvit.exporting.int8 import Calibration
+from dcvit.exporting.onnx import OPSETS, write_onnx
+from dcvit.exporting.result import ExportedFile, ExportResult
 from dcvit.exporting.tensorrt import EngineTarget, build_engine, engine_target
 from dcvit.folder import WEIGHTS, ModelFolder
+from dcvit.manifest import Manifest
 from dcvit.progress import say
+from dcvit.records import EngineRecord, EvaluationRecord, OnnxRecord
 
-__all__ = ["METADATA", "ExportResult", "ExportedFile", "export", "metadata_of"]
+__all__ = ["METADATA", "ExportResult", "ExportedFile", "calibration_from", "export", "metadata_of"]
 
 METADATA = "dcvit."
 """What the keys of our metadata in an ONNX file start with."""
-
-
-@dataclass(frozen=True)
-class ExportedFile:
-    """One file that export wrote.
-
-    Attributes:
-        bytes: Its size.
-        about: Flavor and compute capabilities of an engine, opset of an ONNX file.
-    """
-
-    path: Path
-    bytes: int
-    seconds: float
-    about: str
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """The ONNX file and, where one was asked for, the engine."""
-
-    batch: int
-    precision: Precision
-    onnx: ExportedFile
-    engine: ExportedFile | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "batch": self.batch,
-            "precision": self.precision,
-            "onnx": str(self.onnx.path),
-            "onnx_bytes": self.onnx.bytes,
-            "engine": str(self.engine.path) if self.engine else None,
-            "engine_bytes": self.engine.bytes if self.engine else None,
-        }
-
-    def lines(self) -> Iterable[Any]:
-        for file in filter(None, (self.onnx, self.engine)):
-            yield f"{file.path}  {file.bytes / 1e6:.1f} MB, {file.about}, in {file.seconds:.1f} s"
+CALIBRATION_IMAGES = 192
+"""Drawn for int8; two thirds set the ranges, one third measures the agreement."""
 
 
 def export(
@@ -72,6 +41,10 @@ def export(
     batch: int = DEFAULT_BATCH,
     precision: Precision = "fp32",
     *,
+    with_preprocessing: bool = False,
+    data: str | Path | ImageSource | Calibration | None = None,
+    evaluate: str | Path | ImageSource | None = None,
+    max_drop: float | None = None,
     trt: bool = False,
     flavor: Flavor | None = None,
     compute_capabilities: tuple[str, ...] | None = None,
@@ -81,73 +54,154 @@ def export(
     Args:
         folder: A model folder; the files are added to it.
         batch: Images in every batch.
-        precision: fp16 is in the graph itself; images, logits, layer norms and softmax stay fp32.
+        precision: fp16, bf16 and int8 are in the graph itself; images, logits, layer norms and softmax stay fp32.
+        with_preprocessing: The graph takes pixels, uint8 [B, H, W, C], and normalises them.
+        data: Images that int8 is calibrated on; labels are not used.
+        evaluate: Images to compare the file with the fp32 model on, by top-1 where they have labels of the model.
+        max_drop: Points of top-1 (without labels: percent of the images whose class changes) that the file may lose
+            there; one that loses more does not stay in the folder. 1 by default.
         trt: Build an engine too.
         flavor: `tensorrt` or `tensorrt-rtx`; by default the one that is installed.
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for, such as "8.9".
 
     Raises:
-        InputError: If the batch is empty, the folder is not whole, or no engine can be built here.
+        InputError: If the batch is empty, the folder is not whole, images are missing, or no engine can be built here.
+        CheckFailedError: If too little of the model can be int8, or the file loses more than `max_drop`.
     """
     check_batch(batch)
     check_precision(precision)
+    _check_images(precision, data, evaluate, max_drop)
     # All that can be wrong is found before the first file is written.
+    if trt and precision == "int8":
+        raise InputError(
+            "--trt: int8 is for ONNX Runtime and OpenVINO on the CPU; choose --precision fp16 for an engine"
+        )
     target = engine_target(flavor, compute_capabilities) if trt else None
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
-    onnx = _export_onnx(folder, batch, precision)
-    return ExportResult(batch, precision, onnx, _export_engine(folder, batch, precision, target) if target else None)
+    test = None if evaluate is None else open_source(evaluate, "test")
+    calibration = None if data is None else calibration_from(folder.manifest, data)
+    limit = MAX_DROP if max_drop is None else max_drop
+    onnx, record = _export_onnx(folder, batch, precision, with_preprocessing, calibration, test, limit)
+    engine = _export_engine(folder, record, target) if target else None
+    return ExportResult(batch, precision, onnx, record, engine)
 
 
-def metadata_of(folder: ModelFolder, batch: int, precision: Precision) -> dict[str, str]:
-    """What an ONNX file says about itself in `metadata_props`: plan, preprocessing, batch and precision."""
+def calibration_from(manifest: Manifest, data: str | Path | ImageSource | Calibration) -> Calibration:
+    """Draws the images that int8 is calibrated on, prepared as the model wants them.
+
+    Raises:
+        InputError: If there are no images.
+    """
+    if isinstance(data, Calibration):
+        return data
+    preprocessing = manifest.preprocessing
+    source = open_source(data, "train")
+    shots = draw_few_shot(source, CALIBRATION_IMAGES, seed=0, channels=preprocessing.input_size[0], at_most=True)
+    return Calibration(shots.tensor(preprocessing), shots.fingerprint)
+
+
+def metadata_of(
+    folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False
+) -> dict[str, str]:
+    """What an ONNX file says about itself in `metadata_props`: plan, preprocessing, batch, precision and input."""
     return {
         METADATA + "plan_sha256": folder.plan.digest,
         METADATA + "model": folder.plan.model,
         METADATA + "preprocessing": json.dumps(folder.manifest.preprocessing.model_dump(mode="json")),
         METADATA + "batch": str(batch),
         METADATA + "precision": precision,
+        METADATA + "input": "pixels, uint8 NHWC" if with_preprocessing else "normalised, fp32 NCHW",
     }
 
 
-def _export_onnx(folder: ModelFolder, batch: int, precision: Precision) -> ExportedFile:
-    name = onnx_name(batch, precision)
+def _check_images(precision: Precision, data: Any, evaluate: Any, max_drop: float | None) -> None:
+    if precision == "int8" and data is None:
+        raise InputError("--precision int8 is calibrated on images: give --data (a folder, a tar of one, or 'digits')")
+    if precision != "int8" and data is not None:
+        raise InputError(f"--data is what --precision int8 is calibrated on; leave it out for {precision}")
+    if max_drop is not None and evaluate is None:
+        raise InputError("--max-drop is measured on images: give --evaluate")
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise InputError(f"--max-drop {max_drop:g}: give points between 0 and 100")
+
+
+def _export_onnx(
+    folder: ModelFolder,
+    batch: int,
+    precision: Precision,
+    with_preprocessing: bool,
+    calibration: Calibration | None,
+    test: ImageSource | None,
+    max_drop: float,
+) -> tuple[ExportedFile, OnnxRecord]:
+    name = onnx_name(batch, precision, with_preprocessing=with_preprocessing)
     say(f"exporting {name}")
     started = time.perf_counter()
-    input_size = folder.manifest.preprocessing.input_size
     record = OnnxRecord(
-        batch=batch, precision=precision, opset=OPSET, weights_sha256=folder.manifest.files[WEIGHTS].sha256
-    )
-    path = folder.add(
-        name,
-        lambda aside: write_onnx(
-            folder.load(), aside, input_size, batch, precision, metadata_of(folder, batch, precision)
-        ),
-        record.model_dump(mode="json"),
-    )
-    return _exported(path, started, f"opset {OPSET}, batch {batch}, {precision}")
-
-
-def _export_engine(folder: ModelFolder, batch: int, precision: Precision, target: EngineTarget) -> ExportedFile:
-    source = onnx_name(batch, precision)
-    name = engine_name(batch, precision, target.flavor)
-    say(f"building {name} with {target.flavor} {target.version}")
-    started = time.perf_counter()
-    engine, network = build_engine(folder.path / source, target)
-    record = EngineRecord(
         batch=batch,
         precision=precision,
+        opset=OPSETS[precision],
+        weights_sha256=folder.manifest.files[WEIGHTS].sha256,
+        with_preprocessing=with_preprocessing,
+    )
+    with tempfile.TemporaryDirectory(prefix="dcvit-") as place:
+        aside = Path(place) / name
+        quantization = write_onnx(
+            folder.load(),
+            aside,
+            folder.manifest.preprocessing,
+            batch,
+            precision,
+            metadata_of(folder, batch, precision, with_preprocessing=with_preprocessing),
+            with_preprocessing=with_preprocessing,
+            calibration=calibration,
+        )
+        evaluation = None if test is None else evaluate_file(folder, aside, batch, precision, test, max_drop)
+        if evaluation is not None and evaluation.drop > max_drop:
+            _refuse(folder, name, evaluation)
+        record = record.model_copy(update={"quantization": quantization, "evaluation": evaluation})
+        path = folder.add(name, lambda kept: _copy(aside, kept), record.model_dump(mode="json"))
+    return _exported(path, started, f"opset {record.opset}, batch {batch}, {precision}"), record
+
+
+def _refuse(folder: ModelFolder, name: str, evaluation: EvaluationRecord) -> None:
+    """Takes an earlier file of that name out of the folder too, and its engine: it is what was found to be bad."""
+    engines = [other for other, entry in folder.manifest.exports.items() if entry.get("onnx") == name]
+    folder.remove([name, *engines])
+    unit = "points of top-1" if evaluation.top1 is not None else "% of the classes (the images have no labels)"
+    raise CheckFailedError(
+        f"{name} loses {evaluation.drop:.2f} {unit}, more than --max-drop {evaluation.max_drop:g}: {evaluation}; "
+        "it is not kept"
+    )
+
+
+def _export_engine(folder: ModelFolder, onnx: OnnxRecord, target: EngineTarget) -> ExportedFile:
+    source = onnx_name(onnx.batch, onnx.precision, with_preprocessing=onnx.with_preprocessing)
+    name = engine_name(onnx.batch, onnx.precision, target.flavor, with_preprocessing=onnx.with_preprocessing)
+    say(f"building {name} with {target.flavor} {target.version}")
+    started = time.perf_counter()
+    engine, network, builder = build_engine(folder.path / source, target)
+    record = EngineRecord(
+        batch=onnx.batch,
+        precision=onnx.precision,
         onnx=source,
         onnx_sha256=folder.manifest.files[source].sha256,
         flavor=target.flavor,
         version=target.version,
         compute_capabilities=target.compute_capabilities,
-        tf32=False,
+        compute_capability=target.compute_capability,
+        tf32="TF32" in builder.flags,
         network=network,
+        builder=builder,
     )
     path = folder.add(name, lambda aside: _write(aside, engine), record.model_dump(mode="json"))
     capabilities = target.compute_capabilities
     about = f"for {', '.join(capabilities)}" if capabilities else "for this machine's GPU"
     return _exported(path, started, f"{target.flavor} {target.version} {about}")
+
+
+def _copy(source: Path, path: Path) -> None:
+    shutil.copyfile(source, path)
 
 
 def _write(path: Path, content: bytes) -> None:

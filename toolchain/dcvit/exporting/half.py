@@ -1,9 +1,12 @@
 """Half precision in the graph itself: TensorRT is strongly typed, so the types of the ONNX file are the engine's.
 
-Everything computes in fp16 but what loses accuracy or overflows there (NVIDIA/TensorRT#2709): layer norms, softmax and
-what they are made of. These keep fp32 weights too. Inputs and outputs of the model stay fp32.
+Everything computes in fp16 or bf16 but what loses accuracy or overflows there (NVIDIA/TensorRT#2709): layer norms,
+softmax and what they are made of. These keep fp32 weights too. Inputs and outputs of the model stay as they are.
 """
 
+from typing import Literal
+
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -16,22 +19,27 @@ KEPT_FP32 = frozenset(
     | {"Pow", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "Sqrt", "Reciprocal"}
 )
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
-_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_FLOAT = ir.DataType.FLOAT
+
+Half = Literal["fp16", "bf16"]
+HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+_NUMPY = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
-def to_half(model: ir.Model) -> None:
-    """Converts a model of static types to fp16, in place.
+def to_half(model: ir.Model, precision: Half) -> None:
+    """Converts a model of static types to fp16 or bf16, in place.
 
     Raises:
         InputError: If a weight is too large for fp16.
     """
-    _Conversion(model.graph).run()
+    _Conversion(model.graph, precision).run()
     RemoveUnusedNodesPass()(model)
 
 
 class _Conversion:
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, precision: Half) -> None:
         self._graph = graph
+        self._precision, self._half = precision, HALVES[precision]
         self._converted: dict[tuple[str, ir.DataType], ir.Value] = {}
 
     def run(self) -> None:
@@ -40,14 +48,14 @@ class _Conversion:
                 continue
             kept = self._stays_fp32(node)
             for index, value in enumerate(node.inputs):
-                if value is not None and value.dtype in (_FLOAT, _HALF):
-                    node.replace_input_with(index, self._as(value, _FLOAT if kept else _HALF))
+                if value is not None and value.dtype in (_FLOAT, self._half):
+                    node.replace_input_with(index, self._as(value, _FLOAT if kept else self._half))
             for output in node.outputs:
                 if output.dtype == _FLOAT and not kept:
-                    output.type = ir.TensorType(_HALF)
+                    output.type = ir.TensorType(self._half)
         for index, output in enumerate(self._graph.outputs):
-            if output.dtype == _HALF:
-                name, output.name = output.name, f"{output.name}_fp16"
+            if output.dtype == self._half:
+                name, output.name = output.name, f"{output.name}_{self._precision}"
                 self._graph.outputs[index] = self._as(output, _FLOAT)
                 self._graph.outputs[index].name = name
 
@@ -65,7 +73,7 @@ class _Conversion:
             return value
         key = (value.name or "", dtype)
         if key not in self._converted:
-            name = f"{value.name}_{'fp16' if dtype == _HALF else 'fp32'}"
+            name = f"{value.name}_{self._precision if dtype == self._half else 'fp32'}"
             weight = value.is_initializer()
             self._converted[key] = self._weight(value, name) if weight else self._cast(value, name, dtype)
         return self._converted[key]
@@ -74,13 +82,14 @@ class _Conversion:
         assert value.const_value is not None
         numbers = value.const_value.numpy()
         with np.errstate(over="ignore"):
-            halves = numbers.astype(np.float16)
+            halves = numbers.astype(_NUMPY[self._precision])
         if not np.isfinite(halves).all():
             raise InputError(
-                f"'{value.name}' reaches {np.abs(numbers).max():.3g}, and fp16 ends at 65504; use --precision fp32"
+                f"'{value.name}' reaches {np.abs(numbers).max():.3g}, and fp16 ends at 65504; "
+                "use --precision bf16 or fp32"
             )
         half = ir.Value(
-            name=name, shape=value.shape, type=ir.TensorType(_HALF), const_value=ir.tensor(halves, name=name)
+            name=name, shape=value.shape, type=ir.TensorType(self._half), const_value=ir.tensor(halves, name=name)
         )
         self._graph.register_initializer(half)
         return half

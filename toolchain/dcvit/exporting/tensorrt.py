@@ -13,8 +13,10 @@ import torch
 
 from dcvit.artifacts import Flavor
 from dcvit.errors import InputError
-from dcvit.exporting.records import NetworkRecord, TensorRecord
+from dcvit.records import BuilderRecord, NetworkRecord, TensorRecord
 from dcvit.runtimes import flavors
+from dcvit.runtimes.caches import cache_folder
+from dcvit.runtimes.inspector import Layer
 
 DEFAULT_COMPUTE_CAPABILITIES = ("8.6", "8.9", "12.0")
 """GeForce and workstation GPUs from Ampere to Blackwell: what TensorRT-RTX is for."""
@@ -26,11 +28,13 @@ class EngineTarget:
 
     Attributes:
         compute_capabilities: For TensorRT-RTX; None for TensorRT, which builds for the GPU at hand.
+        compute_capability: Of the GPU at hand, for TensorRT.
     """
 
     flavor: Flavor
     version: str
     compute_capabilities: tuple[str, ...] | None
+    compute_capability: str | None = None
 
 
 def engine_target(flavor: Flavor | None, compute_capabilities: tuple[str, ...] | None) -> EngineTarget:
@@ -52,7 +56,8 @@ def engine_target(flavor: Flavor | None, compute_capabilities: tuple[str, ...] |
                 "TensorRT builds engines on the GPU that will run them, and there is none here; "
                 "--flavor tensorrt-rtx builds without one"
             )
-        return EngineTarget(flavor, trt.__version__, None)
+        here = "{}.{}".format(*torch.cuda.get_device_capability())
+        return EngineTarget(flavor, trt.__version__, None, here)
     chosen = tuple(dict.fromkeys(compute_capabilities or DEFAULT_COMPUTE_CAPABILITIES))
     known = _known_capabilities(trt)
     if unknown := [capability for capability in chosen if capability not in known]:
@@ -62,8 +67,10 @@ def engine_target(flavor: Flavor | None, compute_capabilities: tuple[str, ...] |
     return EngineTarget(flavor, trt.__version__, chosen)
 
 
-def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkRecord]:
+def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkRecord, BuilderRecord]:
     """Builds an engine, in the types that the ONNX file gives; TF32 is off, so fp32 is fp32.
+
+    TensorRT times kernels to choose among them; the timings are kept in the user's cache for the next build.
 
     Raises:
         InputError: If TensorRT does not take the file.
@@ -73,10 +80,37 @@ def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkR
 
         builder, network, parser = _parse(onnx_path, target.flavor)
         record = _describe(network)
-        tf32 = flavors.load(target.flavor).BuilderFlag.TF32
-        config = PostprocessConfig(_config(target), lambda _builder, _network, config: config.clear_flag(tf32))
-        engine = engine_bytes_from_network((builder, network, parser), config=config)
-        return bytes(engine), record
+        settings: list[BuilderRecord] = []
+        timings = _timing_cache(target)
+
+        def finish(_builder: Any, _network: Any, config: Any) -> None:
+            config.clear_flag(flavors.load(target.flavor).BuilderFlag.TF32)
+            settings.append(_settings(config, target.flavor, timing_cache=timings is not None and timings.exists()))
+
+        config = PostprocessConfig(_config(target, timings), finish)
+        engine = engine_bytes_from_network(
+            (builder, network, parser), config=config, save_timing_cache=str(timings) if timings else None
+        )
+        return bytes(engine), record, settings[0]
+
+
+def _timing_cache(target: EngineTarget) -> Path | None:
+    """The file of this machine's timings; None for TensorRT-RTX, where they have no effect and ask for a GPU."""
+    if target.flavor == "tensorrt-rtx":
+        return None
+    gpu = re.sub(r"\W+", "-", torch.cuda.get_device_name(0))
+    return cache_folder("tensorrt") / f"{target.version}-{gpu}.timings"
+
+
+def _settings(config: Any, flavor: Flavor, *, timing_cache: bool) -> BuilderRecord:
+    trt = flavors.load(flavor)
+    return BuilderRecord(
+        optimization_level=config.builder_optimization_level,
+        workspace_bytes=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+        flags=tuple(name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)),
+        profiling_verbosity=config.profiling_verbosity.name,
+        timing_cache=timing_cache,
+    )
 
 
 def read_network(onnx_path: Path, flavor: Flavor) -> NetworkRecord:
@@ -89,6 +123,20 @@ def read_network(onnx_path: Path, flavor: Flavor) -> NetworkRecord:
     with _polygraphy(flavor, f"a network from {onnx_path.name}"):
         _builder, network, _parser = _parse(onnx_path, flavor)
         return _describe(network)
+
+
+def network_layers(onnx_path: Path, flavor: Flavor) -> list[Layer]:
+    """The layers that TensorRT makes of an ONNX file before it fuses them. Needs no GPU.
+
+    Raises:
+        InputError: If the flavor is not installed, or does not take the file.
+    """
+    flavors.load(flavor)
+    with _polygraphy(flavor, f"a network from {onnx_path.name}"):
+        _builder, network, _parser = _parse(onnx_path, flavor)
+        return [
+            Layer(layer.name, layer.type.name, layer.get_output(0).dtype.name) for layer in network if layer.num_outputs
+        ]
 
 
 def header_faults(engine_path: Path, flavor: Flavor) -> list[str] | None:
@@ -115,15 +163,17 @@ def _parse(onnx_path: Path, flavor: Flavor) -> tuple[Any, Any, Any]:
     return builder, network, parser
 
 
-def _config(target: EngineTarget) -> Any:
+def _config(target: EngineTarget, timings: Path | None) -> Any:
+    # So that the engine can say which layers it has and what they compute in.
+    verbosity = flavors.load(target.flavor).ProfilingVerbosity.DETAILED
     if target.compute_capabilities is None:
         from polygraphy.backend.trt import CreateConfig
 
-        return CreateConfig()
+        return CreateConfig(profiling_verbosity=verbosity, load_timing_cache=str(timings))
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
     pairs = [tuple(map(int, capability.split("."))) for capability in target.compute_capabilities]
-    return CreateConfigRTX(compute_capabilities=pairs)
+    return CreateConfigRTX(profiling_verbosity=verbosity, compute_capabilities=pairs)
 
 
 def _describe(network: Any) -> NetworkRecord:

@@ -1,19 +1,32 @@
-"""PyTorch, ONNX Runtime and TensorRT behind one small interface."""
+"""PyTorch, ONNX Runtime, OpenVINO and TensorRT behind one small interface."""
 
 from dcvit.errors import InputError
 from dcvit.runtimes.base import Runtime, Session, available_cores, limited_to
-from dcvit.runtimes.onnx_runtime import OnnxRuntime
-from dcvit.runtimes.pytorch import PyTorch
+from dcvit.runtimes.onnx_file import OnnxFileRuntime
+from dcvit.runtimes.onnx_runtime import CPU, CUDA, TENSORRT, OnnxRuntime
+from dcvit.runtimes.openvino import OpenVino
+from dcvit.runtimes.pytorch import CompiledPyTorch, PyTorch
 from dcvit.runtimes.tensorrt import TensorRT
 
-__all__ = ["RUNTIMES", "Runtime", "Session", "available_cores", "limited_to", "runtime_named"]
+__all__ = [
+    "RUNTIMES",
+    "Runtime",
+    "Session",
+    "available_cores",
+    "limited_to",
+    "onnx_runtimes",
+    "runtime_named",
+]
 
 RUNTIMES: dict[str, Runtime] = {
     runtime.name: runtime
     for runtime in (
         PyTorch(),
-        OnnxRuntime("onnxruntime", "CPUExecutionProvider"),
-        OnnxRuntime("onnxruntime-cuda", "CUDAExecutionProvider"),
+        CompiledPyTorch(),
+        OnnxRuntime("onnxruntime", CPU),
+        OnnxRuntime("onnxruntime-cuda", CUDA),
+        OnnxRuntime("onnxruntime-tensorrt", TENSORRT),
+        OpenVino(),
         TensorRT("tensorrt"),
         TensorRT("tensorrt-rtx"),
     )
@@ -32,3 +45,12 @@ def runtime_named(name: str) -> Runtime:
     if reason := runtime.unavailable():
         raise InputError(f"runtime {name} cannot run here: {reason}")
     return runtime
+
+
+def onnx_runtimes() -> list[OnnxFileRuntime]:
+    """The runtimes of ONNX files that can run on this machine."""
+    return [
+        runtime
+        for runtime in RUNTIMES.values()
+        if isinstance(runtime, OnnxFileRuntime) and runtime.unavailable() is None
+    ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from dcvit.artifacts import Precision
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder
+from dcvit.manifest import Preprocessing
 
 Artifact = Literal["weights", "onnx", "engine"]
 
@@ -62,30 +63,56 @@ class Runtime(ABC):
     Attributes:
         name: As on the command line.
         artifact: What of a model folder it runs: the weights themselves, an ONNX file, or an engine.
+        precisions: What it can compute in.
     """
 
     name: str
     artifact: Artifact
+    precisions: tuple[Precision, ...]
 
     @abstractmethod
     def unavailable(self) -> str | None:
         """Why this machine cannot use it, and what to do about it; None where it can."""
 
     @abstractmethod
-    def file(self, folder: ModelFolder, batch: int, precision: Precision) -> Path:
+    def file(self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False) -> Path:
         """The file of the folder that it runs.
 
+        Args:
+            folder: A model folder.
+            batch: Images in every batch.
+            precision: Of the computation.
+            with_preprocessing: The file that takes pixels and normalises them itself.
+
         Raises:
-            InputError: If the folder has none for this batch and precision; the message says how to make it.
+            InputError: If the runtime does not compute in this precision, or the folder has no such file; the message
+                says how to make it.
         """
 
     @abstractmethod
-    def open(self, folder: ModelFolder, batch: int, precision: Precision) -> Session:
-        """Loads a model.
+    def open(
+        self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False
+    ) -> Session:
+        """Loads a model; the arguments are those of `file`. Every session takes normalised images.
 
         Raises:
             InputError: If its file is not there, or cannot be loaded.
         """
+
+    def source(self, precision: Precision) -> Precision:
+        """The precision of the exported file from which it computes in `precision`."""
+        return precision
+
+    def require(self, precision: Precision) -> None:
+        """Raises InputError unless it computes in this precision."""
+        if precision not in self.precisions:
+            raise InputError(f"--precision {precision}: runtime {self.name} has {', '.join(self.precisions)} here")
+
+
+def pixels_of(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """The pixels, uint8 [B, H, W, C], that were normalised to images [B, C, H, W]: exact, but for clipping."""
+    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std))
+    return (255 * (images * std + mean)).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 _threads: ContextVar[int | None] = ContextVar("threads", default=None)
@@ -109,7 +136,7 @@ def limited_to(threads: int | None) -> Iterator[None]:
     cores = available_cores()
     if threads is not None and not 1 <= threads <= cores:
         raise InputError(f"--threads {threads}: this process may use {cores} cores, so choose 1 to {cores}")
-    token, before = _threads.set(threads), torch.get_num_threads()
+    token, before = _threads.set(threads or cores), torch.get_num_threads()
     torch.set_num_threads(threads or cores)
     try:
         yield

@@ -1,5 +1,6 @@
-"""ONNX Runtime, on the CPU or through CUDA."""
+"""ONNX Runtime: on the CPU, through CUDA, or through its TensorRT provider."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,45 +9,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcvit.artifacts import Precision, export_command, onnx_name
+from dcvit.artifacts import Precision
 from dcvit.errors import InputError, first_line
-from dcvit.folder import ModelFolder
-from dcvit.runtimes.base import Artifact, Runtime, Session, available_cores, gpu_name
+from dcvit.manifest import Preprocessing
+from dcvit.runtimes import flavors
+from dcvit.runtimes.base import Session, available_cores, gpu_name, pixels_of
+from dcvit.runtimes.caches import cache_folder
+from dcvit.runtimes.onnx_file import OnnxFileRuntime
 
-CUDA = "CUDAExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+
+_PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    # It has next to no kernels for bf16.
+    CPU: ("fp32", "fp16", "int8"),
+    CUDA: ("fp32", "fp16"),
+    # It has no switch for TF32, which would round fp32 in silence.
+    TENSORRT: ("fp16", "bf16"),
+}
+_TITLES = {CPU: "ONNX Runtime", CUDA: "ONNX Runtime, CUDA", TENSORRT: "ONNX Runtime, TensorRT"}
 
 
-class OnnxRuntime(Runtime):
+class OnnxRuntime(OnnxFileRuntime):
     """One execution provider of ONNX Runtime; never falls back to another one in silence."""
 
-    artifact: Artifact = "onnx"
-
     def __init__(self, name: str, provider: str) -> None:
-        self.name, self._provider = name, provider
+        self.name, self._provider, self.title = name, provider, _TITLES[provider]
+        self.precisions = _PRECISIONS[provider]
 
     def unavailable(self) -> str | None:
         if find_spec("onnxruntime") is None:
             return "the package onnxruntime is not installed; `pip install onnxruntime`"
-        if self._provider == CUDA and not torch.cuda.is_available():
+        if self._provider != CPU and not torch.cuda.is_available():
             return "there is no NVIDIA GPU that torch can use; --runtime onnxruntime runs on the CPU"
         import onnxruntime
 
         if self._provider not in onnxruntime.get_available_providers():
             return f"this onnxruntime has no {self._provider}; `pip install onnxruntime-gpu` in place of onnxruntime"
+        if self._provider == TENSORRT:
+            return flavors.not_installed("tensorrt")
         return None
 
-    def file(self, folder: ModelFolder, batch: int, precision: Precision) -> Path:
-        return folder.file(onnx_name(batch, precision), made_by=export_command(folder.path, batch, precision))
-
-    def open(self, folder: ModelFolder, batch: int, precision: Precision) -> Session:
-        return OrtSession(self.file(folder, batch, precision), self._provider)
+    def open_file(self, path: Path, precision: Precision, preprocessing: Preprocessing | None = None) -> Session:
+        self.require(precision)
+        return OrtSession(path, self._provider, preprocessing)
 
 
 class OrtSession(Session):
     """An ONNX file of fixed shapes, its input and output bound to two buffers once and for all."""
 
-    def __init__(self, path: Path, provider: str = "CPUExecutionProvider") -> None:
-        """Loads the file.
+    def __init__(self, path: Path, provider: str = CPU, preprocessing: Preprocessing | None = None) -> None:
+        """Loads the file; `preprocessing` is needed for one that takes pixels.
 
         Raises:
             InputError: If it cannot be loaded, or not by this provider.
@@ -60,26 +72,32 @@ class OrtSession(Session):
         # A session's threads go on spinning after a run; in an interleaved benchmark they would take the cores from
         # the other session.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        on_gpu = provider == CUDA
-        # fp32 is fp32: by default CUDA rounds matrix products to TF32.
-        settings = {"use_tf32": "0"} if on_gpu else {}
+        # int8: processors without VNNI add products in 16 bits, which overflow; this takes a slower way there.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        if provider == TENSORRT:
+            import_module("tensorrt")  # loads the libraries that the provider looks for
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, settings)])
+            chosen = [(provider, _settings(provider))]
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # its exceptions share no base of their own
             raise InputError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
         if provider not in self._session.get_providers():
             raise InputError(f"ONNX Runtime cannot use {provider} here; see `dcvit-tool doctor`")
         (images,), (logits,) = self._session.get_inputs(), self._session.get_outputs()
+        on_gpu = provider != CPU
         super().__init__(images.shape[0], gpu_name() if on_gpu else "CPU", None if on_gpu else available_cores())
         device = "cuda" if on_gpu else "cpu"
-        self._images = torch.zeros(images.shape, device=device)
+        self._preprocessing = preprocessing if images.type == "tensor(uint8)" else None
+        pixels = torch.uint8 if self._preprocessing else torch.float32
+        self._images = torch.zeros(images.shape, device=device, dtype=pixels)
         self._logits = torch.zeros(logits.shape, device=device)
         self._binding = self._session.io_binding()
         self._binding.bind_input(images.name, **_buffer(self._images))
         self._binding.bind_output(logits.name, **_buffer(self._logits))
 
     def load(self, images: Tensor) -> None:
-        self._images.copy_(images)
+        self._images.copy_(pixels_of(images, self._preprocessing) if self._preprocessing else images)
         if self._images.is_cuda:
             torch.cuda.synchronize()
 
@@ -91,11 +109,26 @@ class OrtSession(Session):
         return self._logits.cpu()
 
 
+def _settings(provider: str) -> dict[str, str]:
+    if provider == CUDA:  # fp32 is fp32: by default CUDA rounds matrix products to TF32
+        return {"use_tf32": "0"}
+    if provider == TENSORRT:
+        # No flag for fp16 or bf16, which would let TensorRT choose: the types are those of the graph.
+        cache = str(cache_folder("onnxruntime-tensorrt"))
+        return {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": cache,
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": cache,
+        }
+    return {}
+
+
 def _buffer(tensor: Tensor) -> dict[str, Any]:
     return {
         "device_type": tensor.device.type,
         "device_id": tensor.device.index or 0,
-        "element_type": np.float32,
+        "element_type": np.uint8 if tensor.dtype == torch.uint8 else np.float32,
         "shape": tuple(tensor.shape),
         "buffer_ptr": tensor.data_ptr(),
     }

@@ -1,5 +1,6 @@
 """Running a TensorRT or TensorRT-RTX engine on the GPU."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,20 @@ from torch import Tensor
 
 from dcvit.artifacts import Flavor, Precision, engine_name, export_command
 from dcvit.errors import InputError
+from dcvit.files import whole_file
 from dcvit.folder import ModelFolder
+from dcvit.manifest import Preprocessing
+from dcvit.records import EngineRecord, engine_records
 from dcvit.runtimes import flavors
-from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name
+from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name, pixels_of
+from dcvit.runtimes.caches import cache_folder
 
 
 class TensorRT(Runtime):
     """One flavor of TensorRT."""
 
     artifact: Artifact = "engine"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 
     def __init__(self, flavor: Flavor) -> None:
         self.name = self.flavor = flavor
@@ -28,55 +34,108 @@ class TensorRT(Runtime):
             return "there is no NVIDIA GPU that torch can use; --runtime onnxruntime runs on the CPU"
         return None
 
-    def file(self, folder: ModelFolder, batch: int, precision: Precision) -> Path:
-        made_by = export_command(folder.path, batch, precision, self.flavor)
-        return folder.file(engine_name(batch, precision, self.flavor), made_by=made_by)
+    def file(self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False) -> Path:
+        self.require(precision)
+        made_by = export_command(folder.path, batch, precision, self.flavor, with_preprocessing=with_preprocessing)
+        name = engine_name(batch, precision, self.flavor, with_preprocessing=with_preprocessing)
+        return folder.file(name, made_by=made_by)
 
-    def open(self, folder: ModelFolder, batch: int, precision: Precision) -> Session:
-        return EngineSession(self.file(folder, batch, precision), flavors.load(self.flavor))
+    def open(
+        self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False
+    ) -> Session:
+        path = self.file(folder, batch, precision, with_preprocessing=with_preprocessing)
+        record, trt = engine_records(folder)[path.name], flavors.load(self.flavor)
+        capability = "{}.{}".format(*torch.cuda.get_device_capability())
+        if reason := stale(folder, record) or mismatch(record, trt.__version__, capability):
+            made_by = export_command(folder.path, batch, precision, self.flavor, with_preprocessing=with_preprocessing)
+            more = f" --compute-capability {capability}" if self.flavor == "tensorrt-rtx" else ""
+            raise InputError(f"{path} cannot be used: {reason}; build it here with `{made_by}{more}`")
+        return EngineSession(path, trt, folder.manifest.preprocessing)
+
+
+def stale(folder: ModelFolder, record: EngineRecord) -> str | None:
+    """Why an engine is not that of the folder's ONNX file; None if it is."""
+    source = folder.manifest.files.get(record.onnx)
+    if source is None or source.sha256 != record.onnx_sha256:
+        return f"{record.onnx} is gone or has changed since"
+    return None
+
+
+def mismatch(record: EngineRecord, version: str, capability: str) -> str | None:
+    """Why an engine cannot run with a version of its flavor, on a GPU of a compute capability; None if it can."""
+    if record.version != version:
+        return f"it was built by {record.flavor} {record.version}, and {version} is installed"
+    built_for = record.compute_capabilities or ((record.compute_capability,) if record.compute_capability else None)
+    if built_for is not None and capability not in built_for:
+        return f"it is for compute capability {', '.join(built_for)}, and this GPU has {capability}"
+    return None
 
 
 class EngineSession(Session):
     """An engine of fixed shapes; torch holds its buffers and the stream.
 
+    TensorRT-RTX compiles kernels when an engine first runs. They are kept in the user's cache, and serve the next
+    session of the same engine.
+
     Attributes:
-        engine: The `ICudaEngine`, to read inputs, outputs and dtypes from.
+        engine: The `ICudaEngine`, to read inputs, outputs, layers and dtypes from.
     """
 
-    def __init__(self, path: Path, trt: Any) -> None:
-        """Loads the file; `trt` is the flavor's package.
+    def __init__(self, path: Path, trt: Any, preprocessing: Preprocessing | None = None) -> None:
+        """Loads the file; `trt` is the flavor's package, `preprocessing` is needed for one that takes pixels.
 
         Raises:
             InputError: If this GPU or this version cannot run it.
         """
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        content = path.read_bytes()
+        self.engine = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
             raise InputError(
                 f"{path} cannot run on {gpu_name()} with {trt.__name__} {trt.__version__}; build it here: "
                 "`dcvit-tool export … --trt` (with --compute-capability for TensorRT-RTX)"
             )
-        self._context = self.engine.create_execution_context()
+        self._kernels: Any = None
+        if trt.__name__ == "tensorrt_rtx":
+            self._kernels_file = cache_folder("tensorrt-rtx") / f"{hashlib.sha256(content).hexdigest()[:32]}.kernels"
+            self._context = self.engine.create_execution_context(self._compiled_before())
+        else:
+            self._context = self.engine.create_execution_context()
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         modes = {self.engine.get_tensor_mode(name): name for name in names}
         self._images = self._bind(modes[trt.TensorIOMode.INPUT])
         self._logits = self._bind(modes[trt.TensorIOMode.OUTPUT])
+        self._preprocessing = preprocessing if self._images.dtype == torch.uint8 else None
         self._stream = torch.cuda.Stream()
         super().__init__(len(self._images), gpu_name(), None)
 
+    def _compiled_before(self) -> Any:
+        """A configuration with the kernels of earlier sessions; those that do not fit this machine are passed over."""
+        config = self.engine.create_runtime_config()
+        self._kernels = config.create_runtime_cache()
+        if self._kernels_file.is_file():
+            self._kernels.deserialize(self._kernels_file.read_bytes())
+        config.set_runtime_cache(self._kernels)
+        return config
+
     def _bind(self, name: str) -> Tensor:
-        buffer = torch.zeros(tuple(self.engine.get_tensor_shape(name)), device="cuda")
+        dtype = torch.uint8 if self.engine.get_tensor_dtype(name).name == "UINT8" else torch.float32
+        buffer = torch.zeros(tuple(self.engine.get_tensor_shape(name)), device="cuda", dtype=dtype)
         self._context.set_tensor_address(name, buffer.data_ptr())
         return buffer
 
     def load(self, images: Tensor) -> None:
-        self._images.copy_(images)
+        self._images.copy_(pixels_of(images, self._preprocessing) if self._preprocessing else images)
         torch.cuda.synchronize()
 
     def execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise RuntimeError("TensorRT could not run the engine")
         self._stream.synchronize()
+        if self._kernels is not None:  # the first run has compiled them all
+            with whole_file(self._kernels_file) as aside:
+                aside.write_bytes(bytes(self._kernels.serialize()))
+            self._kernels = None
 
     def logits(self) -> Tensor:
         return self._logits.cpu()

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from dcvit.artifacts import DEFAULT_BATCH, export_command
+from dcvit.artifacts import DEFAULT_BATCH, Precision, export_command
 from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.exporting import metadata_of
-from dcvit.exporting.records import OnnxRecord, engine_records, onnx_records
 from dcvit.folder import WEIGHTS, ModelFolder
+from dcvit.manifest import Preprocessing
 from dcvit.progress import track
-from dcvit.runtimes.onnx_runtime import OrtSession
+from dcvit.records import OnnxRecord, engine_records, onnx_records
+from dcvit.runtimes import Session, onnx_runtimes
+from dcvit.runtimes.openvino import OpenVino
 from dcvit.runtimes.pytorch import TorchSession
 from dcvit.verification.checks import Check, holds
 from dcvit.verification.engine import check_engine
@@ -92,19 +95,51 @@ def verify(folder: ModelFolder | Path | str, data: str | Path | ImageSource | No
 def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, references: list[Reference]) -> Iterator[Check]:
     stale = record.weights_sha256 != folder.manifest.files[WEIGHTS].sha256
     yield holds(f"{name}: origin", [f"it was made from other weights than {WEIGHTS}"] * stale, "the folder's weights")
-    yield from check_graph(folder.path / name, record.precision, metadata_of(folder, record.batch, record.precision))
-    session = OrtSession(folder.path / name)
+    metadata = metadata_of(folder, record.batch, record.precision, with_preprocessing=record.with_preprocessing)
+    yield from check_graph(folder.path / name, record, metadata)
+    ran = False
+    for runtime in onnx_runtimes():
+        for precision in runtime.precisions:
+            if runtime.source(precision) == record.precision:
+                session = runtime.open_file(folder.path / name, precision, folder.manifest.preprocessing)
+                yield from _parity(f"{name}: {runtime.title}", session, references, precision, record.precision)
+                ran = True
+    if not ran:
+        yield from _read_only(folder, name, record, references)
+
+
+def _parity(
+    name: str, session: Session, references: list[Reference], precision: Precision, of_file: Precision
+) -> Iterator[Check]:
     for reference in references:
-        yield from check_parity(f"{name}: ONNX Runtime", session, reference, record.precision)
+        yield from check_parity(name if precision == of_file else f"{name} {precision}", session, reference, precision)
+
+
+def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, references: list[Reference]) -> Iterator[Check]:
+    """What can be known of a bf16 file where nothing computes in its types: OpenVINO runs it in fp32."""
+    openvino = OpenVino()
+    if reason := openvino.unavailable():
+        yield Check(f"{name}: not run", True, f"nothing here computes {record.precision} from ONNX files; {reason}")
+        return
+    session = openvino.open_file(folder.path / name, "fp32", folder.manifest.preprocessing)
+    title = f"{name}: {openvino.title}, its weights in fp32 arithmetic,"
+    yield from _parity(title, session, references, record.precision, record.precision)
 
 
 def _references(folder: ModelFolder, source: ImageSource | None) -> list[Reference]:
     preprocessing = folder.manifest.preprocessing
-    # Normalised images have about zero mean and unit deviation, and so has this noise.
-    noise = torch.randn(IMAGES, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
-    sets = [("random input", noise)]
+    sets = [("random input", _random_images(preprocessing))]
     if source is not None:
         shots = draw_few_shot(source, IMAGES, seed=0, channels=preprocessing.input_size[0], at_most=True)
         sets.append(("real images", shots.tensor(preprocessing)))
     session = TorchSession(folder.load(), IMAGES, device="cpu")
     return [Reference(what, images, session.infer(images), what == "real images") for what, images in sets]
+
+
+def _random_images(preprocessing: Preprocessing) -> Tensor:
+    """Random pixels, normalised: a graph that takes pixels can be given the same ones."""
+    channels, height, width = preprocessing.input_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (IMAGES, channels, height, width), generator=generator)
+    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std))
+    return (pixels / 255 - mean) / std

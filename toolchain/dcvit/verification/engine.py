@@ -1,5 +1,6 @@
 """What is checked about an engine: all of it on a GPU, and what can be known without one elsewhere."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import onnx
 import torch
 
 from dcvit.artifacts import Precision
-from dcvit.exporting.records import EngineRecord, NetworkRecord, TensorRecord
 from dcvit.exporting.tensorrt import header_faults, read_network
 from dcvit.folder import ModelFolder
+from dcvit.records import EngineRecord, NetworkRecord, TensorRecord
 from dcvit.runtimes import flavors
-from dcvit.runtimes.tensorrt import EngineSession
+from dcvit.runtimes.inspector import Layer, layers_of
+from dcvit.runtimes.tensorrt import EngineSession, mismatch, stale
 from dcvit.verification.checks import Check, holds
 from dcvit.verification.parity import Reference, check_parity
 
@@ -22,11 +24,10 @@ _KEPT_FP32 = ("NORMALIZATION", "NORMALIZATION_V2", "SOFTMAX")
 
 def check_engine(folder: ModelFolder, name: str, record: EngineRecord, references: list[Reference]) -> Iterator[Check]:
     """Checks where an engine comes from, its inputs, outputs and types, and on its GPU what it computes."""
-    source = folder.manifest.files.get(record.onnx)
-    stale = source is None or source.sha256 != record.onnx_sha256
-    export = f"{record.onnx} is gone or has changed since; export again with --trt"
-    yield holds(f"{name}: origin", [export] if stale else [], f"built from {record.onnx} by {record.version}")
-    if stale:
+    old = stale(folder, record)
+    faults = [f"{old}; export again with --trt"] if old else []
+    yield holds(f"{name}: origin", faults, f"built from {record.onnx} by {record.version}")
+    if old:
         return
     onnx_path, network = folder.path / record.onnx, record.network
     yield _interface(name, network, onnx_path)
@@ -41,8 +42,10 @@ def check_engine(folder: ModelFolder, name: str, record: EngineRecord, reference
     elif reason := _cannot_run(record):
         yield _header(folder.path / name, record, reason)
     else:
-        session = EngineSession(folder.path / name, flavors.load(record.flavor))
+        trt = flavors.load(record.flavor)
+        session = EngineSession(folder.path / name, trt, folder.manifest.preprocessing)
         yield _read_back(name, session.engine, network)
+        yield _layers(name, layers_of(session.engine, trt), record.precision)
         for reference in references:
             yield from check_parity(f"{name}: {record.flavor}", session, reference, record.precision)
 
@@ -64,13 +67,15 @@ def _interface(name: str, network: NetworkRecord, onnx_path: Path) -> Check:
 def _tensor_of(value: onnx.ValueInfoProto) -> TensorRecord:
     tensor = value.type.tensor_type
     shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
-    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).replace("FLOAT16", "HALF")
+    dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).replace(
+        "FLOAT16", "HALF"
+    )  # images and logits are never bf16
     return TensorRecord(name=value.name, shape=shape, dtype=dtype)
 
 
 def _precision(name: str, network: NetworkRecord, precision: Precision) -> Check:
     """No silent fp32 (roboflow/rf-detr#1453): the types of the strongly typed network are those of the engine."""
-    wanted = "HALF" if precision == "fp16" else "FLOAT"
+    wanted = {"fp16": "HALF", "bf16": "BF16"}.get(precision, "FLOAT")
     faults = [
         f"{count} {kind} layers compute in {dtype}, not {expected}"
         for kinds, expected in ((_PRODUCTS, wanted), (_KEPT_FP32, "FLOAT"))
@@ -91,10 +96,8 @@ def _other_version(record: EngineRecord) -> bool:
 def _cannot_run(record: EngineRecord) -> str | None:
     if not torch.cuda.is_available():
         return "there is no NVIDIA GPU here"
-    here = "{}.{}".format(*torch.cuda.get_device_capability())
-    if record.compute_capabilities is not None and here not in record.compute_capabilities:
-        return f"it is for compute capability {', '.join(record.compute_capabilities)}, and this GPU has {here}"
-    return None
+    version = flavors.load(record.flavor).__version__
+    return mismatch(record, version, "{}.{}".format(*torch.cuda.get_device_capability()))
 
 
 def _header(path: Path, record: EngineRecord, reason: str) -> Check:
@@ -112,3 +115,13 @@ def _read_back(name: str, engine: Any, network: NetworkRecord) -> Check:
         if (shape, dtype) != (tensor.shape, tensor.dtype):
             faults.append(f"{tensor.name} is {dtype} {list(shape)}, not {tensor.dtype} {list(tensor.shape)}")
     return holds(f"{name}: file", faults, "opened; inputs, outputs and types are as built")
+
+
+def _layers(name: str, layers: list[Layer], precision: Precision) -> Check:
+    """What the engine itself says of its layers: those that compute in the precision, by their outputs."""
+    found = Counter(layer.dtype for layer in layers)
+    names = {"fp16": ("Half", "FP16"), "bf16": ("BFloat16", "BF16")}.get(precision, ("Float", "FP32"))
+    some = any(name in dtype for dtype in found for name in names)
+    faults = [] if some else [f"no layer of the engine has an output in {precision}"]
+    told = ", ".join(f"{count} {dtype}" for dtype, count in found.most_common())
+    return holds(f"{name}: layers", faults, f"{len(layers)} layers: {told}")
