@@ -73,11 +73,18 @@ def test_eight_targets_share_one_examination_and_meet_each(
         assert picture.format == "PNG"
 
 
-def test_a_point_is_the_model_that_compress_makes(tmp_path: Path, model: TimmModule) -> None:
+def test_the_first_point_is_the_model_that_compress_makes_and_the_next_is_cut_from_it(
+    tmp_path: Path, model: TimmModule
+) -> None:
     frontier(model, "digits", out=tmp_path / "many", reductions=(0.2, 0.4), **RUN)
-    compress(model, "digits", out=tmp_path / "one", macs_reduction=0.4, **RUN)
-    ours, alone = (ModelFolder(tmp_path / path).load().state_dict() for path in ("many/r0.4", "one"))
+    compress(model, "digits", out=tmp_path / "one", macs_reduction=0.2, **RUN)
+    ours, alone = (ModelFolder(tmp_path / path).load().state_dict() for path in ("many/r0.2", "one"))
     assert all(torch.equal(ours[name], alone[name]) for name in alone)
+    larger, smaller = (ModelFolder(tmp_path / "many" / name).plan for name in ("r0.2", "r0.4"))
+    for block in larger.blocks:
+        further = smaller.block(block.index)
+        assert (further.mlp_hidden or 128) <= (block.mlp_hidden or 128)
+        assert further.removed == "attention" or block.removed is None
 
 
 def test_the_given_model_stays_as_it_is(tmp_path: Path, model: TimmModule) -> None:
@@ -178,7 +185,7 @@ def test_bad_input_leaves_nothing(
 
 
 def a_row(speedup: float) -> BenchRow:
-    times = Latency(10 / speedup, 10 / speedup, 10 / speedup), Latency(10.0, 10.0, 10.0)
+    times = Latency(*[10 / speedup] * 4), Latency(*[10.0] * 4)
     interval = (0.98 * speedup, 1.02 * speedup)
     return BenchRow("onnxruntime", 64, "fp32", "a made-up CPU", 2, *times, speedup, interval, 20, "interval")
 

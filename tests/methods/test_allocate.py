@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dcvit.methods.allocate import BlockDamage, OutOfReachError, allocate
+from dcvit.methods.allocate import Allocation, BlockDamage, OutOfReachError, allocate
 from dcvit.methods.structure import UnitCost
 
 HIDDEN = 64
@@ -52,3 +52,21 @@ def test_out_of_reach() -> None:
     allocate(DAMAGES, COSTS, HIDDEN, most * 0.999, multiple=16)
     with pytest.raises(OutOfReachError):
         allocate(DAMAGES, COSTS, HIDDEN, most * 1.01, multiple=16)
+
+
+@pytest.mark.parametrize("first", [60.0, 135.0, 200.0])
+def test_what_comes_after_a_cut_only_loses_more(first: float) -> None:
+    before = {each.block: each for each in allocate(DAMAGES, COSTS, HIDDEN, first, multiple=8)}
+    after = allocate(DAMAGES, COSTS, HIDDEN, 240, multiple=8, limits=before)
+    assert sum(saved_by(each.block, each.mlp_hidden, each.keeps_attention) for each in after) >= 240 - 1e-9
+    for each in after:
+        assert each.mlp_hidden <= before[each.block].mlp_hidden
+        assert before[each.block].keeps_attention or not each.keeps_attention
+
+
+def test_limits_bind_where_the_best_for_more_is_not_a_further_cut() -> None:
+    free = {each.block: each for each in allocate(DAMAGES, COSTS, HIDDEN, 60, multiple=8)}
+    limit = Allocation(2, keeps_attention=True, mlp_hidden=32)
+    assert free[2].mlp_hidden > 32
+    held = {each.block: each for each in allocate(DAMAGES, COSTS, HIDDEN, 60, multiple=8, limits={2: limit})}
+    assert held[2].mlp_hidden <= 32

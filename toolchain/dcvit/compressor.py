@@ -16,9 +16,10 @@ from dcvit.methods.cait import CaitSettings
 from dcvit.methods.cut import cut_by_norm
 from dcvit.methods.damage import divergence, logits_of
 from dcvit.methods.dcvit import reach, search, search_and_recover, stand_ins
-from dcvit.methods.job import Job
+from dcvit.methods.job import Earlier, Job
 from dcvit.methods.practise import practise
 from dcvit.methods.propose import Proposal, Target, propose, survey
+from dcvit.methods.reference import Reference
 from dcvit.methods.settings import SearchSettings
 from dcvit.methods.speedup import Candidates, correct, find_reduction, measuring
 from dcvit.plan import BlockPlan, CompressionPlan
@@ -32,7 +33,7 @@ from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
 
 Recover = Literal["mimic", "train", "none"]
-METRIC_IMAGES = 256
+METRIC_IMAGES = 128
 """Few-shot images that damage and trials are scored on, at most."""
 
 log = logging.getLogger(__name__)
@@ -89,9 +90,15 @@ class Compressor:
         self.recover, self.seed, self.store = recover, seed, store
         self.watch = Stopwatch()
         self._surveys: dict[str, Proposal] = {}
+        self._references: dict[str, Reference] = {}
 
-    def compress(self, target: Target) -> Compressed:
+    def compress(self, target: Target, after: Compressed | None = None) -> Compressed:
         """Finds a plan that meets the target, and recovers accuracy where there are images.
+
+        Args:
+            target: What to reach.
+            after: This compressor's result for a smaller reduction, and else the same target. The solver then cuts and
+                trains on from it, for a fraction of the steps, rather than from the given model.
 
         Raises:
             InputError: If the target is out of reach.
@@ -105,8 +112,11 @@ class Compressor:
             metrics: dict[str, Any] = {}
         else:
             job = self._job_of(proposal)
-            find = practise if self.settings.method == "practise" else search_and_recover
-            student, entries, metrics = find(job, proposal)
+            if self.settings.method == "practise":
+                student, entries, metrics = practise(job, proposal)
+            else:
+                earlier = None if after is None else Earlier(after.model, after.plan.blocks)
+                student, entries, metrics = search_and_recover(job, proposal, earlier)
             with self.watch.stage("scoring"):
                 metrics["kl"] = divergence(logits_of(student, job.metric), self._teacher_logits)
             metrics["stages"] = self.watch.since(before)
@@ -242,6 +252,7 @@ class Compressor:
             views=self._views,
             calibration=self._images,
             metric=self._metric,
+            references=self._references,
             settings=self.settings,
             store=StageStore(self.store.folder),  # its count of reused stages is this job's
             identity=self._identity,

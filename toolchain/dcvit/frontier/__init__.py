@@ -101,9 +101,10 @@ def frontier(
             top1 = {"top1": found.top1, "images": found.images}
         aside = stack.enter_context(_writing(out))
         points, original = [], top1
+        made: Compressed | None = None
         for number, each in enumerate(targets):
             say(f"{number + 1} of {len(targets)}: −{each.macs_reduction:.1%} MACs")
-            made = compressor.compress(each)
+            made = compressor.compress(each, after=made)
             name = f"r{each.macs_reduction:g}"
             ModelFolder.create(aside / name, made.model, made.plan, compressor.manifest(made, each))
             row = None if measure is None else measure(made.plan)

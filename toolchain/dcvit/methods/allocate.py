@@ -54,6 +54,7 @@ def allocate(
     hidden: int,
     macs: float,
     multiple: int,
+    limits: Mapping[int, Allocation] | None = None,
 ) -> list[Allocation]:
     """Minimises the sum of the blocks' damages, subject to saving at least `macs`.
 
@@ -66,6 +67,7 @@ def allocate(
         hidden: MLP width M of an uncompressed block.
         macs: To be saved.
         multiple: Widths are multiples of this, and never below the narrowest that was measured.
+        limits: What earlier cuts have left of some blocks: they only lose more.
 
     Raises:
         OutOfReachError: If even the most that is allowed saves too little.
@@ -76,7 +78,7 @@ def allocate(
     best[0] = 0.0
     taken: list[tuple[list[_Option], npt.NDArray[np.int_], npt.NDArray[np.int_]]] = []
     for block in blocks:
-        options = _options(damages[block], costs[block], hidden, macs, multiple)
+        options = _options(damages[block], costs[block], hidden, macs, multiple, (limits or {}).get(block))
         reached = np.full(RESOLUTION + 1, np.inf)
         choice = np.zeros(RESOLUTION + 1, dtype=int)
         origin = np.zeros(RESOLUTION + 1, dtype=int)
@@ -111,15 +113,20 @@ class _Option:
     width: int
 
 
-def _options(damage: BlockDamage, cost: UnitCost, hidden: int, macs: float, multiple: int) -> list[_Option]:
+def _options(
+    damage: BlockDamage, cost: UnitCost, hidden: int, macs: float, multiple: int, limit: Allocation | None
+) -> list[_Option]:
     narrowest = min(damage.mlp, default=hidden)
     widths = np.array([*range(-(-narrowest // multiple) * multiple, hidden, multiple), hidden])
+    if limit is not None:
+        widths = widths[widths <= limit.mlp_hidden]
     mlp_damage = damage.of_width(widths, hidden)
     saved = cost.narrowed * (1 - widths / hidden)
     options = []
     attentions: Sequence[tuple[bool, float, float]] = [(True, 0.0, 0.0)]
     if damage.attention is not None:
-        attentions = [*attentions, (False, cost.removed, damage.attention)]
+        without = (False, cost.removed, damage.attention)
+        attentions = [without] if limit is not None and not limit.keeps_attention else [*attentions, without]
     for keeps, removed, extra in attentions:
         for width, more, harm in zip(widths, saved, mlp_damage, strict=True):
             steps = int((removed + more) / macs * RESOLUTION)

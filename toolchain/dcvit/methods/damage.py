@@ -12,7 +12,8 @@ from dcvit.families import Family
 from dcvit.layers import apply_merges
 from dcvit.methods.allocate import BlockDamage
 from dcvit.methods.least_squares import elimination_order
-from dcvit.methods.surgery import CHUNK, absorb_attention, best_nodes, first_tokens, observe, refit_output_layer, through
+from dcvit.methods.reference import CHUNK, first_tokens, through
+from dcvit.methods.surgery import best_nodes, observe, refit, refit_output_layer
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.progress import track
 from dcvit.training.hardware import accelerator
@@ -78,13 +79,12 @@ def examine(
     # What the metric images are in front of each block: a cut changes nothing before it, so nothing is computed again.
     with accelerator().autocast():  # as `logits_of` does: the same rounding must not count as damage
         scored = first_tokens(teacher, family, metric)
-    scored_before = scored
     orders, damages = {}, {}
     for index in track(range(max(blocks) + 1), "examining blocks"):
         block = family.block(teacher, index)
         if index not in blocks:
             tokens = apply_merges(block, through(block, tokens))
-            scored_before, scored = scored, _advance(block, scored)
+            scored = _advance(block, scored)
             continue
         moments, output = observe(block, tokens, None)
         order = elimination_order(moments.gram, block.mlp.fc2.weight).cpu()
@@ -98,13 +98,11 @@ def examine(
         attention = None
         if index in may_lose_attention:
             student = _cut(teacher, family, start, BlockPlan(index=index, removed="attention"), None)
-            shifted = absorb_attention(family.block(student, index - 1), block, tokens, tokens)
-            remains = family.block(student, index)
-            refit_output_layer(remains, observe(remains, shifted, output)[0])
-            attention = divergence(_logits_from(student, index - 1, scored_before, metric), wanted)
+            refit(family.block(student, index), tokens, output)
+            attention = divergence(_logits_from(student, index, scored, metric), wanted)
         orders[index], damages[index] = order, BlockDamage(attention, by_width)
         tokens = apply_merges(block, output)
-        scored_before, scored = scored, _advance(block, scored)
+        scored = _advance(block, scored)
     return Examination(orders, damages)
 
 

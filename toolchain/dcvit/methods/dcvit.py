@@ -1,10 +1,11 @@
 """DC-ViT, as published or with our solver: from a job and a proposal to a recovered student."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dcvit.methods.allocate import RESOLUTION
 from dcvit.methods.damage import Examination
-from dcvit.methods.job import Job
+from dcvit.methods.job import Earlier, Job
 from dcvit.methods.nodes import NodeRanking
 from dcvit.methods.propose import Proposal
 from dcvit.methods.solver import examined, most_macs, recover_at_once, solve
@@ -16,14 +17,22 @@ Found = tuple[TimmModule, list[BlockPlan], dict[str, Any]]
 """The student, the plan entries that were chosen for it, and what the search measured."""
 
 
-def search_and_recover(job: Job, proposal: Proposal) -> Found:
+def search_and_recover(job: Job, proposal: Proposal, after: Earlier | None = None) -> Found:
     """Chooses what to cut, cuts it and recovers accuracy, the way the job's settings say.
+
+    Args:
+        job: The model, the images, the settings.
+        proposal: What to reach.
+        after: The solver goes on from this; trials always start from the job's model.
 
     Raises:
         InputError: If the target is out of reach.
     """
     fixed = _fixed(job, proposal)
-    student, entries, found = (_solve if _uses_solver(job) else _try_units)(job, proposal, fixed)
+    if _uses_solver(job):
+        student, entries, found = _solve(job, proposal, fixed, after)
+    else:
+        student, entries, found = _try_units(job, proposal, fixed)
     return student, entries, found | {"losses": job.losses, "stages_reused": job.store.reused}
 
 
@@ -73,17 +82,19 @@ def _examined(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Examinati
     return examined(job, blocks, may_lose_attention, proposal.width_multiple)
 
 
-def _entries(proposal: Proposal, examination: Examination) -> list[BlockPlan]:
+def _entries(proposal: Proposal, examination: Examination, after: Sequence[BlockPlan] = ()) -> list[BlockPlan]:
     if proposal.macs <= 0:
         return []
     damages = {block: examination.damages[block] for block in proposal.blocks}
-    return solve(damages, proposal.blocks, proposal.hidden, proposal.macs, proposal.total, proposal.width_multiple)
+    return solve(
+        damages, proposal.blocks, proposal.hidden, proposal.macs, proposal.total, proposal.width_multiple, after
+    )
 
 
-def _solve(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Found:
+def _solve(job: Job, proposal: Proposal, fixed: list[BlockPlan], after: Earlier | None) -> Found:
     examination = _examined(job, proposal, fixed)
-    entries = _entries(proposal, examination)
-    student = recover_at_once(job, sorted([*fixed, *entries], key=lambda entry: entry.index), examination)
+    entries = _entries(proposal, examination, [] if after is None else after.entries)
+    student = recover_at_once(job, sorted([*fixed, *entries], key=lambda entry: entry.index), examination, after)
     damage = {
         str(block): {"attention": each.attention, "mlp": {str(width): kl for width, kl in each.mlp.items()}}
         for block, each in examination.damages.items()

@@ -8,13 +8,27 @@ from typing import Any
 from torch import Tensor
 
 from dcvit.families import Family
+from dcvit.methods.reference import Reference
 from dcvit.methods.settings import SearchSettings
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.stopwatch import Stopwatch
 from dcvit.training.mimic import mimic
-from dcvit.training.stages import StageResult, StageStore
+from dcvit.training.stages import StageResult, StageStore, weights_digest
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A result for a smaller reduction of the same model, to go on from.
+
+    Attributes:
+        student: The recovered model; it stays as it is.
+        entries: All plan entries that it follows.
+    """
+
+    student: TimmModule
+    entries: Sequence[BlockPlan]
 
 
 @dataclass
@@ -27,6 +41,7 @@ class Job:
         base: The plan before any block is chosen: `start`, with merges and with blocks that the user fixed.
         calibration: The few-shot images [n, C, H, W], as for evaluation.
         metric: Images [S, C, H, W] that damage is scored on.
+        references: The wanted tokens of refits, by the merges of the plan; jobs on the same images share them.
         identity: Digests of the model and the images, for the keys of kept results.
         depth: Blocks of the model.
         losses: Of each training, in their order.
@@ -45,6 +60,7 @@ class Job:
     identity: dict[str, Any]
     seed: int
     depth: int
+    references: dict[str, Reference] = field(default_factory=dict)
     losses: list[float | None] = field(default_factory=list)
     watch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -52,6 +68,14 @@ class Job:
     def merges(self) -> bool:
         """Whether the base plan merges tokens that the model does not."""
         return self.base.merges != self.start.merges
+
+    def reference(self) -> Reference:
+        """The wanted tokens of a student with the base plan's merges."""
+        key = self.base.replace(blocks=()).digest
+        if key not in self.references:
+            teacher = self.merged() if self.merges else self.model
+            self.references[key] = Reference(teacher, self.family, self.calibration)
+        return self.references[key]
 
     def merged(self) -> TimmModule:
         """A copy of the model, with the merges of the base plan."""
@@ -80,6 +104,7 @@ class Job:
         *,
         last_block: int,
         together: bool = True,
+        after: Earlier | None = None,
     ) -> float:
         """Trains a student up to `last_block`, in place; returns the seconds it took.
 
@@ -92,6 +117,7 @@ class Job:
             description: What the progress bar says.
             last_block: Blocks behind it, and the head, stay as they are.
             together: Whether all processes train this student, or this one alone.
+            after: What the student was cut from, where that is not the given model.
         """
         self.family.train_up_to(student, last_block)
 
@@ -118,6 +144,7 @@ class Job:
             settings=self.settings.model_dump(exclude={"steps", "trial_steps", "metric"}),
             steps=steps,
             last_block=last_block,
+            **({} if after is None else {"after": weights_digest(after.student.state_dict())}),
         )
         result = self.store.run("trained", key, compute)
         student.load_state_dict(result.tensors, strict=False)

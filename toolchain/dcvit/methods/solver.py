@@ -4,20 +4,26 @@ Past the paper in three ways: the nodes that stay are chosen and the others made
 number of attention-free blocks are free, and what was measured serves every later target.
 """
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from dcvit.errors import InputError
-from dcvit.methods.allocate import BlockDamage, OutOfReachError, allocate
+from dcvit.methods.allocate import Allocation, BlockDamage, OutOfReachError, allocate
 from dcvit.methods.damage import FRACTIONS, Examination, examine
-from dcvit.methods.job import Job
+from dcvit.methods.job import Earlier, Job
 from dcvit.methods.structure import UnitCost
-from dcvit.methods.surgery import operate
+from dcvit.methods.surgery import best_nodes, operate
 from dcvit.plan import BlockPlan
 from dcvit.training.hardware import accelerator
 from dcvit.training.stages import StageResult
 from dcvit.types import TimmModule
+
+FOLLOW_UP = 1 / 8
+"""Share of the steps that a student trains which was cut from a trained one."""
 
 
 def examined(job: Job, blocks: Sequence[int], may_lose_attention: Sequence[int], multiple: int) -> Examination:
@@ -52,14 +58,16 @@ def solve(
     macs: float,
     total: int,
     multiple: int,
+    after: Sequence[BlockPlan] = (),
 ) -> list[BlockPlan]:
-    """Plan entries of the least predicted damage that save `macs`.
+    """Plan entries of the least predicted damage that save `macs`; blocks cut `after` these only lose more.
 
     Raises:
         InputError: If no cut saves that much; the message gives the most that can be saved.
     """
     try:
-        allocations = allocate(damages, costs, hidden, macs, multiple)
+        limits = {e.index: Allocation(e.index, e.removed is None, e.mlp_hidden or hidden) for e in after}
+        allocations = allocate(damages, costs, hidden, macs, multiple, limits)
     except OutOfReachError as error:
         most = most_macs(damages, costs, hidden)
         raise InputError(
@@ -85,17 +93,50 @@ def most_macs(damages: Mapping[int, BlockDamage], costs: Mapping[int, UnitCost],
     )
 
 
-def recover_at_once(job: Job, entries: Sequence[BlockPlan], examination: Examination) -> TimmModule:
-    """Cuts and refits all blocks front to back, then trains the whole student once."""
-    student = job.merged()
-    teacher = job.merged() if job.merges else job.model
+def recover_at_once(
+    job: Job, entries: Sequence[BlockPlan], examination: Examination, after: Earlier | None = None
+) -> TimmModule:
+    """Cuts and refits all blocks front to back, then trains the whole student once.
+
+    After an earlier result only what is cut further is refitted, and a share of the steps is enough.
+    """
+    steps = job.settings.steps
     orders = examination.orders | {
         entry.index: torch.arange(job.family.block(job.model, entry.index).mlp.fc1.out_features)
         for entry in entries
         if entry.mlp_hidden is not None and entry.index not in examination.orders
     }
     with job.watch.stage("refit"):
-        operate(student, teacher, job.family, job.start, entries, orders, job.calibration)
+        if after is None:
+            student, cuts = job.merged(), list(entries)
+        else:
+            student = copy.deepcopy(after.student).to(next(job.model.parameters()).device)
+            cuts, orders = _further(after.entries, entries, orders)
+            steps = math.ceil(steps * FOLLOW_UP)
+        operate(student, job.reference(), job.family, job.start, cuts, orders)
     with job.watch.stage("recovery"):
-        job.train(student, entries, job.settings.steps, "recovering", last_block=job.depth - 1)
+        job.train(student, entries, steps, "recovering", last_block=job.depth - 1, after=after)
     return student.eval()
+
+
+def _further(
+    earlier: Sequence[BlockPlan], entries: Sequence[BlockPlan], orders: Mapping[int, Tensor]
+) -> tuple[list[BlockPlan], dict[int, Tensor]]:
+    """The entries as changes of a student that follows the earlier ones, and the orders of the nodes that it has."""
+    had = {entry.index: entry for entry in earlier}
+    cuts, left = [], dict(orders)
+    for entry in entries:
+        before = had.get(entry.index)
+        if before is None:
+            cuts.append(entry)
+            continue
+        width = entry.mlp_hidden
+        if width is not None and before.mlp_hidden is not None:
+            order = orders[entry.index]
+            nodes = best_nodes(order, before.mlp_hidden)
+            left[entry.index] = torch.searchsorted(nodes, order[len(order) - before.mlp_hidden :])
+        removed = None if entry.removed == before.removed else entry.removed
+        width = None if width == before.mlp_hidden else width
+        if removed is not None or width is not None:
+            cuts.append(BlockPlan(index=entry.index, removed=removed, mlp_hidden=width))
+    return cuts, left
