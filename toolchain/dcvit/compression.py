@@ -11,12 +11,14 @@ from torch import nn
 
 from dcvit.compressor import Compressor, Recover
 from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.dense.new_head import new_head
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder, require_free
 from dcvit.joint import JointCompressor
 from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
 from dcvit.methods.propose import Target, propose
 from dcvit.methods.settings import SearchSettings
+from dcvit.plan import HeadKind, HeadPlan, Task
 from dcvit.subject import Weights, open_subject
 from dcvit.summary import PlanSummary
 from dcvit.training.hardware import accelerator
@@ -74,6 +76,8 @@ def compress(
     cache: str | Path | None = None,
     checkpoint_minutes: float = 10.0,
     tensorboard: Path | None = None,
+    task: Task | None = None,
+    head: HeadPlan | HeadKind | None = None,
     **targets: Any,
 ) -> CompressResult:
     """Finds a plan that meets the target, recovers accuracy, and writes a model folder.
@@ -100,6 +104,9 @@ def compress(
             `out` while the run is under way. CAIT's teacher then computes its outputs beforehand and keeps them.
         checkpoint_minutes: Between two checkpoints of CAIT's training.
         tensorboard: A folder for TensorBoard's event files of CAIT's training.
+        task: `segmentation` puts a new head in place of a classifier's, which CAIT trains along on images with masks;
+            by default what the model is for.
+        head: Kind of the new head, by default `linear`; it has the classes of the masks, or of `model_kwargs`.
         targets: Fields of `Target`.
 
     Raises:
@@ -112,7 +119,12 @@ def compress(
     recover = _checked_recovery(settings, recover, data)
     kept = check_cache(cache, out)
     accelerator().wait_for_everyone()  # from here on the output is no longer as the checks of every process found it
-    subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
+    segmentation = new_head(model, task, head, model_kwargs, data)
+    subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights, head=segmentation)
+    if subject.plan.task == "segmentation" and recover == "mimic":
+        raise InputError(
+            f"--method {settings.method} mimics classifiers; give --method cait for segmentation, or --recover none"
+        )
     compressor: Compressor | JointCompressor
     if isinstance(settings, CaitSettings):
         trained = recover == "train"
@@ -131,6 +143,7 @@ def compress(
             keep_teacher=cache is not None,
         )
     else:
+        target = target.resolved(trained=recover != "none")
         if target.speedup is None:
             propose(subject, target)
         few_shot = None

@@ -25,6 +25,7 @@ from dcvit.summary import summarize
 from dcvit.training.finetune import Checkpoints, Finetuning
 from dcvit.training.hardware import accelerator
 from dcvit.training.log import LOG, TrainingLog
+from dcvit.training.pruner import Pruner
 from dcvit.training.setup import set_up
 from dcvit.training.stages import StageResult, StageStore, weights_digest
 from dcvit.training.teacher import Teacher
@@ -69,7 +70,7 @@ class JointCompressor:
         tensorboard: Path | None = None,
         keep_teacher: bool = False,
     ) -> None:
-        recipe = settings.training.resolved(subject.preprocessing)
+        recipe = settings.training.resolved(subject.preprocessing, subject.plan.task)
         self.subject, self.settings = subject, settings.model_copy(update={"training": recipe})
         self.seed, self.store, self.checkpoints, self.minutes = seed, store, checkpoints, minutes
         self.keep_teacher = keep_teacher
@@ -101,6 +102,37 @@ class JointCompressor:
     @property
     def _trains(self) -> bool:
         return self._material is not None
+
+    def finetuning(self, student: TimmModule, depends: dict[str, Any], pruner: Pruner | None = None) -> Finetuning:
+        """The training of a student, as it stands; studies train others exactly as the method trains its own.
+
+        Args:
+            student: Takes the subject's images and gives what the subject gives.
+            depends: What the result depends on, beside the subject, the images, the settings and the seed.
+            pruner: Narrows the student while it trains.
+        """
+        assert self._material is not None
+        data, task = self._material
+        checkpoints = None
+        if self.checkpoints is not None:
+            key = self._identity | {"settings": self.settings.model_dump(mode="json"), "of": depends}
+            checkpoints = Checkpoints(self.checkpoints, key, self.minutes)
+        training = Finetuning(
+            student,
+            task,
+            data,
+            self.settings.training,
+            num_classes=self.subject.architecture.num_classes,
+            seed=self.seed,
+            teacher=Teacher(self._teacher),
+            pruner=pruner,
+            log=self.log,
+            checkpoints=checkpoints,
+        )
+        if self.keep_teacher:
+            with self.watch.stage("teacher"):
+                training.keep_teacher(self.store, self._identity)
+        return training
 
     def _make_as_fast(self, proposal: JointProposal, target: Target) -> Compressed:
         """Structure alone decides latency: plans of uniform widths are timed, then the trained one is."""
@@ -150,7 +182,6 @@ class JointCompressor:
 
     def _train(self, proposal: JointProposal, target: Target) -> tuple[TimmModule, CompressionPlan, dict[str, Any]]:
         assert self._material is not None
-        data, task = self._material
         student = cut_by_norm(self.subject, proposal.base).requires_grad_(True)
         pruner = None
         if proposal.macs:
@@ -163,31 +194,10 @@ class JointCompressor:
                 settings=pruning,
                 macs_convention=target.macs_convention,
             )
-        checkpoints = None
-        if self.checkpoints is not None:
-            key = self._identity | {
-                "base": proposal.base.digest,
-                "macs": proposal.macs,
-                "settings": self.settings.model_dump(mode="json"),
-            }
-            checkpoints = Checkpoints(self.checkpoints, key, self.minutes)
-        training = Finetuning(
-            student,
-            task,
-            data,
-            self.settings.training,
-            num_classes=self.subject.architecture.num_classes,
-            seed=self.seed,
-            teacher=Teacher(self._teacher),
-            pruner=pruner,
-            log=self.log,
-            checkpoints=checkpoints,
-        )
-        if self.keep_teacher:
-            with self.watch.stage("teacher"):
-                training.keep_teacher(self.store, self._identity)
+        training = self.finetuning(student, {"base": proposal.base.digest, "macs": proposal.macs}, pruner)
         with self.watch.stage("training"):
             result = training.run(_described(proposal))
+        data = self._material[0]
         metrics: dict[str, Any] = {
             "merge": merges_text(proposal.base.merges),
             "steps": result.steps,

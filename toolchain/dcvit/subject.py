@@ -1,6 +1,7 @@
 """What is to be compressed, whichever way the user names it."""
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,11 +10,12 @@ import torch
 from torch import nn
 
 from dcvit.data import preprocessing_of
+from dcvit.dense import SegmentationVit, attach_head
 from dcvit.families import Architecture, Family, family_of
 from dcvit.folder import ModelFolder
 from dcvit.manifest import Preprocessing
 from dcvit.model import build, create, identify, load_checkpoint
-from dcvit.plan import CompressionPlan
+from dcvit.plan import CompressionPlan, HeadPlan
 from dcvit.types import TimmModule
 
 Weights = Literal["pretrained", "random"]
@@ -28,6 +30,7 @@ class Subject:
         plan: What the model itself is: the identity for a timm model, the folder's plan for a model folder.
         architecture: Of the uncompressed model.
         weights: Where the weights come from, in words.
+        fresh_head: Whether the model has a segmentation head that was never trained.
     """
 
     model: TimmModule
@@ -36,6 +39,7 @@ class Subject:
     architecture: Architecture
     preprocessing: Preprocessing
     weights: str
+    fresh_head: bool = False
 
 
 def open_subject(
@@ -44,6 +48,7 @@ def open_subject(
     model_kwargs: dict[str, Any] | None = None,
     checkpoint: Path | None = None,
     weights: Weights = "pretrained",
+    head: HeadPlan | None = None,
 ) -> Subject:
     """Loads a timm name, a model folder, or takes (a copy of) a timm module that is already in memory.
 
@@ -52,13 +57,28 @@ def open_subject(
         model_kwargs: For `timm.create_model`.
         checkpoint: Weights to load instead of timm's pretrained ones.
         weights: Without a checkpoint, timm's pretrained weights or random ones.
+        head: A new segmentation head, with random weights, in place of the classifier.
 
     Raises:
         InputError: If there is no such model, it is not supported, or its weights cannot be loaded.
     """
+    subject = _open(model, model_kwargs, checkpoint, weights)
+    if head is None:
+        return subject
+    plan = subject.plan.replace(head=head)
+    build(plan, device="meta")  # an architecture that cannot have one is an error that names it
+    made = _subject(attach_head(subject.model, head), plan, f"{subject.weights}, a new {head.kind} head")
+    return dataclasses.replace(made, fresh_head=True)
+
+
+def _open(
+    model: str | Path | nn.Module, model_kwargs: dict[str, Any] | None, checkpoint: Path | None, weights: Weights
+) -> Subject:
     if isinstance(model, nn.Module):
         name, arguments = (_name_of(model), model_kwargs) if model_kwargs is not None else identify(model)
-        return _subject(copy.deepcopy(model).eval(), CompressionPlan(model=name, model_kwargs=arguments), "in memory")
+        head = model.head.plan if isinstance(model, SegmentationVit) else None
+        plan = CompressionPlan(model=name, model_kwargs=arguments, head=head)
+        return _subject(copy.deepcopy(model).eval(), plan, "in memory")
     if ModelFolder.is_one(model):
         folder = ModelFolder(model)
         return _subject(folder.load(), folder.plan, f"model folder {model}")

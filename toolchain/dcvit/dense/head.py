@@ -50,14 +50,19 @@ class SegmentationHead(nn.Module):
         self.predict = nn.Conv2d(plan.width if several else dim, plan.num_classes, 1)
         self.upsample = Upsample(grid, input_size)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Class scores [B, classes, height, width] from one map [B, C, H, W] a level."""
+    def of_patches(self, maps: Sequence[Tensor]) -> Tensor:
+        """Class scores of every patch, [B, classes, H, W], from one map [B, C, H, W] a level."""
         if not self.project:
             (features,) = maps
         else:
             projected = [project(each) for project, each in zip(self.project, maps, strict=True)]
             features = F.gelu(sum(projected[1:], start=projected[0]))
-        scores: Tensor = self.upsample(self.predict(features))
+        scores: Tensor = self.predict(features)
+        return scores
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Class scores of every pixel, [B, classes, height, width]."""
+        scores: Tensor = self.upsample(self.of_patches(maps))
         return scores
 
 

@@ -1,5 +1,6 @@
 """A timm Vision Transformer that predicts a class for every pixel, with merging undone in front of its head."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
@@ -27,13 +28,21 @@ class SegmentationVit(VisionTransformer):
         levels = self.forward_intermediates(
             x, indices=self.head.levels, norm=True, output_fmt="NLC", intermediates_only=True, attn_mask=attn_mask
         )
+        scores: Tensor = self.head(self._maps(levels))
+        return scores
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """All tokens after the final norm, [B, N, C], and class scores of every patch, [B, classes, H, W]."""
+        tokens, levels = self.forward_intermediates(images, indices=self.head.levels, norm=True, output_fmt="NLC")
+        return self.fc_norm(tokens), self.head.of_patches(self._maps(levels))
+
+    def _maps(self, levels: Sequence[Tensor]) -> list[Tensor]:
         maps = []
         for block, tokens in zip(self.head.levels, levels, strict=True):
             # With average pooling timm keeps the final norm in `fc_norm`; the other of the two is the identity.
             restored = undo(self.fc_norm(tokens), merge_steps(self, block), self.head.plan.unmerge)
             maps.append(as_map(restored, self.patch_embed.grid_size))
-        scores: Tensor = self.head(maps)
-        return scores
+        return maps
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Not for a head that may read several blocks: call the model itself."""

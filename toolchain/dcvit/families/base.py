@@ -121,7 +121,10 @@ class Family(ABC):
 
     @abstractmethod
     def features_and_logits(self, model: TimmModule, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What mimicking compares: all tokens after the final norm, [B, N, C], and the logits, [B, classes]."""
+        """What mimicking compares: all tokens after the final norm, [B, N, C], and the logits, [B, classes].
+
+        Of a segmentation model the logits are those of every patch, [B, classes, H, W].
+        """
 
     @abstractmethod
     def merge_tokens(self, model: TimmModule, plan: CompressionPlan, tokens: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 import dcvit_kernels
+from dcvit.dense import SegmentationVit
 from dcvit.families.base import Architecture, BlockSpec, CostModules, Family, KeptNodes
 from dcvit.layers import (
     AttentionFreeBlock,
@@ -100,6 +101,8 @@ class VitFamily(Family):
         return model.blocks[index]
 
     def features_and_logits(self, model: TimmModule, images: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(model, SegmentationVit):
+            return model.features_and_logits(images)
         tokens = model.forward_features(images)
         # With average pooling timm moves the final norm behind the pool; a layer norm acts on each token alone, so
         # it can stand in front of it too, and the features are normalised for every kind of head.

@@ -127,10 +127,12 @@ def propose_jointly(
     if merge is not None and trained and "mean" not in merge:
         merge += ",linear"
     size_aware = target.size_aware if merge is not None or merges_already else None
+    if merge is not None and size_aware is None:
+        size_aware = not trained
     found = survey(subject, plain.model_copy(update={"merge": merge, "size_aware": size_aware}))
     layers = _layers(subject, found.base, target, settings) if settings.prune else ()
     proposal = JointProposal(found.base, 0.0, found.total, found.saved, tuple(layers), target.width_multiple)
-    if wanted is None and found.base == subject.plan:
+    if wanted is None and found.base == subject.plan and not subject.fresh_head:
         raise InputError("nothing to do: give --macs-reduction, --speedup, --merge or --plan")
     if target.speedup is not None:
         return proposal

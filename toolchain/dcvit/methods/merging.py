@@ -285,7 +285,9 @@ class _Prober:
         """`tokens` [n, N, C] stand in front of the first merge, behind blocks that need not run again."""
         first = merges[0].after
         merged = self.plan.original().replace(merges=merges, size_aware_attention=self.plan.size_aware_attention)
-        idle = (BlockPlan(index=index, removed="block") for index in range(first))
+        # A multi-level head reads blocks in front of the first merge too.
+        whole = self.plan.head is not None and self.plan.head.kind == "multi-level"
+        idle = (BlockPlan(index=index, removed="block") for index in range(0 if whole else first))
         student = copy.deepcopy(self.model)
         self.family.apply(student, merged.with_blocks(*idle))
         kl = error = size = 0.0
@@ -294,7 +296,8 @@ class _Prober:
         ):
             begin = tokens[start : start + CHUNK]
             start_at = partial(_replaced, begin)
-            with hooks(self.family.block(student, first - 1).register_forward_pre_hook(start_at)):
+            skipping = [] if whole else [self.family.block(student, first - 1).register_forward_pre_hook(start_at)]
+            with hooks(*skipping):
                 new_features, new_logits = self._outputs(student, chunk)
             target = self.family.merge_tokens(self.model, merged, features)
             error += float((new_features - target).double().square().sum())

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dcvit.manifest import Preprocessing
+from dcvit.plan import Task as TaskName
 
 Augmentation = Literal["deit", "crop", "none"]
 SMALL_INPUT = 64
@@ -51,11 +52,12 @@ class TrainingRecipe(BaseModel):
         """Optimiser steps over so many images; at least one, unless there are no epochs."""
         return max(1, round(self.epochs * images / self.batch_size)) if self.epochs else 0
 
-    def resolved(self, preprocessing: Preprocessing) -> "TrainingRecipe":
-        """The same with the values that stand for None."""
+    def resolved(self, preprocessing: Preprocessing, task: TaskName = "classification") -> "TrainingRecipe":
+        """The same with the values that stand for None; masks are never mixed by default."""
         small = max(preprocessing.input_size[1:]) <= SMALL_INPUT
         augmentation: Augmentation = self.augmentation or ("crop" if small else "deit")
-        mixing = {"mixup": 0.8, "cutmix": 1.0} if augmentation == "deit" else {"mixup": 0.0, "cutmix": 0.0}
+        mixes = augmentation == "deit" and task == "classification"
+        mixing = {"mixup": 0.8, "cutmix": 1.0} if mixes else {"mixup": 0.0, "cutmix": 0.0}
         chosen: dict[str, Any] = {
             name: value if getattr(self, name) is None else getattr(self, name) for name, value in mixing.items()
         }

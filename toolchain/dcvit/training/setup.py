@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from dcvit.data import ImageSource, open_source
+from dcvit.data.pairs import MaskSource
+from dcvit.dense.data import with_masks
+from dcvit.dense.training import Segmentation, TrainingPairs
 from dcvit.errors import InputError
 from dcvit.subject import Subject
 from dcvit.training.images import TrainingData, TrainingImages
@@ -23,7 +26,7 @@ def set_up(
 
     Args:
         subject: The model.
-        data: A folder of images, a tar of one, a pattern that names several, or `digits`.
+        data: A folder of images, a tar of one, a pattern that names several, or `digits`; for segmentation with masks.
         recipe: Resolved for the model's preprocessing.
         labels: Whether to use the labels; None uses them where the source has any.
         samples: Images to draw; None takes all.
@@ -33,6 +36,8 @@ def set_up(
         InputError: If labels are asked for and the source has none, or they are not those of the model.
     """
     source = open_source(data, "train")
+    if subject.plan.head is not None:
+        return _set_up_segmentation(subject, with_masks(source), recipe, labels=labels, samples=samples, seed=seed)
     classes, expected = len(source.classes), subject.architecture.num_classes
     labelled = classes >= 2 if labels is None else labels
     if labelled and classes < 2:
@@ -47,3 +52,17 @@ def set_up(
         source, subject.preprocessing, recipe.augmentation, labelled=labelled, samples=samples, seed=seed
     )
     return images, Classification(recipe.distill, recipe.label_smoothing, labelled)
+
+
+def _set_up_segmentation(
+    subject: Subject, source: MaskSource, recipe: TrainingRecipe, *, labels: bool | None, samples: int | None, seed: int
+) -> tuple[TrainingData, Task]:
+    assert subject.plan.head is not None
+    assert recipe.augmentation is not None
+    if recipe.mixup or recipe.cutmix:
+        raise InputError("--mixup and --cutmix mix labels of whole images, and segmentation has a mask for each")
+    classes = subject.plan.head.num_classes
+    pairs = TrainingPairs(source, subject.preprocessing, classes, recipe.augmentation, seed, samples)
+    if subject.fresh_head and labels is False:
+        raise InputError("--no-labels: the head is new, so the uncompressed model has nothing to teach; give masks")
+    return pairs, Segmentation(0.0 if subject.fresh_head else recipe.distill, labelled=labels is not False)
