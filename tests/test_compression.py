@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -142,6 +143,26 @@ def test_cutting_without_data_changes_only_what_the_plan_says(tmp_path: Path, mo
     loaded = ModelFolder(tmp_path / "out").load().state_dict()
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
     assert plan_kwargs["img_size"] == list(result.summary.plan.model_kwargs["img_size"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "aware"),
+    [
+        ({"merge": "horizontal@2", "recover": "none"}, True),
+        ({"merge": "horizontal@2,linear", "recover": "none"}, True),
+        ({"merge": "horizontal@2", "recover": "none", "size_aware": False}, False),
+        ({"merge": "horizontal@2", "data": "digits"}, False),
+        ({"merge": "horizontal@2", "data": "digits", "recover": "none"}, True),
+    ],
+)
+def test_attention_is_size_aware_where_nothing_is_trained(
+    tmp_path: Path, model: TimmModule, flags: dict[str, Any], aware: bool
+) -> None:
+    result = compress(model, out=tmp_path / "out", settings=SETTINGS, samples=16, **flags)
+    assert result.summary.plan.size_aware_attention == aware
+    # A plan says itself what it is.
+    as_planned = compress(model, out=tmp_path / "again", plan=result.summary.plan, recover="none")
+    assert as_planned.summary.plan.size_aware_attention == aware
 
 
 def test_a_folder_can_be_compressed_further(tmp_path: Path, model: TimmModule) -> None:

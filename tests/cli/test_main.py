@@ -161,3 +161,14 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(run: Run) -> None:
     assert findings["runtime torch"]["usable"]
     assert findings["runtime onnxruntime"]["usable"]
     assert all(finding["detail"] for finding in findings.values())
+
+
+@pytest.mark.parametrize(("flag", "aware", "said"), [
+    ((), None, True), (("--size-aware",), True, False), (("--no-size-aware",), None, False),
+])  # fmt: skip
+def test_plan_says_whether_attention_is_size_aware(
+    run: Run, flag: tuple[str, ...], aware: bool | None, said: bool
+) -> None:
+    shown = json.loads(run("plan", *MODEL, "--merge", "horizontal@2", *flag, "--json").stdout)
+    assert shown["plan"].get("size_aware_attention") == aware
+    assert ("not size-aware here" in shown["note"]) == said

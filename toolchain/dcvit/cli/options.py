@@ -61,7 +61,8 @@ def plan_options(function: F) -> F:
     """How plans are made, whatever the target; read with `target_from`."""
     for decorate in (
         click.option("--plan", "plan_file", type=click.Path(path_type=Path, dir_okay=False), help="A plan to follow."),
-        click.option("--size-aware", is_flag=True, help="Attention knows how many patches a merged token stands for."),
+        click.option("--size-aware/--no-size-aware", default=None,
+                     help="Attention knows how many patches a merged token stands for. [default: with --recover none]"),
         click.option("--merge", help="Token merges: horizontal@4,vertical@8 (and ,linear for a trained operator)."),
         click.option("--width-multiple", type=click.IntRange(min=1), default=8, show_default=True,
                      help="MLP widths are multiples of this."),
@@ -132,7 +133,7 @@ def target_from(
     macs_convention: str,
     width_multiple: int,
     merge: str | None,
-    size_aware: bool,
+    size_aware: bool | None,
     plan_file: Path | None,
     macs_reduction: float | None = None,
     speedup: float | None = None,

@@ -24,7 +24,7 @@ class Target(BaseModel):
         macs_convention: How MACs are counted.
         width_multiple: MLP widths are multiples of this; 1 reproduces the paper.
         merge: A merge schedule, as `horizontal@4,vertical@8`.
-        size_aware: Let attention know how many patches a merged token stands for.
+        size_aware: Let attention know how many patches a merged token stands for; None: where nothing is trained.
         plan: A plan that fixes everything (or, with a reduction, the start).
     """
 
@@ -36,7 +36,7 @@ class Target(BaseModel):
     macs_convention: MacsConvention = "full"
     width_multiple: int = Field(default=8, ge=1)
     merge: str | None = None
-    size_aware: bool = False
+    size_aware: bool | None = None
     plan: CompressionPlan | None = None
 
     @model_validator(mode="after")
@@ -50,6 +50,15 @@ class Target(BaseModel):
     def at(self, macs_reduction: float | None) -> "Target":
         """The same with this share of the MACs to remove, and no speed-up."""
         return self.model_copy(update={"macs_reduction": macs_reduction, "speedup": None, "runtime": None})
+
+    def resolved(self, *, trained: bool) -> "Target":
+        """The same with `size_aware` decided for the merges that it asks for; a plan's own stay as the plan says.
+
+        Weights that are trained with merged tokens learn to do without; untrained ones lose far less with it.
+        """
+        if self.size_aware is not None or self.merge is None:
+            return self
+        return self.model_copy(update={"size_aware": not trained})
 
 
 Unit = tuple[int, ...]
@@ -191,15 +200,20 @@ def _entries(unit: Unit, mlp_hidden: int | None) -> list[BlockPlan]:
 def summarize_proposal(subject: Subject, target: Target, proposal: Proposal) -> PlanSummary:
     """The proposal in figures; which blocks are compressed is a stand-in until trials have chosen them."""
     entries: list[BlockPlan] = []
-    note = ""
+    notes = []
+    if target.merge is not None and target.size_aware is None:
+        notes.append(
+            "Attention is not size-aware here, as where merges are trained; `compress --recover none` makes it so, at "
+            "the same MACs."
+        )
     if proposal.macs > 0:
         entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
         listed = ", ".join(str(entry.index) for entry in sorted(entries, key=lambda entry: entry.index))
-        note = (
+        notes.append(
             f"DC-ViT's structure; trials on your images choose the blocks (here {listed} stand in for them), and the "
             "solver, the default search, chooses other widths at the same MACs."
         )
-    return summarize(proposal.base.with_blocks(*entries), subject.plan, target.macs_convention, note)
+    return summarize(proposal.base.with_blocks(*entries), subject.plan, target.macs_convention, " ".join(notes))
 
 
 def _base_plan(subject: Subject, target: Target) -> CompressionPlan:
@@ -220,8 +234,8 @@ def _base_plan(subject: Subject, target: Target) -> CompressionPlan:
         if not merges:
             raise InputError("--merge names no merge; write AXIS@BLOCK, such as horizontal@4,vertical@8")
         base = base.replace(merges=merges, merge_operator=operator)
-    if target.size_aware:
-        if not base.merges:
-            raise InputError("--size-aware needs merged tokens; give --merge")
-        base = base.replace(size_aware_attention=True)
+    if target.size_aware and not base.merges:
+        raise InputError("--size-aware needs merged tokens; give --merge")
+    if target.size_aware is not None:
+        base = base.replace(size_aware_attention=target.size_aware)
     return base
