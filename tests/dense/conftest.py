@@ -68,3 +68,17 @@ def pair_folder(tmp_path: Path) -> Path:
         mask = generator.choice(np.array([0, 1, 2, 3, 255], dtype=np.uint8), size)
         Image.fromarray(mask).save(root / "masks" / f"{name}.png")
     return root
+
+
+@pytest.fixture
+def telling_pairs(tmp_path: Path) -> Path:
+    """Eight images in squares of 32 pixels whose red is 60 × their class, so that a mask can be read off its image."""
+    generator = np.random.default_rng(0)
+    for index in range(8):
+        mask = generator.integers(0, 5, (2, 3)).repeat(32, 0).repeat(32, 1).astype(np.uint8)
+        pixels = np.zeros((64, 96, 3), dtype=np.uint8)
+        pixels[..., 0], pixels[..., 1] = 60 * mask, index
+        for folder, picture in (("images", pixels), ("masks", mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / folder / f"{index}.png")
+    return tmp_path
