@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from dcvit.manifest import Manifest
 from dcvit.model import build
 from dcvit.plan import CompressionPlan
 from dcvit.subject import original_of
+
+if TYPE_CHECKING:
+    from dcvit.exporting.int8 import Calibration
 
 # The models are so small that threads only wait for each other; several test processes use the cores better.
 torch.set_num_threads(1)
@@ -90,3 +94,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, 
 def exported_copy(exported: Path, tmp_path: Path) -> ModelFolder:
     """The same, to be changed."""
     return ModelFolder(shutil.copytree(exported, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def random_pixels() -> "Calibration":
+    """Images to calibrate int8 on."""
+    from dcvit.exporting.int8 import Calibration
+
+    pixels = torch.randint(0, 256, (12, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    return Calibration(pixels / 127.5 - 1, {"source": "random pixels", "images": 12})
+
+
+@pytest.fixture(scope="session")
+def quantized(tmp_path_factory: pytest.TempPathFactory, exported: Path, random_pixels: "Calibration") -> Path:
+    """The exported folder with int8 and bf16 files of batch 4 too, both of pixels; tests that change it copy it."""
+    from dcvit.exporting import export
+
+    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("quantized") / "model"))
+    export(folder, 4, "int8", with_preprocessing=True, data=random_pixels)
+    export(folder, 4, "bf16", with_preprocessing=True)
+    return folder

@@ -65,8 +65,10 @@ def examine() -> Diagnosis:
 
 
 def _runtime(name: str) -> Finding:
-    reason = RUNTIMES[name].unavailable()
-    return Finding(f"runtime {name}", reason is None, reason or "ready")
+    runtime = RUNTIMES[name]
+    reason = runtime.unavailable()
+    reads = {"weights": "the folder's weights", "onnx": "ONNX files", "engine": "engines"}[runtime.artifact]
+    return Finding(f"runtime {name}", reason is None, reason or f"runs {reads} in {', '.join(runtime.precisions)}")
 
 
 def _engines(flavor: str, package: str, where: str) -> Finding:

@@ -50,7 +50,9 @@ def _replace(graph: ir.Graph, product: ir.Node, add: ir.Node, bias: ir.Value) ->
 
 def _reshape(graph: ir.Graph, name: str, value: ir.Value, shape: list[int]) -> ir.Node:
     tensor = ir.tensor(np.array(shape, np.int64), name=f"{name}_shape")
-    constant = ir.Value(name=tensor.name, shape=ir.Shape([len(shape)]), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    constant = ir.Value(
+        name=tensor.name, shape=ir.Shape([len(shape)]), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(constant)
     node = ir.node("Reshape", [value, constant], name=name)
     node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = f"{name}_output", ir.Shape(shape), value.type

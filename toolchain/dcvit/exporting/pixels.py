@@ -43,6 +43,8 @@ def take_pixels(model: ir.Model, preprocessing: Preprocessing) -> None:
 
 def _constant(graph: ir.Graph, name: str, numbers: np.ndarray) -> ir.Value:
     tensor = ir.tensor(numbers.astype(np.float32), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(numbers.shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor)
+    value = ir.Value(
+        name=name, shape=ir.Shape(numbers.shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
