@@ -9,7 +9,6 @@ et al., 1801.05787). Row norms alone could not tell units apart at the start, wh
 
 import logging
 import math
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -20,15 +19,11 @@ from torch import Tensor
 from dcvit.cost import MacsConvention
 from dcvit.errors import InputError
 from dcvit.families import Family
-from dcvit.layers.compactor import CompactedLinear
-from dcvit.layers.narrow import narrow_attention, narrow_mlp
-from dcvit.methods.widths import PrunableLayer, choose_units, most_macs, prunable_layers
+from dcvit.methods.compacted import CompactedLayer
+from dcvit.methods.widths import choose_units, most_macs, prunable_layers
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.training.hardware import accelerator
 from dcvit.types import TimmModule
-
-SENSITIVITY_DECAY = 0.98
-"""Of the running mean of squared gate gradients: it looks back over some fifty steps."""
 
 SETTLING = 1.5
 """Masks are final once the steps left are this many times those in which a row of norm 1 vanishes."""
@@ -89,60 +84,6 @@ class CdcpSettings(BaseModel):
         return math.ceil(self.reached_by * steps)
 
 
-@dataclass
-class _Compacted:
-    """A compacted layer and its masks.
-
-    A row of a mask stands for as many rows of the compactor as `members` says: q and k have one mask, v another.
-
-    Attributes:
-        mask: [parts, heads, width], True where a row is to vanish.
-        sensitivity: [parts, heads, width], mean squared gradient of a gate on the row, a norm of 1 given.
-    """
-
-    layer: PrunableLayer
-    mask: Tensor
-    sensitivity: Tensor
-
-    @property
-    def name(self) -> str:
-        return f"blocks.{self.layer.block}.{self.layer.kind}"
-
-    @property
-    def members(self) -> list[int]:
-        """The part of the mask for each part of the compactor."""
-        return [0, 0, 1] if self.layer.kind == "head_dim" else [0]
-
-    @property
-    def width(self) -> int:
-        """Units that are not masked."""
-        return self.layer.width - int(self.mask[0, 0].sum())
-
-    def linear(self, block: TimmModule) -> CompactedLinear:
-        layer = block.attn.qkv if self.layer.kind == "head_dim" else block.mlp.fc1
-        assert isinstance(layer, CompactedLinear)
-        return layer
-
-    def rows(self, compactor: Tensor) -> Tensor:
-        """A compactor or its gradient as [members, heads, width, width]."""
-        return compactor.unflatten(0, (len(self.members), -1))
-
-    def masked(self, device: torch.device) -> Tensor:
-        """The mask for the rows of the compactor: [members, heads, width, 1]."""
-        return self.mask[self.members].unsqueeze(-1).to(device)
-
-    def per_part(self, of_members: Tensor) -> list[Tensor]:
-        """Groups what is known of each row [members, heads, width] by the part of the mask."""
-        chosen = torch.tensor(self.members, device=of_members.device)
-        return [of_members[chosen == part] for part in range(len(self.mask))]
-
-    def importance(self, compactor: Tensor) -> Tensor:
-        """[parts, heads, width]: q and k of a channel count as their product, which is all that attention sees."""
-        norms = self.rows(compactor).norm(dim=-1)
-        sizes = torch.stack([part.prod(0) for part in self.per_part(norms)])
-        return sizes**2 * self.sensitivity.to(sizes)
-
-
 class ChannelPruning:
     """Narrows heads and MLPs of a student while it trains (a `dcvit.training.pruner.Pruner`).
 
@@ -190,23 +131,12 @@ class ChannelPruning:
                 f"channel pruning cannot save {macs_to_save / 1e6:.1f} M MACs: with every head and MLP of this plan "
                 f"at its least width it saves {most / 1e6:.1f} M"
             )
-        self._compacted = [self._attach(layer) for layer in layers]
-
-    def _attach(self, layer: PrunableLayer) -> _Compacted:
-        block = self.family.block(self.student, layer.block)
-        if layer.kind == "head_dim":
-            heads, parts = block.attn.num_heads, 2
-            block.attn.qkv = CompactedLinear(block.attn.qkv, 3 * heads)
-        else:
-            heads, parts = 1, 1
-            block.mlp.fc1 = CompactedLinear(block.mlp.fc1)
-        shape = (parts, heads, layer.width)
-        return _Compacted(layer, torch.zeros(shape, dtype=torch.bool), torch.zeros(shape))
+        self._compacted = [CompactedLayer.attach(layer, family.block(student, layer.block)) for layer in layers]
 
     @property
     def no_weight_decay(self) -> frozenset[str]:
         """The compactors: decay would shrink every row, masked or not."""
-        compactors = {id(compactor) for _, compactor in self._compactors()}
+        compactors = {id(each.linear(block).compactor) for each, block in self._with_blocks()}
         return frozenset(name for name, tensor in self.student.named_parameters() if id(tensor) in compactors)
 
     @property
@@ -214,31 +144,15 @@ class ChannelPruning:
         """MACs that the masked units cost."""
         return sum(each.layer.macs * (each.layer.width - each.width) for each in self._compacted)
 
-    @torch.no_grad()
     def before_step(self) -> None:
         """Notes what the gradients say about each unit, then drops those of masked rows."""
-        for each, compactor in self._compactors():
-            if compactor.grad is None:
-                continue
-            rows, gradient = each.rows(compactor), each.rows(compactor.grad)
-            norms = each.per_part(rows.norm(dim=-1))
-            gates = each.per_part((rows * gradient).sum(-1))
-            # Scaling the q row of a channel, its k row, or their product is one and the same.
-            found = [gate[0] / norm.prod(0).clamp_min(1e-12) for gate, norm in zip(gates, norms, strict=True)]
-            each.sensitivity = each.sensitivity.to(compactor.device).lerp(
-                torch.stack(found).float() ** 2, 1 - SENSITIVITY_DECAY
-            )
-            gradient.masked_fill_(each.masked(compactor.device), 0.0)
+        for each, block in self._with_blocks():
+            each.note_and_drop_gradients(block)
 
-    @torch.no_grad()
     def after_step(self, step: int, steps: int, lr: float) -> None:  # noqa: ARG002 (see `CdcpSettings.shrink`)
         """Shrinks masked rows by a proximal step, and now and then masks other units."""
-        for each, compactor in self._compactors():
-            rows = each.rows(compactor)
-            norms = rows.norm(dim=-1, keepdim=True)
-            left = norms - self.settings.shrink / steps
-            factor = torch.where(left > self.settings.vanish_norm, left / norms.clamp_min(1e-12), 0.0)
-            rows.mul_(torch.where(each.masked(compactor.device), factor, 1.0))
+        for each, block in self._with_blocks():
+            each.shrink(block, self.settings.shrink / steps, self.settings.vanish_norm)
         if self.settings.ranks_after(step + 1, steps):
             self._mask(self.macs_to_save * self.settings.goal(step + 1, steps))
 
@@ -270,7 +184,6 @@ class ChannelPruning:
         """Folds the student; see `fold_into`."""
         return self.fold_into(self.student)
 
-    @torch.no_grad()
     def fold_into(self, model: TimmModule) -> tuple[BlockPlan, ...]:
         """Replaces the compacted layers of the student, or of a copy such as its moving average, by plain narrow ones.
 
@@ -285,17 +198,7 @@ class ChannelPruning:
         entries: dict[int, BlockPlan] = {}
         largest = 0.0
         for each in self._compacted:
-            block = self.family.block(model, each.layer.block)
-            linear = each.linear(block)
-            norms = each.rows(linear.compactor).norm(dim=-1, keepdim=True)
-            largest = max(largest, float((norms * each.masked(norms.device)).max()))
-            kept = (~each.mask).nonzero()[:, -1].view(*each.mask.shape[:2], -1).to(norms.device)
-            if each.layer.kind == "head_dim":
-                block.attn.qkv = linear.folded()
-                narrow_attention(block.attn, *kept)
-            else:
-                block.mlp.fc1 = linear.folded()
-                narrow_mlp(block.mlp, kept[0, 0])
+            largest = max(largest, each.fold(self.family.block(model, each.layer.block)))
             if each.width < each.layer.width:
                 entry = entries.get(each.layer.block, self.plan.block(each.layer.block))
                 entries[each.layer.block] = entry.model_copy(update={each.layer.kind: each.width})
@@ -304,9 +207,9 @@ class ChannelPruning:
             log.warning("rows of norm up to %.3g had not vanished and were cut", largest)
         return tuple(entries.values())
 
-    def _compactors(self) -> list[tuple[_Compacted, Tensor]]:
-        blocks = [self.family.block(self.student, each.layer.block) for each in self._compacted]
-        return [(each, each.linear(block).compactor) for each, block in zip(self._compacted, blocks, strict=True)]
+    def _with_blocks(self) -> list[tuple[CompactedLayer, TimmModule]]:
+        """Every compacted layer and the student's block that it is in."""
+        return [(each, self.family.block(self.student, each.layer.block)) for each in self._compacted]
 
     def _mask(self, macs: float) -> None:
         """Ranks all units from scratch and masks the least important ones that cost at least `macs`."""
@@ -316,30 +219,15 @@ class ChannelPruning:
         counts = choose_units(layers, scores, macs, self.settings.width_multiple)
         for each, score, count in zip(self._compacted, importance, counts, strict=True):
             least = score.argsort(dim=-1, stable=True)[..., :count]
-            each.mask = torch.zeros_like(each.mask).scatter_(-1, least, True)
+            each.mask = torch.zeros(score.shape, dtype=torch.bool).scatter_(-1, least, True)
 
-    @torch.no_grad()
     def _importance(self) -> list[Tensor]:
         """[parts, heads, width] of each layer, equal in all processes."""
-        if any(bool(each.sensitivity.any()) for each in self._compacted):
-            found = [each.importance(compactor).cpu() for each, compactor in self._compactors()]
-        else:
-            found = [self._weight_norms(each).cpu() for each in self._compacted]
+        learned = any(bool(each.sensitivity.any()) for each in self._compacted)
+        found = [
+            (each.importance(block) if learned else each.weight_norms(block)).cpu()
+            for each, block in self._with_blocks()
+        ]
         if accelerator().num_processes > 1:  # a last digit that differs must not give them different masks
             found = broadcast_object_list(found)
         return found
-
-    def _weight_norms(self, each: _Compacted) -> Tensor:
-        """What stands in for importance before the first gradient: squared norms of the map through each unit.
-
-        Blocks cannot be compared by them, so that each layer's are a share of what the layer costs.
-        """
-        block = self.family.block(self.student, each.layer.block)
-        weight, _ = each.linear(block).product()
-        heads, width = each.mask.shape[1:]
-        inward = weight.square().sum(-1).view(-1, heads, width)
-        outward = block.attn.proj.weight if each.layer.kind == "head_dim" else block.mlp.fc2.weight
-        outward = outward.square().sum(0).view(1, heads, width)
-        found = torch.stack([part.prod(0) for part in each.per_part(inward)])
-        found[-1:] *= outward  # v and the nodes go through proj and fc2, q and k only meet each other
-        return found / found.sum((1, 2), keepdim=True) * (each.layer.macs * width / len(found))
