@@ -7,6 +7,7 @@ import click
 
 from dcvit.cli.command import Command
 from dcvit.cli.options import run_options, settings_from, target_from, target_options
+from dcvit.cli.task import task_options
 
 
 @click.command("compress", cls=Command)
@@ -22,6 +23,7 @@ from dcvit.cli.options import run_options, settings_from, target_from, target_op
     help="'none' only cuts and merges, and needs no data.",
 )
 @run_options
+@task_options
 def command(
     model: str,
     data: str | None,
@@ -35,6 +37,8 @@ def command(
     cache: Path | None,
     resume: bool,
     overwrite: bool,
+    task: Any,
+    head: Any,
     **flags: Any,
 ) -> Any:
     """Make a model smaller: find a plan, recover accuracy on a few unlabelled images, write a model folder.
@@ -59,4 +63,6 @@ def command(
         cache=cache,
         resume=resume,
         overwrite=overwrite,
+        task=task,
+        head=head,
     )

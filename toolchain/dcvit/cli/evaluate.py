@@ -7,11 +7,17 @@ import click
 
 from dcvit.cli.command import Command
 from dcvit.cli.options import weight_options
+from dcvit.cli.task import checked_task_option
 
 
 @click.command("evaluate", cls=Command)
 @click.argument("model")
-@click.option("--data", required=True, help="A folder of class folders, a tar of one, or 'digits'.")
+@click.option(
+    "--data",
+    required=True,
+    help="A folder of class folders, a tar of one, or 'digits'; for segmentation one "
+    "of images/ and masks/, or 'shapes'.",
+)
 @click.option(
     "--runtime",
     default="torch",
@@ -21,6 +27,7 @@ from dcvit.cli.options import weight_options
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @click.option("--batch", type=int, default=64, show_default=True, help="Images in every batch.")
 @weight_options
+@checked_task_option
 def command(
     model: str,
     data: str,
@@ -31,7 +38,7 @@ def command(
     random_init: bool,
     model_kwargs: dict[str, Any] | None,
 ) -> Any:
-    """Measure top-1 and top-5 accuracy on labelled images, through any runtime.
+    """Measure top-1 and top-5 accuracy on labelled images, or mIoU on masks, through any runtime.
 
     MODEL is a timm name or a model folder.
     """

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from dcvit.cli.command import Command
+from dcvit.cli.task import checked_task_option
 
 
 @click.command("export", cls=Command)
@@ -49,6 +50,7 @@ from dcvit.cli.command import Command
     metavar="X.Y",
     help="A GPU that the engine is for (TensorRT-RTX; repeatable; default 8.6, 8.9 and 12.0).",
 )
+@checked_task_option
 def command(
     folder: Path,
     batch: int,
