@@ -1,0 +1,315 @@
+"""CAIT on the CIFAR-10 teacher, against the teacher trained on alike, each part alone, ToMe and uniform widths.
+
+    python benchmarks/cait.py --data DATA -o benchmarks/results/cait.json --epochs 2
+    python benchmarks/cait.py --data DATA -o benchmarks/results/cait.json --bench      # when nothing else runs
+
+DATA holds `cifar10/train-0.tar` … `train-4.tar`, `cifar10/test.tar` and `teacher/deit_tiny_cifar10.safetensors`. A row
+is written as soon as it is measured, and rows that the file holds already are not measured again; one that was stopped
+goes on from its checkpoint. All rows have the same recipe, images, order, augmentation and number of epochs, and all
+but the control remove the same share of the MACs. Accuracy is top-1 on all images of `test.tar`, through PyTorch in
+fp32; no row trains on them. Models stay in --folders; `--bench` times those against the teacher, in turn, and needs
+no training.
+"""
+
+import copy
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from safetensors.torch import load_file, save_file
+
+from dcvit.artifacts import DEFAULT_BATCH, onnx_name
+from dcvit.bench import benchmark
+from dcvit.bench.machine import this_machine
+from dcvit.compression import compress
+from dcvit.cost import count_macs
+from dcvit.data import CorruptImages, JoinedSource, batches, open_source
+from dcvit.evaluation import evaluate
+from dcvit.exporting import export
+from dcvit.exporting.temporary import temporary_folder
+from dcvit.files import whole_file
+from dcvit.folder import ModelFolder
+from dcvit.joint import JointCompressor
+from dcvit.manifest import package_versions
+from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
+from dcvit.methods.propose import Target
+from dcvit.progress import reporting_to
+from dcvit.subject import Subject, open_shapes, open_subject
+from dcvit.training.recipe import TrainingRecipe
+from dcvit.training.stages import StageStore
+from dcvit.types import TimmModule
+from few_shot import MODEL, MODEL_KWARGS
+from peers.tome import ToMe
+
+TOME = "tome.safetensors"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training: what was asked for."""
+
+    method: str
+    macs_reduction: float
+    epochs: float
+    shards: int
+    lr: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Study:
+    data: Path
+    folders: Path
+
+    @property
+    def test(self) -> Path:
+        return self.data / "cifar10" / "test.tar"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.data / "teacher" / "deit_tiny_cifar10.safetensors"
+
+    def subject(self) -> Subject:
+        return open_subject(MODEL, model_kwargs=MODEL_KWARGS, checkpoint=self.checkpoint)
+
+    def images(self, row: Row) -> JoinedSource:
+        paths = [self.data / "cifar10" / f"train-{shard}.tar" for shard in range(row.shards)]
+        return JoinedSource(f"cifar10 train-0 … {row.shards - 1}", [open_source(path, "train") for path in paths])
+
+    def folder(self, row: Row) -> Path:
+        name = row.method.replace(" ", "-").replace(",", "")
+        return self.folders / f"{name}-r{row.macs_reduction:g}-e{row.epochs:g}-n{row.shards}-lr{row.lr:g}-s{row.seed}"
+
+    def run(self, row: Row) -> dict[str, Any]:
+        started = time.perf_counter()
+        found = METHODS[row.method](self, row)
+        return {**asdict(row), **found, "seconds": round(time.perf_counter() - started, 1)}
+
+    def compress(self, row: Row, target: Target, **changes: Any) -> dict[str, Any]:
+        """A row that is a plan of ours."""
+        result = compress(
+            MODEL,
+            self.images(row),
+            out=self.folder(row),
+            target=target,
+            settings=settings_of(row, **changes),
+            seed=row.seed,
+            model_kwargs=MODEL_KWARGS,
+            checkpoint=self.checkpoint,
+            cache=self.folders / "cache",
+            checkpoint_minutes=2,
+            resume=True,
+            overwrite=True,
+        )
+        accuracy = evaluate(result.folder, self.test, batch=250)
+        kept = ("steps", "loss", "images_per_second", "training_seconds", "merge", "widths", "largest_cut", "images")
+        metrics = {name: result.metrics[name] for name in kept if name in result.metrics}
+        plan = json.loads(result.summary.plan.to_json())
+        return {
+            "top1": accuracy.top1,
+            "test_images": accuracy.images,
+            "macs_ratio": result.summary.macs_before / result.summary.macs_after,
+            "params": result.summary.params_after,
+            **metrics,
+            "plan": {name: plan[name] for name in ("blocks", "merges", "merge_operator") if name in plan},
+        }
+
+    def train_alike(self, row: Row, make: Callable[[TimmModule], TimmModule]) -> tuple[TimmModule, dict[str, Any]]:
+        """A row that is no plan: trained exactly as the others are."""
+        subject, folder = self.subject(), self.folder(row)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        compressor = JointCompressor(
+            subject,
+            self.images(row),
+            settings_of(row),
+            samples=None,
+            seed=row.seed,
+            store=StageStore(self.folders / "cache"),
+            checkpoints=folder / "checkpoints",
+            minutes=2,
+            keep_teacher=True,
+        )
+        student = make(copy.deepcopy(subject.model)).requires_grad_(True)
+        size = subject.architecture.input_size
+        macs = count_macs(subject.model, size).total / count_macs(student, size).total
+        result = compressor.finetuning(student, {"row": asdict(row)}).run(row.method)
+        shutil.copy(folder / "checkpoints" / "train.jsonl", folder)
+        shutil.rmtree(folder / "checkpoints")
+        student = student.cpu().eval()
+        figures = {
+            "top1": top1(student, subject, self.test),
+            "macs_ratio": macs,
+            "params": sum(parameter.numel() for parameter in student.parameters()),
+            "steps": result.steps,
+            "loss": result.loss,
+            "images_per_second": result.images_per_second,
+            "training_seconds": result.seconds,
+        }
+        return student, figures
+
+
+def settings_of(row: Row, **changes: Any) -> CaitSettings:
+    return CaitSettings.model_validate({"training": TrainingRecipe(epochs=row.epochs, lr=row.lr), **changes})
+
+
+@torch.no_grad()
+def top1(model: TimmModule, subject: Subject, test: Path) -> float:
+    right = seen = 0
+    for batch in batches(open_source(test, "test"), subject.preprocessing, 250, CorruptImages()):
+        right += int((model(batch.images).argmax(1) == batch.labels).sum())
+        seen += len(batch.labels)
+    return 100 * right / seen
+
+
+def _control(study: Study, row: Row) -> dict[str, Any]:
+    return study.train_alike(row, lambda model: model)[1]
+
+
+def _cait(study: Study, row: Row) -> dict[str, Any]:
+    return study.compress(row, Target(macs_reduction=row.macs_reduction))
+
+
+def _label_free(study: Study, row: Row) -> dict[str, Any]:
+    return study.compress(row, Target(macs_reduction=row.macs_reduction), labels=False)
+
+
+def _merging_alone(study: Study, row: Row) -> dict[str, Any]:
+    return study.compress(row, Target(macs_reduction=row.macs_reduction), prune=False)
+
+
+def _pruning_alone(study: Study, row: Row) -> dict[str, Any]:
+    return study.compress(row, Target(macs_reduction=row.macs_reduction, merge="none"))
+
+
+def _uniform(study: Study, row: Row) -> dict[str, Any]:
+    subject = open_shapes(MODEL, MODEL_KWARGS)
+    target = Target(macs_reduction=row.macs_reduction, merge="none")
+    proposal = propose_jointly(subject, target, CaitSettings(), stand_in_merges(subject, target), trained=True)
+    return study.compress(row, Target(plan=proposal.uniform(), merge="none"))
+
+
+def _tome(study: Study, row: Row) -> dict[str, Any]:
+    size = study.subject().architecture.input_size
+
+    def make(model: TimmModule) -> ToMe:
+        whole = count_macs(model, size).total
+        shares = {r / 12: 1 - count_macs(ToMe(model, r / 12), size).total / whole for r in range(12, 84)}
+        return ToMe(model, min(shares, key=lambda r: abs(shares[r] - row.macs_reduction)))
+
+    student, figures = study.train_alike(row, make)
+    save_file(student.state_dict(), study.folder(row) / TOME)
+    return figures | {"r": student.r}
+
+
+METHODS: dict[str, Callable[[Study, Row], dict[str, Any]]] = {
+    "control": _control,
+    "CAIT": _cait,
+    "merging alone": _merging_alone,
+    "pruning alone": _pruning_alone,
+    "ToMe": _tome,
+    "uniform widths": _uniform,
+    "CAIT, label-free": _label_free,
+}
+
+
+def bench(study: Study, row: dict[str, Any], max_seconds: float) -> dict[str, Any]:
+    """A row's model against the teacher, in turn: ONNX Runtime on the CPU, fp32, batch 64."""
+    about = Row(**{name: row[name] for name in Row.__dataclass_fields__})
+    path, subject = study.folder(about), study.subject()
+    if about.method != "ToMe":
+        export(path)
+        return benchmark(path, max_seconds=max_seconds).rows[0].to_json()
+    # No plan describes ToMe, so its graph takes the place of the teacher's in a folder of the teacher.
+    model = ToMe(subject.model, row["r"])
+    model.load_state_dict(load_file(path / TOME))
+    with temporary_folder(subject.model, subject.plan, subject.preprocessing) as folder:
+        export(folder)
+        name = onnx_name(DEFAULT_BATCH, "fp32")
+        images = torch.randn(DEFAULT_BATCH, *subject.architecture.input_size)
+        names = {"input_names": ["images"], "output_names": ["logits"]}
+        program = torch.onnx.export(model.eval(), (images,), dynamo=True, verbose=False, **names)
+        assert program is not None
+        folder.add(name, lambda aside: program.save(str(aside)), folder.manifest.exports[name])
+        return benchmark(ModelFolder(folder.path), MODEL, max_seconds=max_seconds).rows[0].to_json()
+
+
+class _Lines:
+    """Progress as lines."""
+
+    def __init__(self) -> None:
+        self._told = 0.0
+
+    def track(self, items: Any, description: str, total: int | None) -> Any:  # noqa: ARG002
+        yield from items
+
+    def say(self, text: str) -> None:
+        click.echo(text, err=True)
+
+    def status(self, text: str) -> None:
+        if time.perf_counter() - self._told > 60:
+            self._told = time.perf_counter()
+            click.echo(text, err=True)
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+@click.option("--folders", type=click.Path(path_type=Path), default=Path("runs/cait"), show_default=True)
+@click.option("--method", "methods", type=click.Choice(list(METHODS)), multiple=True, default=list(METHODS))
+@click.option("--epochs", default=2.0, show_default=True)
+@click.option("--shards", type=click.IntRange(1, 5), default=5, show_default=True, help="Of 10,000 images each.")
+@click.option("--macs-reduction", default=0.45, show_default=True)
+@click.option("--lr", default=5e-4, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--part", type=(int, int), default=(0, 1), help="I N: only every N-th row, for N processes side by side.")
+@click.option("--bench", "bench_only", is_flag=True, help="Time the models of the rows that have no latency yet.")
+@click.option("--max-seconds", default=60.0, show_default=True, help="Of timing, for each row.")
+def main(
+    data: Path, out: Path, folders: Path, methods: tuple[str, ...], epochs: float, shards: int, macs_reduction: float,
+    lr: float, seed: int, part: tuple[int, int], bench_only: bool, max_seconds: float,
+) -> None:  # fmt: skip
+    study = Study(data, folders)
+    if bench_only:
+        _bench_all(study, out, max_seconds)
+        return
+    if not out.exists():
+        teacher = evaluate(MODEL, study.test, batch=250, model_kwargs=MODEL_KWARGS, checkpoint=study.checkpoint)
+        save(out, {"teacher_top1": teacher.top1, "test_images": teacher.images, "versions": package_versions(),
+                   "machine": this_machine().to_json(), "rows": []})  # fmt: skip
+    for method in methods[part[0] :: part[1]]:
+        row = Row(method, macs_reduction if method != "control" else 0.0, epochs, shards, lr, seed)
+        if any(asdict(row).items() <= done.items() for done in json.loads(out.read_text())["rows"]):
+            continue
+        with reporting_to(_Lines()):
+            found = study.run(row)
+        report = json.loads(out.read_text())  # another process may have added rows meanwhile
+        report["rows"].append(found)
+        save(out, report)
+        click.echo(f"{row}: top-1 {found['top1']:.2f} ({report['teacher_top1']:.2f}), {found['seconds']} s")
+
+
+def _bench_all(study: Study, out: Path, max_seconds: float) -> None:
+    for number, row in enumerate(json.loads(out.read_text())["rows"]):
+        if row["method"] == "control" or "bench" in row:
+            continue
+        found = bench(study, row, max_seconds)
+        report = json.loads(out.read_text())
+        report["rows"][number]["bench"] = found
+        save(out, report)
+        low, high = found["speedup_ci95"]
+        click.echo(f"{row['method']}: MACs ×{row['macs_ratio']:.3f}, ×{found['speedup']:.3f} [{low:.3f}, {high:.3f}]")
+
+
+def save(out: Path, report: dict[str, Any]) -> None:
+    with whole_file(out) as aside:
+        aside.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
