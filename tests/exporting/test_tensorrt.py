@@ -1,6 +1,10 @@
 """Engines, built by TensorRT-RTX without a GPU."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -41,6 +45,32 @@ def test_the_types_of_the_graph_are_those_of_the_engine(
         assert record.compute_capabilities == ("8.6", "12.0")
         assert record.onnx_sha256 == exported_copy.manifest.files[record.onnx].sha256
         assert header_faults(exported_copy.path / name, "tensorrt-rtx") == []
+        assert record.builder.optimization_level == 3
+        assert record.builder.workspace_bytes > 0
+        assert record.builder.flags == ()  # above all not TF32
+        assert record.builder.profiling_verbosity == "DETAILED"
+        assert not record.builder.timing_cache
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_the_code_for_tensorrt_builds_and_uses_earlier_timings(exported: Path, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("tensorrt_by_rtx.py")
+    ended = subprocess.run(
+        [sys.executable, script, exported / "model.b4.fp16.onnx"],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    built = json.loads(ended.stdout)
+    assert built["target"] == {
+        "flavor": "tensorrt", "version": "11.0.0", "compute_capabilities": None, "compute_capability": "8.9",
+    }  # fmt: skip
+    assert built["bytes"] > 10_000
+    assert set(built["products"]) == {"HALF"}
+    assert built["timing_cache"] == [False, True]  # the second build has the timings of the first
+    (timings,) = (tmp_path / "cache" / "dcvit-tool" / "tensorrt").glob("*.timings")
+    assert timings.name == "11.0.0-Some-GPU.timings"
+    assert timings.stat().st_size > 0
 
 
 @pytest.mark.trt
