@@ -29,7 +29,7 @@ BASE = CompressionPlan(model="vit_tiny_patch16_224")
 
 
 def row(speedup: float) -> BenchRow:
-    latency, baseline = Latency(1.0, 1.0, 1.0), Latency(speedup, speedup, speedup)
+    latency, baseline = Latency(*[1.0] * 4), Latency(*[speedup] * 4)
     interval = (0.99 * speedup, 1.01 * speedup)
     return BenchRow("onnxruntime", 64, "fp32", "a made-up CPU", 2, latency, baseline, speedup, interval, 20, "interval")
 

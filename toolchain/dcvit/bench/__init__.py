@@ -1,27 +1,23 @@
-"""Latency of a model folder against the model it was made from, measured so that it can be trusted."""
+"""Latency of a model folder against the model it was made from, measured so that it can be trusted.
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+`benchmarks/README.md` has the protocol, and why each part of it is as it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from dcvit.artifacts import BENCH, DEFAULT_BATCH, Precision, check_batch, check_precision
+from dcvit.artifacts import DEFAULT_BATCH, Precision
+from dcvit.bench.history import write_history
 from dcvit.bench.machine import Machine, this_machine
-from dcvit.bench.result import BenchResult, BenchRow, row_of
+from dcvit.bench.memory import peak_memory
+from dcvit.bench.pair import Pair, Setting, macs_of, pair_of
+from dcvit.bench.result import BenchResult, BenchRow, Measured
 from dcvit.bench.rounds import Limits, run_rounds
-from dcvit.cost import count_macs
-from dcvit.data import seeded
-from dcvit.errors import InputError
-from dcvit.exporting.records import engine_records
-from dcvit.exporting.temporary import export_for, temporary_folder
+from dcvit.bench.statistics import Latency, Protocol, speedup, speedup_interval
 from dcvit.folder import ModelFolder
-from dcvit.model import build
-from dcvit.plan import CompressionPlan
 from dcvit.progress import say
-from dcvit.runtimes import Runtime, available_cores, runtime_named
-from dcvit.subject import open_shapes
+from dcvit.runtimes import limited_to
 
 __all__ = ["BenchResult", "BenchRow", "Limits", "Machine", "benchmark"]
 
@@ -33,10 +29,16 @@ def benchmark(
     runtimes: Sequence[str] = ("onnxruntime",),
     batch: int = DEFAULT_BATCH,
     precision: Precision = "fp32",
+    baseline_precision: Precision | None = None,
+    protocol: Protocol = "default",
     runs: int | None = None,
     max_seconds: float | None = None,
+    threads: int | None = None,
+    memory: bool = False,
 ) -> BenchResult:
     """Times a folder's model and another one in turn, in one process, and writes `bench.json` into the folder.
+
+    Rows of earlier runs stay in the file while they are of the same files.
 
     Args:
         folder: A model folder that holds what the runtimes run (see `export`).
@@ -44,105 +46,65 @@ def benchmark(
             change the latency). By default the folder's own model, uncompressed.
         runtimes: Names out of `dcvit.runtimes.RUNTIMES`.
         batch: Images in every batch.
-        precision: Of both models.
-        runs: Exactly so many rounds (the papers' protocol is 500); by default as many as make the 95 % interval of the
-            speed-up no wider than ±1 %.
-        max_seconds: Time limit for each runtime; by default 60 where `runs` is not given, else none.
+        precision: Of the folder's model.
+        baseline_precision: Of the other model; by default the same, but fp32 for int8.
+        protocol: `default`, medians; or `paper`, means of 500 runs.
+        runs: Exactly so many rounds; by default 500 with the protocol of the papers, else as many as make the 95 %
+            interval of the speed-up no wider than ±1 %.
+        max_seconds: Time limit for each runtime; by default 60 where the number of runs is open, else none.
+        threads: CPU threads of each model; by default one for each core that this process may use.
+        memory: Measure peak memory too, each model in a process of its own (some seconds).
 
     Raises:
         InputError: If the folder is not whole, a runtime cannot run here or lacks its file, or the two models take
             images of different sizes.
+        CheckFailedError: If a model cannot be run in a process of its own.
     """
-    check_batch(batch)
-    check_precision(precision)
-    limits = Limits(runs, 60.0 if max_seconds is None and runs is None else max_seconds)
+    limits = Limits.of(protocol, runs, max_seconds)
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
-    chosen = [runtime_named(name) for name in dict.fromkeys(runtimes)]
-    for runtime in chosen:
-        runtime.file(folder, batch, precision)  # a missing one is found before any time is spent
+    settings = [
+        Setting.of(runtime, batch, precision, baseline_precision, threads) for runtime in dict.fromkeys(runtimes)
+    ]
+    for setting in settings:
+        setting.file(folder)  # a missing one is found before any time is spent
     machine = this_machine()
-    with _all_cores(), _baseline(folder, against) as (other, name, temporary):
-        _check_same_input(folder, other)
-        rows = []
-        for runtime in chosen:
-            if temporary:
-                say(f"preparing {name} for {runtime.name}")
-                export_for(runtime, other, batch, precision, _compute_capabilities(folder, runtime, batch, precision))
-            rows.append(_compare(runtime, other, folder, batch, precision, limits))
-        result = BenchResult(folder.path, name, _macs(folder), _macs(other), tuple(rows), machine)
-    text = json.dumps(result.to_json(), indent=2) + "\n"
-    folder.add(BENCH, lambda aside: _write(aside, text))
+    with limited_to(threads), pair_of(folder, against) as pair:
+        for setting in settings:
+            pair.prepare(setting)
+        macs = macs_of(pair.candidate), macs_of(pair.baseline)
+        rows = tuple(_compare(pair, setting, limits, macs, memory=memory) for setting in settings)
+    result = BenchResult(folder.path, pair.against, *macs, rows, machine.measured())
+    write_history(folder, result)
     return result
 
 
-def _compare(
-    runtime: Runtime,
-    baseline: ModelFolder,
-    candidate: ModelFolder,
-    batch: int,
-    precision: Precision,
-    limits: Limits,
-) -> BenchRow:
-    images = torch.randn(
-        batch, *candidate.manifest.preprocessing.input_size, generator=torch.Generator().manual_seed(0)
+def _compare(pair: Pair, setting: Setting, limits: Limits, macs: tuple[int, int], *, memory: bool) -> BenchRow:
+    baseline, candidate = pair.open(setting)
+    rounds = run_rounds(baseline.execute, candidate.execute, limits, f"timing with {setting.runtime}")
+    times, file = (rounds.baseline_ms, rounds.candidate_ms), setting.file(pair.candidate).name
+    row = BenchRow(
+        runtime=setting.runtime,
+        batch=setting.batch,
+        precision=setting.precision,
+        device=candidate.device,
+        threads=candidate.threads,
+        latency=Latency.of(rounds.candidate_ms),
+        baseline=Latency.of(rounds.baseline_ms),
+        speedup=speedup(*times, limits.protocol),
+        speedup_ci95=speedup_interval(*times, limits.protocol),
+        runs=len(rounds.baseline_ms),
+        stopped=rounds.stopped,
+        protocol=limits.protocol,
+        warm_up=rounds.warm_up,
+        measured=Measured(
+            file, pair.candidate.manifest.files[file].sha256, pair.against, setting.baseline_precision, *macs
+        ),
     )
-    sessions = runtime.open(baseline, batch, precision), runtime.open(candidate, batch, precision)
-    for session in sessions:
-        session.load(images)
-    rounds = run_rounds(sessions[0].execute, sessions[1].execute, limits, f"timing with {runtime.name}")
-    device, threads = sessions[1].device, sessions[1].threads
-    return row_of(rounds, runtime=runtime.name, batch=batch, precision=precision, device=device, threads=threads)
-
-
-@contextmanager
-def _all_cores() -> Iterator[None]:
-    """Gives PyTorch as many threads as the other runtimes have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(available_cores())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _baseline(folder: ModelFolder, against: Path | str | None) -> Iterator[tuple[ModelFolder, str, bool]]:
-    """The model to compare with, what to call it, and whether its folder is a temporary one."""
-    if against is not None and ModelFolder.is_one(against):
-        yield ModelFolder(against), str(against), False
-        return
-    plan = folder.plan.original()
-    if against is not None:
-        plan = CompressionPlan(model=str(against), model_kwargs=folder.plan.model_kwargs)
-    with seeded(0):
-        model = build(plan)
-    size = open_shapes(plan.model, plan.model_kwargs).architecture.input_size
-    preprocessing = folder.manifest.preprocessing.model_copy(update={"input_size": size})
-    with temporary_folder(model, plan, preprocessing) as temporary:
-        yield temporary, f"{plan.model} (uncompressed, random weights)", True
-
-
-def _check_same_input(folder: ModelFolder, other: ModelFolder) -> None:
-    ours, theirs = (item.manifest.preprocessing.input_size for item in (folder, other))
-    if ours != theirs:
-        raise InputError(
-            f"--against: {other.plan.model} takes images of {list(theirs)} and {folder.path} of {list(ours)}; "
-            "their latencies are not comparable"
-        )
-
-
-def _compute_capabilities(
-    folder: ModelFolder, runtime: Runtime, batch: int, precision: Precision
-) -> tuple[str, ...] | None:
-    """Both engines are built for the same GPUs."""
-    if runtime.artifact != "engine":
-        return None
-    return engine_records(folder)[runtime.file(folder, batch, precision).name].compute_capabilities
-
-
-def _macs(folder: ModelFolder) -> int:
-    return count_macs(build(folder.plan, device="meta"), folder.manifest.preprocessing.input_size).total
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    if not memory:
+        return row
+    say(f"peak memory with {setting.runtime}, each model in a fresh process")
+    return replace(
+        row,
+        memory=peak_memory(pair.candidate.path, setting, setting.precision),
+        baseline_memory=peak_memory(pair.baseline.path, setting, setting.baseline_precision),
+    )

@@ -1,20 +1,22 @@
 """The timing protocol: two models in turn, in random order, until the speed-up is known well enough."""
 
 import gc
-import itertools
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from dcvit.bench.statistics import speedup_interval
+from dcvit.bench.statistics import Protocol, check_protocol, speedup_interval
+from dcvit.bench.warm_up import WarmUp, warm_up
 from dcvit.errors import InputError
 from dcvit.progress import track
 
 Stopped = Literal["runs", "interval", "time limit"]
 
 FEWEST_ROUNDS = 5
+PAPER_RUNS = 500
 TIGHT = 0.02
 """The interval is tight when it is no wider than this share of the speed-up (±1 %) …"""
 TIGHT_AFTER = 20
@@ -30,10 +32,24 @@ class Limits:
     Attributes:
         runs: Exactly this many rounds, if the time allows; None stops when the interval is tight.
         max_seconds: Of measuring, without warm-up; None sets no limit. At least `FEWEST_ROUNDS` rounds run.
+        protocol: Of the speed-up whose interval is looked at.
     """
 
     runs: int | None = None
     max_seconds: float | None = 60.0
+    protocol: Protocol = "default"
+
+    @classmethod
+    def of(cls, protocol: Protocol, runs: int | None = None, max_seconds: float | None = None) -> "Limits":
+        """What a protocol asks for where nothing else is said: 500 rounds, or at most 60 s until the interval is tight.
+
+        Raises:
+            InputError: For a protocol that does not exist, or limits that allow no interval.
+        """
+        check_protocol(protocol)
+        if runs is None and protocol == "paper":
+            runs = PAPER_RUNS
+        return cls(runs, 60.0 if max_seconds is None and runs is None else max_seconds, protocol)
 
     def __post_init__(self) -> None:
         """Raises InputError for limits that allow no interval."""
@@ -50,6 +66,7 @@ class Rounds:
     baseline_ms: list[float]
     candidate_ms: list[float]
     stopped: Stopped
+    warm_up: WarmUp
 
 
 def run_rounds(
@@ -68,44 +85,54 @@ def run_rounds(
         description: For the progress bar.
         clock: In seconds.
     """
-    pair_seconds = _warm_up(baseline, candidate, clock)
-    order = random.Random(0)  # noqa: S311 (no secret)
-    result = Rounds([], [], "runs")
-    gc.collect()
-    collecting = gc.isenabled()
-    gc.disable()
+    warmed = warm_up(baseline, candidate, clock=clock)
+    result = Rounds([], [], "runs", warmed)
     next_look = TIGHT_AFTER
-    started = clock()
-    try:
-        for _ in track(itertools.count(), description, _expected_rounds(limits, pair_seconds)):
-            pair = [(baseline, result.baseline_ms), (candidate, result.candidate_ms)]
-            order.shuffle(pair)
-            for forward, times in pair:
-                before = clock()
-                forward()
-                times.append(1000 * (clock() - before))
+    with collector_paused():
+        started = clock()
+        rounds = timed_rounds(baseline, candidate, clock)
+        for before, after in track(rounds, description, _expected_rounds(limits, warmed.pair_seconds)):
+            result.baseline_ms.append(before)
+            result.candidate_ms.append(after)
             done = len(result.baseline_ms)
             look = limits.runs is None and done == next_look
             if look:
                 next_look = int(done * _UNTIL_NEXT_LOOK)
             if stopped := _stop(result, limits, clock() - started, look=look):
-                return Rounds(result.baseline_ms, result.candidate_ms, stopped)
-    finally:
-        if collecting:
-            gc.enable()
+                return replace(result, stopped=stopped)
     raise AssertionError("the rounds have no end of their own")
 
 
-def _warm_up(baseline: Callable[[], object], candidate: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Runs both for a second and at least twice (caches, clocks, lazy initialisation); seconds of the last pair."""
-    started = clock()
-    for count in itertools.count(1):
-        before = clock()
-        baseline()
-        candidate()
-        if count >= 2 and clock() - started >= 1:
-            break
-    return clock() - before
+def timed_rounds(
+    baseline: Callable[[], object],
+    candidate: Callable[[], object],
+    clock: Callable[[], float] = time.perf_counter,
+    seed: int = 0,
+) -> Iterator[tuple[float, float]]:
+    """Endless rounds: each runs both models once, in an order drawn for it, and yields their times in ms."""
+    order = random.Random(seed)  # noqa: S311 (no secret)
+    while True:
+        times = [0.0, 0.0]
+        pair = [(0, baseline), (1, candidate)]
+        order.shuffle(pair)
+        for index, forward in pair:
+            before = clock()
+            forward()
+            times[index] = 1000 * (clock() - before)
+        yield times[0], times[1]
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keeps Python's garbage collector from running inside a timed pass."""
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _expected_rounds(limits: Limits, pair_seconds: float) -> int | None:
@@ -122,7 +149,7 @@ def _stop(rounds: Rounds, limits: Limits, seconds: float, *, look: bool) -> Stop
     if limits.runs is not None and done >= limits.runs:
         return "runs"
     if look:
-        low, high = speedup_interval(rounds.baseline_ms, rounds.candidate_ms)
+        low, high = speedup_interval(rounds.baseline_ms, rounds.candidate_ms, limits.protocol)
         if high - low <= TIGHT * low:
             return "interval"
     return "time limit" if limits.max_seconds is not None and seconds >= limits.max_seconds else None

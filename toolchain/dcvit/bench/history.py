@@ -1,0 +1,43 @@
+"""`bench.json`: what was measured of a folder's files, by this run and by earlier ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dcvit.artifacts import BENCH
+from dcvit.bench.result import BenchResult
+from dcvit.folder import ModelFolder
+
+_KEY = ("runtime", "batch", "precision", "against", "baseline_precision", "protocol", "threads")
+
+
+def write_history(folder: ModelFolder, result: BenchResult) -> None:
+    """Writes the result, and keeps the rows of earlier runs that still hold.
+
+    A row stays until the same comparison is measured again, or the file that it was measured with is another one.
+    """
+    report = result.to_json()
+    new = {_key(row) for row in report["results"]}
+    report["results"] = [row for row in _earlier(folder) if _key(row) not in new] + report["results"]
+    text = json.dumps(report, indent=2) + "\n"
+    folder.add(BENCH, lambda aside: _write(aside, text))
+
+
+def _earlier(folder: ModelFolder) -> list[dict[str, Any]]:
+    if BENCH not in folder.manifest.files:
+        return []
+    rows = json.loads((folder.path / BENCH).read_text(encoding="utf-8"))["results"]
+    return [row for row in rows if _current(folder, row)]
+
+
+def _current(folder: ModelFolder, row: dict[str, Any]) -> bool:
+    entry = folder.manifest.files.get(row.get("file", ""))
+    return entry is not None and entry.sha256 == row["sha256"]
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in _KEY)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,153 @@
+"""The two models of a comparison: a folder's, and the one it is measured against."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dcvit.artifacts import Precision, check_batch, check_precision
+from dcvit.cost import count_macs
+from dcvit.data import seeded
+from dcvit.errors import InputError
+from dcvit.exporting.temporary import export_for, temporary_folder
+from dcvit.folder import ModelFolder
+from dcvit.model import build
+from dcvit.progress import say
+from dcvit.records import engine_records
+from dcvit.runtimes import Session, runtime_named
+from dcvit.subject import open_shapes
+
+_DEFAULT: dict[Precision, Precision] = {"int8": "fp32"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How two models are run.
+
+    Attributes:
+        runtime: Name of the runtime.
+        batch: Images in every batch.
+        precision: Of the candidate.
+        baseline_precision: Of the baseline.
+        threads: CPU threads of each; None gives them all cores.
+    """
+
+    runtime: str
+    batch: int
+    precision: Precision
+    baseline_precision: Precision
+    threads: int | None
+
+    @classmethod
+    def of(
+        cls, runtime: str, batch: int, precision: Precision, baseline_precision: Precision | None, threads: int | None
+    ) -> "Setting":
+        """The baseline's precision is by default the candidate's, but fp32 for int8, which would need images.
+
+        Raises:
+            InputError: If no model can be run so here.
+        """
+        return cls(runtime, batch, precision, baseline_precision or _DEFAULT.get(precision, precision), threads)
+
+    def __post_init__(self) -> None:
+        """Raises InputError for what no model can be run with here."""
+        check_batch(self.batch)
+        check_precision(self.precision)
+        check_precision(self.baseline_precision)
+        runtime_named(self.runtime)
+
+    def file(self, folder: ModelFolder) -> Path:
+        """The file of a candidate that is run.
+
+        Raises:
+            InputError: If the folder lacks it.
+        """
+        return runtime_named(self.runtime).file(folder, self.batch, self.precision)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models that take the same images.
+
+    Attributes:
+        candidate: The folder that is measured.
+        baseline: The folder that it is measured against.
+        against: What to call that one.
+        temporary: Whether it was made for this comparison, so that nothing is exported yet.
+    """
+
+    candidate: ModelFolder
+    baseline: ModelFolder
+    against: str
+    temporary: bool
+
+    def prepare(self, setting: Setting) -> None:
+        """Exports what the runtime needs of a temporary baseline, and looks that all is there."""
+        runtime, file = runtime_named(setting.runtime), setting.file(self.candidate)
+        if self.temporary:
+            say(f"preparing {self.against} for {runtime.name}")
+            capabilities = None
+            if runtime.artifact == "engine":  # both engines are built for the same GPUs
+                capabilities = engine_records(self.candidate)[file.name].compute_capabilities
+            export_for(runtime, self.baseline, setting.batch, setting.baseline_precision, capabilities)
+        runtime.file(self.baseline, setting.batch, setting.baseline_precision)
+
+    def open(self, setting: Setting) -> tuple[Session, Session]:
+        """Fresh sessions of the baseline and the candidate, with the same random images loaded."""
+        runtime, size = runtime_named(setting.runtime), self.candidate.manifest.preprocessing.input_size
+        images = torch.randn(setting.batch, *size, generator=torch.Generator().manual_seed(0))
+        sessions = (
+            runtime.open(self.baseline, setting.batch, setting.baseline_precision),
+            runtime.open(self.candidate, setting.batch, setting.precision),
+        )
+        for session in sessions:
+            session.load(images)
+        return sessions
+
+
+OpenPair = Callable[[], tuple[Session, Session]]
+"""Fresh sessions of the baseline and the candidate."""
+
+
+@contextmanager
+def pair_of(folder: ModelFolder, against: Path | str | None) -> Iterator[Pair]:
+    """A folder and what it is measured against.
+
+    Args:
+        folder: The candidate.
+        against: A model folder, or a timm name, which gets the folder's model_kwargs and random weights (they do not
+            change the latency). None takes the folder's own model, uncompressed.
+
+    Raises:
+        InputError: If there is no such model, or it takes images of another size.
+    """
+    if against is not None and ModelFolder.is_one(against):
+        yield _same_input(Pair(folder, ModelFolder(against), str(against), temporary=False))
+        return
+    plan = folder.plan.original()
+    if against is not None:
+        plan = plan.replace(model=str(against))
+    with seeded(0):
+        model = build(plan)
+    size = open_shapes(plan.model, plan.model_kwargs).architecture.input_size
+    preprocessing = folder.manifest.preprocessing.model_copy(update={"input_size": size})
+    with temporary_folder(model, plan, preprocessing) as temporary:
+        name = f"{plan.model} (uncompressed, random weights)"
+        yield _same_input(Pair(folder, temporary, name, temporary=True))
+
+
+def _same_input(pair: Pair) -> Pair:
+    ours, theirs = (item.manifest.preprocessing.input_size for item in (pair.candidate, pair.baseline))
+    if ours != theirs:
+        raise InputError(
+            f"--against: {pair.baseline.plan.model} takes images of {list(theirs)} and {pair.candidate.path} of "
+            f"{list(ours)}; their latencies are not comparable"
+        )
+    return pair
+
+
+def macs_of(folder: ModelFolder) -> int:
+    """Multiply-accumulates of a folder's model for one image."""
+    return count_macs(build(folder.plan, device="meta"), folder.manifest.preprocessing.input_size).total
