@@ -92,7 +92,7 @@ def test_the_head_costs_what_it_should(odd_plan: CompressionPlan) -> None:
 def test_default_levels_are_spread_and_end_with_the_last_block() -> None:
     head = HeadPlan(kind="multi-level", num_classes=2)
     assert head_levels(head, 12) == [2, 5, 8, 11]
-    assert head_levels(head, 6) == [1, 2, 4, 5]
+    assert head_levels(head, 6) == [0, 2, 3, 5]
     assert head_levels(head, 3) == [0, 1, 2]
 
 

@@ -1,6 +1,5 @@
 """Segmentation heads: class scores for every pixel, from feature maps of one or several blocks."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +22,7 @@ def head_levels(head: HeadPlan, depth: int) -> list[int]:
         return [depth - 1]
     if head.levels is None:
         count = min(DEFAULT_LEVELS, depth)
-        return [math.ceil((level + 1) * depth / count) - 1 for level in range(count)]
+        return [(level + 1) * depth // count - 1 for level in range(count)]
     if head.levels[-1] != depth - 1:
         raise ValueError(f"the last level must be the last block, {depth - 1}, and is {head.levels[-1]}")
     return list(head.levels)
