@@ -72,7 +72,7 @@ def test_settings_that_do_not_fit_are_refused(exported: Path) -> None:
         evaluate(exported, "digits", runtime="onnxruntime", precision="fp16")
     with pytest.raises(InputError, match="leave out --checkpoint"):
         evaluate(exported, "digits", checkpoint=WEIGHTS)
-    with pytest.raises(InputError, match="no runtime 'openvino'"):
-        evaluate(exported, "digits", runtime="openvino")
+    with pytest.raises(InputError, match="no runtime 'caffe'"):
+        evaluate(exported, "digits", runtime="caffe")
     with pytest.raises(InputError, match="at least one image"):
         evaluate(exported, "digits", batch=0)

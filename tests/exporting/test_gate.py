@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from dcvit.data import CorruptImages, ImageSource, batches
+from dcvit.demo import MODEL, MODEL_KWARGS, WEIGHTS
 from dcvit.errors import CheckFailedError, InputError
 from dcvit.exporting import export
 from dcvit.exporting.int8 import Calibration
+from dcvit.exporting.temporary import temporary_folder
 from dcvit.folder import ModelFolder
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes.onnx_runtime import OrtSession
+from dcvit.subject import open_subject
+from dcvit.verification import verify
 
 
 @pytest.fixture
@@ -72,6 +76,20 @@ def test_without_labels_it_is_the_share_of_changed_classes(
     left = ModelFolder(fragile.path)
     assert left.manifest.exports == {}
     assert sorted(path.name for path in fragile.path.iterdir()) == before
+
+
+def test_a_trained_model_in_int8_is_as_right_as_in_fp32() -> None:
+    subject = open_subject(MODEL, model_kwargs=MODEL_KWARGS, checkpoint=WEIGHTS)
+    with temporary_folder(subject.model, subject.plan, subject.preprocessing) as folder:
+        # 192 images of the training split calibrate it, 500 of the test split judge it.
+        record = export(folder, 64, "int8", data="digits", evaluate="digits").record
+        assert record.evaluation.top1_fp32 > 95
+        assert record.evaluation.drop <= 1
+        assert record.evaluation.agreement > 98
+        assert record.evaluation.images == 500
+        assert record.quantization.calibration["images"] == 192
+        result = verify(folder, "digits")
+        assert result.passed, [check for check in result.checks if not check.passed]
 
 
 def test_fp16_loses_nothing(folder: ModelFolder, image_folder: Callable[..., Path]) -> None:

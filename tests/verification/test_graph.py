@@ -1,5 +1,6 @@
 """Each check of the graph fails on the defect it is for."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from dcvit.exporting import metadata_of
 from dcvit.folder import ModelFolder
-from dcvit.records import OnnxRecord
+from dcvit.records import OnnxRecord, QuantizationRecord, onnx_records
 from dcvit.verification.checks import Check
 from dcvit.verification.graph import check_graph
 
@@ -102,3 +103,45 @@ def test_an_operator_of_another_domain(failed: Callable[..., list[str]]) -> None
         append(model, node, TensorProto.FLOAT, [4, 10])
 
     assert failed(change) == ["operators: FusedMatMul is of the domain com.microsoft"]
+
+
+@pytest.fixture
+def failed_int8(quantized: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Names of the checks that fail on a changed copy of the int8 file that takes pixels."""
+
+    def run(change: Callable[[ModelProto], None], **changes: object) -> list[str]:
+        folder = ModelFolder(quantized)
+        model = onnx.load(quantized / "model.b4.int8.u8.onnx")
+        change(model)
+        onnx.save(model, tmp_path / "model.onnx")
+        record = onnx_records(folder)["model.b4.int8.u8.onnx"].model_copy(update=changes)
+        metadata = metadata_of(folder, 4, "int8", with_preprocessing=True)
+        checks: list[Check] = check_graph(tmp_path / "model.onnx", record, metadata)
+        return [f"{check.name.split(': ')[1]}: {check.detail}" for check in checks if not check.passed]
+
+    return run
+
+
+def test_a_good_int8_file_passes(failed_int8: Callable[..., list[str]]) -> None:
+    assert failed_int8(nothing) == []
+
+
+def test_a_layer_that_went_back_to_float(failed_int8: Callable[..., list[str]]) -> None:
+    def change(model: ModelProto) -> None:
+        gemm = [node for node in model.graph.node if node.op_type == "Gemm"][5]
+        producers = {name: node for node in model.graph.node for name in node.output}
+        quantize = producers[producers[gemm.input[0]].input[0]]
+        gemm.input[0] = quantize.input[0]
+
+    (message,) = failed_int8(change)
+    assert re.match(r"int8: node_\w+ is not computed from int8 weights and uint8 inputs", message)
+
+
+def test_int8_in_name_only(failed_int8: Callable[..., list[str]]) -> None:
+    assert failed_int8(nothing, quantization=None)[0].startswith("int8: the manifest does not say which layers")
+    none = QuantizationRecord(calibration={}, layers=(), in_float=("a",), agreement=1.0)
+    assert failed_int8(nothing, quantization=none) == ["int8: only 0 of 1 layers are int8"]
+
+
+def test_pixels_where_normalised_images_are_promised(failed_int8: Callable[..., list[str]]) -> None:
+    assert failed_int8(nothing, with_preprocessing=False) == ["types: 'images' is UINT8, not FLOAT"]

@@ -29,11 +29,12 @@ class Fake(Session):
 
 
 LOGITS = torch.tensor([[10.0, 1.0, 0.0], [0.0, 5.0, 4.0], [0.0, 3.0, 3.001]])
-IMAGES = torch.zeros(3, 3, 4, 4)
 
 
 def compare(answer: Tensor, precision: str, expected: Tensor = LOGITS) -> list[Check]:
-    return check_parity("file", Fake(answer), Reference("real images", IMAGES, expected, True), precision)
+    return check_parity(
+        "file", Fake(answer), Reference("real images", torch.zeros(len(expected), 3, 4, 4), expected, True), precision
+    )
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 0.2)])
@@ -68,3 +69,39 @@ def test_another_winner_fails_unless_the_two_were_level() -> None:
     wrong = LOGITS.clone()
     wrong[1, 1], wrong[1, 2] = 4.0, 5.0
     assert [check.passed for check in compare(wrong, "fp16")] == [False, False]
+
+
+@pytest.mark.parametrize(("precision", "noise", "passes"), [
+    ("bf16", 0.1, True), ("bf16", 0.2, False), ("int8", 0.15, True), ("int8", 0.3, False),
+])  # fmt: skip
+def test_bf16_and_int8_are_judged_by_the_cosine(precision: str, noise: float, passes: bool) -> None:
+    expected = torch.randn(64, 10, generator=torch.Generator().manual_seed(1))
+    answer = expected + noise * torch.randn(64, 10, generator=torch.Generator().manual_seed(2))
+    answer = expected + (answer - expected).clamp(-0.3, 0.3)  # far from the bound on single logits, but for the noise
+    numbers, top1 = compare(answer, precision, expected=expected)
+    assert numbers.passed is passes
+    assert "cosine 0.9" in numbers.detail
+    assert numbers.max_abs_error is not None
+    assert top1.passed
+
+
+def test_int8_has_no_bound_on_one_logit_but_on_the_class() -> None:
+    expected = torch.zeros(64, 10)
+    expected[:, 3] = 10
+    answer = expected.clone()
+    answer[0, 3], answer[0, 4] = 0, 10  # one image of 64: the cosine hardly moves
+    numbers, top1 = compare(answer, "int8", expected=expected)
+    assert numbers.passed
+    assert numbers.tolerance is None
+    assert not top1.passed
+    assert top1.detail == "63 of 64 agree"
+
+
+def test_noise_is_no_measure_for_int8() -> None:
+    expected = torch.randn(64, 10, generator=torch.Generator().manual_seed(1))
+    answer = expected + 0.5 * torch.randn(64, 10, generator=torch.Generator().manual_seed(2))
+    images = torch.zeros(64, 3, 4, 4)
+    (check,) = check_parity("file", Fake(answer), Reference("random input", images, expected, False), "int8")
+    assert check.passed
+    (check,) = check_parity("file", Fake(-answer), Reference("random input", images, expected, False), "int8")
+    assert not check.passed

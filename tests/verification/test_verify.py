@@ -116,6 +116,24 @@ def test_missing_data_and_a_manifest_that_is_not_ours(exported_copy: ModelFolder
         verify(exported_copy)
 
 
+def test_int8_bf16_and_pixels_are_verified(quantized: Path, image_folder: Callable[..., Path]) -> None:
+    result = verify(quantized, image_folder(classes=2, each=5))
+    assert result.passed, failures(result)
+    details = {check.name: check.detail for check in result.checks}
+    assert "16 of 16 layers" in details["model.b4.int8.u8.onnx: int8"]
+    assert "images in uint8" in details["model.b4.int8.u8.onnx: types"]
+    for ran in runs("int8"):
+        assert "cosine" in details[f"model.b4.int8.u8.onnx: {ran} against PyTorch, real images"]
+    bf16 = [name for name in details if name.startswith("model.b4.bf16.u8.onnx: ") and "PyTorch" in name]
+    if runs("bf16"):
+        assert len(bf16) == 3 * len(runs("bf16"))
+    elif "OpenVINO" in runs("fp32"):
+        assert len(bf16) == 3
+        assert all("its weights in fp32 arithmetic" in name for name in bf16)
+    else:
+        assert "nothing here computes bf16" in details["model.b4.bf16.u8.onnx: not run"]
+
+
 @pytest.mark.trt
 @needs_rtx
 class TestEngines:

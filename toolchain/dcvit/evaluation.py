@@ -87,6 +87,7 @@ def evaluate(
     *,
     runtime: str = "torch",
     precision: Precision = "fp32",
+    with_preprocessing: bool = False,
     batch: int = DEFAULT_BATCH,
     model_kwargs: dict[str, Any] | None = None,
     checkpoint: Path | None = None,
@@ -100,6 +101,7 @@ def evaluate(
             segmentation model a folder or tar with `images/` and `masks/`, or `shapes` (its test split).
         runtime: One of `dcvit.runtimes.RUNTIMES`; a model folder must hold the file that it runs.
         precision: Of the computation.
+        with_preprocessing: Run the exported file that takes pixels.
         batch: Images in every batch; names the exported file.
         model_kwargs: For a timm name.
         checkpoint: Weights for a timm name.
@@ -113,7 +115,8 @@ def evaluate(
     check_precision(precision)
     chosen = runtime_named(runtime)
     source = open_source(data, "test")
-    with _opened(model, chosen, batch, precision, model_kwargs, checkpoint, weights) as (folder, session):
+    asked = _Asked(chosen, batch, precision, with_preprocessing)
+    with _opened(model, asked, model_kwargs, checkpoint, weights) as (folder, session):
         corrupt = CorruptImages()
         measure = _count_top if folder.plan.task == "classification" else _compare_masks
         figures, images, iou = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
@@ -158,12 +161,24 @@ def _compare_masks(
     return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, found.images, found.iou
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What to run a model in."""
+
+    runtime: Runtime
+    batch: int
+    precision: Precision
+    with_preprocessing: bool
+
+    def open(self, folder: ModelFolder) -> Session:
+        """Loads a folder's model."""
+        return self.runtime.open(folder, self.batch, self.precision, with_preprocessing=self.with_preprocessing)
+
+
 @contextmanager
 def _opened(
     model: str | Path | nn.Module,
-    runtime: Runtime,
-    batch: int,
-    precision: Precision,
+    asked: _Asked,
     model_kwargs: dict[str, Any] | None,
     checkpoint: Path | None,
     weights: Weights,
@@ -175,12 +190,12 @@ def _opened(
                 "leave out --checkpoint, --random-init and --model-kwargs"
             )
         folder = ModelFolder(model)
-        yield folder, runtime.open(folder, batch, precision)
+        yield folder, asked.open(folder)
         return
     subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
     with temporary_folder(subject.model, subject.plan, subject.preprocessing) as folder:
-        export_for(runtime, folder, batch, precision)
-        yield folder, runtime.open(folder, batch, precision)
+        export_for(asked.runtime, folder, asked.batch, asked.precision, with_preprocessing=asked.with_preprocessing)
+        yield folder, asked.open(folder)
 
 
 def _check_classes(folder: ModelFolder, source: ImageSource) -> None:

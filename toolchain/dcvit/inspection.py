@@ -9,6 +9,7 @@ from rich.table import Table
 
 from dcvit.data import ImageSource
 from dcvit.errors import InputError
+from dcvit.exported_layers import FileLayers, exported_layers
 from dcvit.folder import ModelFolder
 from dcvit.manifest import Manifest
 from dcvit.pictures import write_pictures
@@ -22,6 +23,7 @@ class Inspection:
 
     Attributes:
         pictures: Files that were drawn of it.
+        layers: Of its exported files, where they were asked for.
     """
 
     path: Path
@@ -29,14 +31,20 @@ class Inspection:
     manifest: Manifest
     summary: PlanSummary
     pictures: tuple[Path, ...] = ()
+    layers: tuple[FileLayers, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return self.summary.to_json() | {
-            "folder": str(self.path),
-            "task": self.plan.task,
-            "manifest": self.manifest.model_dump(mode="json"),
-            "pictures": [str(picture) for picture in self.pictures],
-        }
+        layers = {} if self.layers is None else {"layers": [file.to_json() for file in self.layers]}
+        return (
+            self.summary.to_json()
+            | layers
+            | {
+                "folder": str(self.path),
+                "task": self.plan.task,
+                "manifest": self.manifest.model_dump(mode="json"),
+                "pictures": [str(picture) for picture in self.pictures],
+            }
+        )
 
     def lines(self) -> Iterable[Any]:
         yield from self.summary.lines()
@@ -75,15 +83,24 @@ class Inspection:
         yield f"all {len(self.manifest.files)} files are as they were written"
         for picture in self.pictures:
             yield f"drawn: {picture}"
+        for file in self.layers or ():
+            yield from file.lines()
 
 
-def inspect(folder: Path, *, pictures: Path | None = None, data: str | Path | ImageSource | None = None) -> Inspection:
+def inspect(
+    folder: Path,
+    *,
+    pictures: Path | None = None,
+    data: str | Path | ImageSource | None = None,
+    layers: bool = False,
+) -> Inspection:
     """Opens a model folder and counts its costs.
 
     Args:
         folder: A model folder.
         pictures: A folder to draw the token grids and the channels of its blocks into.
         data: Images; the grids are drawn over the first one.
+        layers: Lists the layers of every exported file.
 
     Raises:
         InputError: If it is no model folder, a file in it has changed, or the pictures cannot be drawn.
@@ -94,4 +111,5 @@ def inspect(folder: Path, *, pictures: Path | None = None, data: str | Path | Im
     convention = opened.manifest.settings.get("target", {}).get("macs_convention", "full")
     summary = summarize(opened.plan, opened.plan.original(), convention)
     drawn = () if pictures is None else tuple(write_pictures(opened, pictures, data))
-    return Inspection(opened.path, opened.plan, opened.manifest, summary, drawn)
+    listed = tuple(exported_layers(opened)) if layers else None
+    return Inspection(opened.path, opened.plan, opened.manifest, summary, drawn, listed)

@@ -22,9 +22,10 @@ from dcvit.cli.task import checked_task_option
     "--runtime",
     default="torch",
     show_default=True,
-    help="torch, onnxruntime (on the CPU), onnxruntime-cuda, tensorrt or tensorrt-rtx.",
+    help="A runtime that `dcvit-tool doctor` lists.",
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
+@click.option("--with-preprocessing", is_flag=True, help="Run the exported file that takes pixels.")
 @click.option("--batch", type=int, default=64, show_default=True, help="Images in every batch.")
 @weight_options
 @checked_task_option
@@ -33,6 +34,7 @@ def command(
     data: str,
     runtime: str,
     precision: Any,
+    with_preprocessing: bool,
     batch: int,
     checkpoint: Path | None,
     random_init: bool,
@@ -49,6 +51,7 @@ def command(
         data,
         runtime=runtime,
         precision=precision,
+        with_preprocessing=with_preprocessing,
         batch=batch,
         model_kwargs=model_kwargs,
         checkpoint=checkpoint,

@@ -32,8 +32,10 @@ def evaluate_file(
         max_drop: For the record.
 
     Raises:
-        InputError: If no image can be decoded, or the model's output is no class.
+        InputError: If no image can be decoded, or the model is no classifier.
     """
+    if folder.plan.task != "classification":
+        raise InputError(f"--evaluate compares classes, and {folder.path} is for {folder.plan.task}; use `evaluate`")
     runtime, session = _open(folder, path, batch, precision)
     reference = TorchSession(folder.load(), batch, device="cpu")
     classes = original_of(folder.plan).num_classes
@@ -42,8 +44,6 @@ def evaluate_file(
     read = batches(source, folder.manifest.preprocessing, batch, CorruptImages())
     for images in track(read, f"comparing {path.name} with fp32", -(-len(source) // batch)):
         logits, expected = session.infer(images.images), reference.infer(images.images)
-        if logits.shape[1:] != (classes,):
-            raise InputError(f"--evaluate compares classes, and {folder.plan.model} has outputs {list(logits.shape)}")
         ours, theirs = logits.argmax(1), expected.argmax(1)
         # A logit that is no number has no class.
         ours = torch.where(torch.isfinite(logits).all(1), ours, -1)

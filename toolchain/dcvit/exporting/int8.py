@@ -70,13 +70,14 @@ def to_int8(model: ir.Model, calibration: Calibration) -> tuple[ir.Model, Quanti
         quantizer = _Quantizer(model, calibration, Path(place))
         in_float = quantizer.sensitive() if calibration.search else []
         layers = [name for name in quantizer.layers if name not in in_float]
+        agreement = round(quantizer.agreement(layers), 6)
         graph = ir.from_proto(quantizer.quantized(layers))
         graph.opset_imports.pop("com.microsoft", None)
         return graph, QuantizationRecord(
             calibration=calibration.fingerprint,
             layers=tuple(layers),
             in_float=tuple(in_float),
-            agreement=round(quantizer.agreement(layers), 6),
+            agreement=agreement,
         )
 
 
@@ -97,9 +98,15 @@ class _Quantizer:
         self._expected = session.infer(self._held_out)
         self._ranges = self._calibrate(calibration.ranges(), session.batch)
         self._measured: dict[tuple[str, ...], float] = {}
+        self._last: tuple[list[str], onnx.ModelProto] = ([], self._fp32)
 
     def quantized(self, layers: list[str]) -> onnx.ModelProto:
         """The graph with these layers in int8."""
+        if self._last[0] != layers:
+            self._last = layers, self._quantize(layers)
+        return self._last[1]
+
+    def _quantize(self, layers: list[str]) -> onnx.ModelProto:
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
         model = onnx.ModelProto()
