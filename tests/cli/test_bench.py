@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from dcvit.bench.baseline import Baseline
+from dcvit.bench.check import update
+from dcvit.bench.gate import Judgement
+from dcvit.bench.pair import Setting
 from dcvit.folder import ModelFolder
 
 Tool = Callable[..., Any]
@@ -28,7 +32,7 @@ def test_json_has_the_keys_that_scripts_read(tool: Tool, exported_copy: ModelFol
 def test_two_runtimes_against_another_folder(tool: Tool, exported_copy: ModelFolder, exported: Path) -> None:
     ended = tool(
         "bench", exported_copy.path, "--against", exported, "--runtime", "torch", "--runtime", "onnxruntime",
-        "--batch", 4, "--max-seconds", 0.2, "--no-memory",
+        "--batch", 4, "--max-seconds", 0.2, "--threads", 1, "--no-memory",
     )  # fmt: skip
     assert ended.status == 0
     assert f"against {exported}" in " ".join(ended.stdout.split())
@@ -39,7 +43,7 @@ def test_two_runtimes_against_another_folder(tool: Tool, exported_copy: ModelFol
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threads", "1000"], "--threads 1000: this process may use"),
+        (["--batch", "4", "--threads", "1000"], "--threads 1000: this process may use"),
         (["--update"], "--update goes with --check"),
         (["--undecided", "pass"], "--undecided goes with --check"),
         (["--check", "b.json", "--batch", "4"], "--batch with --check is what the baseline says"),
@@ -58,3 +62,99 @@ def test_bad_input_is_one_line_and_status_2(tool: Tool, exported: Path, argument
     ended = tool("bench", exported, *arguments)
     assert ended.status == 2
     assert message in ended.error
+
+
+@pytest.mark.parametrize(
+    ("outcome", "flags", "status", "said"),
+    [
+        ("passed", [], 0, "passed"),
+        ("failed", [], 1, "slower than allowed: small"),
+        ("failed", ["--undecided", "pass"], 1, "slower than allowed: small"),
+        ("undecided", [], 1, "counts as fail"),
+        ("undecided", ["--undecided", "pass"], 0, "counts as pass"),
+    ],
+)
+def test_the_gate_ends_with_the_status_of_its_outcome(
+    tool: Tool, exported_copy: ModelFolder, baseline: Path, outcome: Any, flags: list[str], status: int, said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[float] = []
+
+    def judged(_: object, threshold: float, *__: object) -> Judgement:
+        asked.append(threshold)
+        return Judgement(outcome, 1.5, ("above", None, "below"), 99, 3.0, 3.0, 2.0)
+
+    monkeypatch.setattr("dcvit.bench.check.judge", judged)
+    ended = tool("bench", exported_copy.path, "--check", baseline, *flags, "--json")
+    assert (ended.status, ended.json["passed"]) == (status, status == 0)
+    (row,) = ended.json["checks"]
+    assert (row["name"], row["outcome"], row["speedup"]) == ("small", outcome, 1.5)
+    entry = next(iter(Baseline.read(baseline).machines.values()))
+    assert asked == [pytest.approx(0.9 * entry.speedup)]
+    assert said in ended.stderr
+    assert "✓?✗, 99 runs" in ended.stderr
+
+
+def test_a_baseline_is_written_and_judges(tool: Tool, exported_copy: ModelFolder, baseline: Path) -> None:
+    written = Baseline.read(baseline)
+    assert (written.setting, written.tolerance) == (Setting("onnxruntime", 4, "fp32", "fp32", 1), 0.1)
+    (entry,) = written.machines.values()
+    assert entry.sha256 == exported_copy.manifest.files["model.b4.fp32.onnx"].sha256
+    assert entry.plan_digest == exported_copy.plan.digest
+    assert entry.interval[0] <= entry.speedup <= entry.interval[1]
+    # The real measurement, against a speed-up that no machine reaches, and one that every machine does.
+    for factor, status in ((20.0, 1), (0.05, 0)):
+        moved = entry.model_copy(update={"speedup": factor * entry.speedup})
+        written.model_copy(update={"machines": dict.fromkeys(written.machines, moved)}).write(baseline)
+        assert tool("bench", exported_copy.path, "--check", baseline).status == status
+    assert not (exported_copy.path / "bench.json").exists()
+
+
+def test_another_kind_of_machine_gets_a_note_and_more_tolerance(
+    tool: Tool, exported_copy: ModelFolder, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Judgement("passed", 1.5, ("above", "above"), 99, 3.0, 3.0, 2.0)
+    monkeypatch.setattr("dcvit.bench.check.judge", lambda *_: found)
+    written = Baseline.read(baseline)
+    (entry,) = written.machines.values()
+    faster = entry.model_copy(update={"speedup": 2 * entry.speedup})
+    written.model_copy(update={"machines": {"a CPU": entry, "another": faster}}).write(baseline)
+    (row,) = tool("bench", exported_copy.path, "--check", baseline, "--json").json["checks"]
+    assert row["threshold"] == pytest.approx(0.7 * entry.speedup)
+    (note,) = row["notes"]
+    assert "measured on a CPU and another, and this is another kind of machine" in note
+
+
+def test_a_baseline_of_another_model_is_refused_and_of_another_plan_noted(
+    tool: Tool, exported_copy: ModelFolder, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Judgement("passed", 1.5, ("above", "above"), 99, 3.0, 3.0, 2.0)
+    monkeypatch.setattr("dcvit.bench.check.judge", lambda *_: found)
+    text = baseline.read_text()
+    baseline.write_text(text.replace(exported_copy.plan.digest, 64 * "0"))
+    (row,) = tool("bench", exported_copy.path, "--check", baseline, "--json").json["checks"]
+    assert row["notes"] == ["the folder's plan is not the one that the baseline was measured with"]
+    baseline.write_text(text.replace(exported_copy.plan.model, "vit_base_patch16_224"))
+    ended = tool("bench", exported_copy.path, "--check", baseline)
+    assert ended.status == 2
+    assert "is of vit_base_patch16_224, but" in ended.error
+
+
+@pytest.fixture(scope="module")
+def written(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The text of a baseline that was measured for real, if over few sessions: the folder against itself."""
+    file = tmp_path_factory.mktemp("baseline") / "small.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dcvit.bench.gate._SESSIONS", 2)
+        setting = Setting("onnxruntime", 4, "fp32", "fp32", 1)
+        update(exported, file, setting, str(exported), tolerance=0.1, max_seconds=0.1)
+    return file.read_text()
+
+
+@pytest.fixture
+def baseline(written: str, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    file = tmp_path / "baselines" / "small.json"
+    file.parent.mkdir()
+    file.write_text(written)
+    return file
