@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dcvit.data import open_source
-from dcvit.errors import InputError
+from dcvit.errors import CheckFailedError, InputError
 from dcvit.manifest import Preprocessing
 from dcvit.model import build, create
 from dcvit.plan import CompressionPlan
@@ -231,7 +231,7 @@ def test_the_average_follows_the_weights(teacher: TimmModule, data: TrainingImag
 def test_a_loss_that_is_no_number_ends_the_training(
     student: TimmModule, teacher: TimmModule, data: TrainingImages
 ) -> None:
-    with pytest.raises(InputError, match="no longer a number .* smaller --lr"):
+    with pytest.raises(CheckFailedError, match="no longer a number .* smaller --lr"):
         training(
             student, data, RECIPE.model_copy(update={"lr": 1e30, "clip_norm": 0.0}), teacher=Teacher(teacher)
         ).run("test")  # fmt: skip

@@ -8,27 +8,28 @@ import click
 from dcvit.cli.command import Command
 from dcvit.cli.options import run_options, settings_from, target_from, target_options
 from dcvit.cli.task import task_options
+from dcvit.cli.training import joint_options, take_preset, training_options, was_given
 
 
 @click.command("compress", cls=Command)
 @click.argument("model")
-@click.option("--data", help="A folder of images, a tar of one, or 'digits'. Labels are not used.")
+@click.option("--data", help="A folder of images, a tar of one, or 'digits'. Only cait uses labels.")
 @target_options
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The model folder to write.")
 @click.option(
     "--recover",
-    type=click.Choice(["mimic", "none"]),
-    default="mimic",
-    show_default=True,
-    help="'none' only cuts and merges, and needs no data.",
+    type=click.Choice(["mimic", "train", "none"]),
+    help="'none' only cuts and merges, and needs no data. [default: mimic, or train with --method cait]",
 )
 @run_options
+@joint_options
+@training_options
 @task_options
 def command(
     model: str,
     data: str | None,
     out: Path,
-    recover: str,
+    recover: str | None,
     samples: int,
     seed: int,
     checkpoint: Path | None,
@@ -41,13 +42,17 @@ def command(
     head: Any,
     **flags: Any,
 ) -> Any:
-    """Make a model smaller: find a plan, recover accuracy on a few unlabelled images, write a model folder.
+    """Make a model smaller: find a plan, recover accuracy, write a model folder.
 
+    The default method needs a few unlabelled images; --method cait trains on many.
     MODEL is a timm name or a model folder.
     """
     from dcvit.compression import compress
 
+    take_preset(model, flags)
     settings = settings_from(flags)
+    minutes, tensorboard = flags.pop("checkpoint_every"), flags.pop("tensorboard")
+    all_images = settings.method == "cait" and not was_given("samples")
     return compress(
         model,
         data,
@@ -55,7 +60,7 @@ def command(
         target=target_from(**flags),
         settings=settings,
         recover=recover,  # type: ignore[arg-type]
-        samples=samples,
+        samples=None if all_images else samples,
         seed=seed,
         model_kwargs=model_kwargs,
         checkpoint=checkpoint,
@@ -63,6 +68,8 @@ def command(
         cache=cache,
         resume=resume,
         overwrite=overwrite,
+        checkpoint_minutes=10.0 if minutes is None else minutes,
+        tensorboard=tensorboard,
         task=task,
         head=head,
     )

@@ -63,7 +63,8 @@ def plan_options(function: F) -> F:
         click.option("--plan", "plan_file", type=click.Path(path_type=Path, dir_okay=False), help="A plan to follow."),
         click.option("--size-aware/--no-size-aware", default=None,
                      help="Attention knows how many patches a merged token stands for. [default: with --recover none]"),
-        click.option("--merge", help="Token merges: horizontal@4,vertical@8 (and ,linear for a trained operator)."),
+        click.option("--merge", help="Token merges: horizontal@4,vertical@8 (and ,linear for a trained operator, the "
+                     "default of cait, where 'none' turns merging off)."),
         click.option("--width-multiple", type=click.IntRange(min=1), default=8, show_default=True,
                      help="MLP widths are multiples of this."),
         click.option("--macs-convention", type=click.Choice(["full", "dcvit"]), default="full", show_default=True,
@@ -104,8 +105,10 @@ def run_options(function: F) -> F:
                      help="Measure and solve, or train a trial of each block as DC-ViT does."),
         click.option("--recipe", type=click.Choice(["default", "paper"]), default="default", show_default=True,
                      is_eager=True, callback=_take_recipe, help="'paper' makes every choice as DC-ViT's paper does."),
-        click.option("--method", type=click.Choice(["dcvit", "practise"]), default="dcvit", show_default=True),
-        click.option("--samples", type=click.IntRange(min=1), default=500, show_default=True, help="Images to use."),
+        click.option("--method", type=click.Choice(["dcvit", "practise", "cait"]), default="dcvit", show_default=True,
+                     help="Few-shot block compression, its baseline, or merging and pruning in a full training."),
+        click.option("--samples", type=click.IntRange(min=1), default=500, show_default=True,
+                     help="Images to use; with --method cait all by default."),
     ):  # fmt: skip
         function = decorate(function)
     return function
@@ -118,7 +121,12 @@ def _take_recipe(ctx: click.Context, _param: click.Parameter, value: str) -> str
 
 
 def settings_from(flags: dict[str, Any]) -> Any:
-    """The `SearchSettings` that the flags of `run_options` describe; takes them out of `flags`."""
+    """The settings of the method that the flags of `run_options` describe; takes them out of `flags`."""
+    from dcvit.cli.training import cait_settings_from, refuse_training_flags
+
+    if flags["method"] == "cait":
+        return cait_settings_from(flags)
+    refuse_training_flags(flags, flags["method"])
     from dcvit.methods.settings import OURS, SearchSettings
     from dcvit.training.mimic import MimicRecipe
 

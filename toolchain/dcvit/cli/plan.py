@@ -6,21 +6,30 @@ import click
 
 from dcvit.cli.command import Command
 from dcvit.cli.options import JsonObject, target_from, target_options
+from dcvit.cli.training import joint_options, take_preset
 
 
 @click.command("plan", cls=Command)
 @click.argument("model")
-@click.option("--method", type=click.Choice(["dcvit"]), default="dcvit", show_default=True)
+@click.option("--method", type=click.Choice(["dcvit", "cait"]), default="dcvit", show_default=True)
 @target_options
+@joint_options
 @click.option("--model-kwargs", type=JsonObject(), default=None, help="Arguments of timm.create_model, as JSON.")
-def command(model: str, method: str, model_kwargs: dict[str, Any] | None, **target: Any) -> Any:  # noqa: ARG001
+def command(model: str, model_kwargs: dict[str, Any] | None, **flags: Any) -> Any:
     """Show what would be cut, and MACs, parameters and tokens before and after.
 
     MODEL is a timm name or a model folder. Needs no data and no weights.
     """
+    from dcvit.methods.cait import CaitSettings, summarize_jointly
     from dcvit.methods.propose import propose, summarize_proposal
     from dcvit.subject import open_shapes
 
-    wanted = target_from(**target)
+    take_preset(model, flags)
+    method, prune = flags.pop("method"), flags.pop("prune")
+    if method != "cait" and prune is not None:
+        raise click.UsageError(f"--prune is of --method cait, and the method is {method}")
+    wanted = target_from(**flags)
     subject = open_shapes(model, model_kwargs)
+    if method == "cait":
+        return summarize_jointly(subject, wanted, CaitSettings(prune=prune is not False))
     return summarize_proposal(subject, wanted, propose(subject, wanted))

@@ -6,6 +6,7 @@ What the paper leaves open and is decided here: merges are chosen before the tra
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -149,11 +150,12 @@ def stand_in_merges(subject: Subject, target: Target) -> ChooseMerges:
 
     def choose(plan: CompressionPlan, macs_reduction: float) -> Schedule:
         costs = MergeCosts(build(plan, device="meta"), subject.family, plan, target.macs_convention)
-        enough = [merges for merges in schedules(costs.grid, costs.depth) if costs.reduction(merges) >= macs_reduction]
-        if not enough:
-            raise InputError(f"--macs-reduction: no merges remove {macs_reduction:.4f} of the MACs; ask for less")
-        shortest = min(len(merges) for merges in enough)
-        return min((merges for merges in enough if len(merges) == shortest), key=costs.reduction)
+        for _, equally_long in groupby(schedules(costs.grid, costs.depth), key=len):
+            reductions = {merges: costs.reduction(merges) for merges in equally_long}
+            enough = [merges for merges in reductions if reductions[merges] >= macs_reduction]
+            if enough:
+                return min(enough, key=reductions.__getitem__)
+        raise InputError(f"--macs-reduction: no merges remove {macs_reduction:.4f} of the MACs; ask for less")
 
     return choose
 

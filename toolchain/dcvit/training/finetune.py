@@ -13,7 +13,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from dcvit.data import derived_seed, seeded
-from dcvit.errors import InputError
+from dcvit.errors import CheckFailedError, InputError
 from dcvit.progress import track
 from dcvit.training.checkpoint import TrainingState, read_state, write_state
 from dcvit.training.ema import MovingAverage
@@ -130,7 +130,8 @@ class Finetuning:
         """Trains to the end, from a checkpoint if there is one; the student is in evaluation mode afterwards.
 
         Raises:
-            InputError: If the loss is no longer a number, or the checkpoint is of another training.
+            CheckFailedError: If the loss is no longer a number.
+            InputError: If the checkpoint is of another training.
         """
         if not self.steps:
             self.student.eval()
@@ -197,7 +198,7 @@ class Finetuning:
     def _record(self, meter: "_Meter", done: int, lr: float) -> None:
         losses, speed, seconds = meter.read(done)
         if not all(math.isfinite(value) for value in losses.values()):
-            raise InputError(f"the loss is no longer a number after {done} steps; give a smaller --lr")
+            raise CheckFailedError(f"the loss is no longer a number after {done} steps; give a smaller --lr")
         record: dict[str, Any] = {
             "step": done,
             "epoch": round(done * self.recipe.batch_size / self.data.num_images, 4),
