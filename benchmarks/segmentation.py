@@ -68,7 +68,7 @@ class Study:
     def teacher(self) -> Path:
         return self._made("teacher", lambda out: compress(
             MODEL, train, out=out, task="segmentation", head=self.head, model_kwargs=MODEL_KWARGS, weights="random",
-            settings=CaitSettings(training=self.first), overwrite=True,
+            settings=CaitSettings(training=self.first), resume=True, overwrite=True,
         ))  # fmt: skip
 
     def control(self) -> Path:
@@ -79,19 +79,19 @@ class Study:
         name = f"merged, not trained, {'' if size_aware else 'not '}size-aware"
         return self._made(name, lambda out: compress(
             self.teacher(), out=out, recover="none", merge=MERGE, size_aware=size_aware, settings=CaitSettings(),
-            overwrite=True,
+            resume=True, overwrite=True,
         ))  # fmt: skip
 
     def merged(self) -> Path:
         return self._made("merged, trained", lambda out: compress(
             self.teacher(), train, out=out, merge=MERGE, settings=CaitSettings(prune=False, training=self.further),
-            overwrite=True,
+            resume=True, overwrite=True,
         ))  # fmt: skip
 
     def joint(self, macs_reduction: float = 0.6) -> Path:
         return self._made("merged and pruned, trained", lambda out: compress(
             self.teacher(), train, out=out, merge=MERGE, macs_reduction=macs_reduction,
-            settings=CaitSettings(training=self.further), overwrite=True,
+            settings=CaitSettings(training=self.further), resume=True, overwrite=True,
         ))  # fmt: skip
 
     def all(self) -> dict[str, Path]:
