@@ -196,8 +196,8 @@ def test_plans_that_do_not_fit_are_refused(changes: dict, message: str) -> None:
 
 
 def test_relatives_are_refused_by_name() -> None:
-    with pytest.raises(InputError, match="SwinTransformerV2 is not supported; supported: .*swin_"):
-        build(CompressionPlan(model="swinv2_tiny_window8_256"), device="meta")
+    with pytest.raises(InputError, match="SwinTransformerV2Cr is not supported; supported: .*swin_"):
+        build(CompressionPlan(model="swinv2_cr_tiny_224"), device="meta")
     with pytest.raises(InputError, match=r"masks made for each input \(dynamic_img_size\) is not supported"):
         build(PLAN.replace(model_kwargs=SMALL | {"dynamic_img_size": True}), device="meta")
 

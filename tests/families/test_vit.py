@@ -200,8 +200,8 @@ def test_plans_that_do_not_fit_are_refused(tiny_plan: CompressionPlan, changes: 
 
 
 def test_other_architectures_are_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"Eva.* is not supported; supported: .*deit"):
-        build(CompressionPlan(model="vit_base_patch16_rope_reg1_gap_256"), device="meta")
+    with pytest.raises(InputError, match=r"VisionTransformerRelPos is not supported; supported: .*deit"):
+        build(CompressionPlan(model="vit_relpos_small_patch16_224"), device="meta")
     model = timm.create_model("vit_tiny_patch16_224", block_fn=timm.models.vision_transformer.ResPostBlock)
     with pytest.raises(InputError, match="blocks of type ResPostBlock is not supported"):
         family_of(model)

@@ -15,6 +15,14 @@ from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.types import TimmModule
 
+# Without and with LayerScale; then blocks that get more than the tokens: rotary embeddings, with gated MLPs in the
+# first, and position biases that all blocks share.
+TEACHERS: dict[str, dict] = {
+    "vit_tiny_patch16_224": {},
+    "deit3_small_patch16_224": {},
+    "vit_small_plus_patch16_dinov3": {},
+    "beit_base_patch16_224": {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
+}
 BLOCKS, INNER = [0, 1, 2, 3], [1, 2]
 
 
@@ -23,11 +31,11 @@ def images() -> Tensor:
     return torch.randn(96, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(scope="module", params=["vit_tiny_patch16_224", "deit3_small_patch16_224"])
+@pytest.fixture(scope="module", params=list(TEACHERS))
 def teacher(request: pytest.FixtureRequest, tiny_plan: CompressionPlan) -> tuple[TimmModule, CompressionPlan]:
-    """With and without LayerScale; weights are large enough for every part to matter."""
+    """Weights are large enough for every part to matter."""
     torch.manual_seed(0)
-    plan = tiny_plan.replace(model=request.param)
+    plan = tiny_plan.replace(model=request.param, model_kwargs=tiny_plan.model_kwargs | TEACHERS[request.param])
     model = build(plan)
     with torch.no_grad():
         for parameter in model.parameters():

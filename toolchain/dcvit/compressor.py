@@ -17,7 +17,7 @@ from dcvit.methods.cut import cut_by_norm
 from dcvit.methods.damage import divergence, logits_of
 from dcvit.methods.dcvit import reach, search, search_and_recover, stand_ins
 from dcvit.methods.job import Earlier, Job
-from dcvit.methods.practise import practise
+from dcvit.methods.practise import check_place_for_adaptors, practise
 from dcvit.methods.propose import Proposal, Target, propose, survey
 from dcvit.methods.reference import Reference
 from dcvit.methods.settings import SearchSettings
@@ -84,8 +84,10 @@ class Compressor:
     ) -> None:
         if recover == "none":
             settings = settings.model_copy(update={"steps": 0, "trial_steps": 0})
-        if settings.method == "practise" and few_shot is None:
-            raise InputError("--method practise ranks blocks on images: give --data")
+        if settings.method == "practise":
+            check_place_for_adaptors(subject.family)
+            if few_shot is None:
+                raise InputError("--method practise ranks blocks on images: give --data")
         self.subject, self.few_shot, self.settings = subject, few_shot, settings
         self.recover, self.seed, self.store = recover, seed, store
         self.watch = Stopwatch()

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from timm.layers import DropBlock2d, DropPath, PatchDropout, resample_abs_pos_embed
 from timm.models import load_state_dict as read_state_dict
 from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -185,13 +186,13 @@ def _visible_arguments(model: nn.Module) -> dict[str, Any]:
         "reg_tokens": getattr(model, "num_reg_tokens", None),
     }
     blocks = getattr(model, "blocks", None)
-    if isinstance(blocks, nn.Sequential) and len(blocks):
+    if isinstance(blocks, (nn.Sequential, nn.ModuleList)) and len(blocks):
         visible["depth"] = len(blocks)
         visible["num_heads"] = getattr(getattr(blocks[0], "attn", None), "num_heads", None)
         fc1 = getattr(getattr(blocks[0], "mlp", None), "fc1", None)
         if isinstance(fc1, nn.Linear):
             visible["mlp_ratio"] = fc1.out_features / fc1.in_features
-    if isinstance(model, SwinTransformer):
+    if isinstance(model, (SwinTransformer, SwinTransformerV2)):
         visible |= _swin_arguments(model)
     accepted = inspect.signature(type(model).__init__).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):

@@ -2,14 +2,25 @@
 
 from dcvit.errors import InputError
 from dcvit.families.base import Architecture, BlockSpec, Family
+from dcvit.families.beit import BeitFamily
+from dcvit.families.cait import CaitFamily
+from dcvit.families.eva import EvaFamily
 from dcvit.families.resnet import ResnetFamily
-from dcvit.families.swin import SwinFamily
+from dcvit.families.swin import SwinFamily, SwinV2Family
 from dcvit.families.vit import VitFamily
 from dcvit.types import TimmModule
 
 __all__ = ["FAMILIES", "Architecture", "BlockSpec", "Family", "family_of", "supported_architectures"]
 
-FAMILIES: tuple[Family, ...] = (VitFamily(), SwinFamily(), ResnetFamily())
+FAMILIES: tuple[Family, ...] = (
+    VitFamily(),
+    EvaFamily(),
+    BeitFamily(),
+    CaitFamily(),
+    SwinFamily(),
+    SwinV2Family(),
+    ResnetFamily(),
+)
 
 
 def supported_architectures() -> str:

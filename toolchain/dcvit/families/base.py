@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -118,6 +118,10 @@ class Family(ABC):
     @abstractmethod
     def block(self, model: TimmModule, index: int) -> TimmModule:
         """Block `index` of the model."""
+
+    def block_arguments(self, model: TimmModule) -> dict[str, Any]:  # noqa: ARG002 (most give none)
+        """What the model gives each of its blocks beside the tokens: who runs a block alone must give it too."""
+        return {}
 
     @abstractmethod
     def features_and_logits(self, model: TimmModule, images: Tensor) -> tuple[Tensor, Tensor]:

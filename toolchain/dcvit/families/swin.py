@@ -1,10 +1,11 @@
-"""timm's `SwinTransformer` (arXiv 2103.14030): swin_*, of which DC-ViT removes whole blocks in pairs."""
+"""timm's Swin Transformers (arXiv 2103.14030, 2111.09883): swin_*, swinv2_*; DC-ViT removes whole blocks in pairs."""
 
 from itertools import pairwise
 from typing import ClassVar
 
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
-from torch import Tensor
+from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
+from torch import Tensor, nn
 
 from dcvit.families.base import Architecture, BlockSpec, Refusals
 from dcvit.families.staged import Stage, StagedFamily
@@ -16,20 +17,23 @@ class SwinFamily(StagedFamily):
     """Swin Transformers of the first version."""
 
     name = "swin"
-    supported = "Swin Transformers of timm (swin_*; not swinv2_*)"
+    supported = "Swin Transformers of timm (swin_*)"
     refuses: ClassVar[Refusals] = {
         "merges": "merging needs a plain token grid, and the tokens of a Swin Transformer attend in shifted windows",
         "attention": "a Swin Transformer loses whole blocks, in pairs (removed: block)",
         "head_dim": "the heads of a Swin Transformer keep their width",
     }
 
+    model_class: type[nn.Module] = SwinTransformer
+    block_class: type[nn.Module] = SwinTransformerBlock
+
     def matches(self, model: TimmModule) -> bool:
-        return isinstance(model, SwinTransformer)
+        return isinstance(model, self.model_class)
 
     def unsupported_reason(self, model: TimmModule) -> str | None:
         for place in self.places(model):
             block = place.block
-            if type(block) is not SwinTransformerBlock:
+            if type(block) is not self.block_class:
                 return f"blocks of type {type(block).__name__}"
             if block.dynamic_mask:
                 return "attention masks made for each input (dynamic_img_size)"
@@ -76,3 +80,11 @@ class SwinFamily(StagedFamily):
     def features_and_logits(self, model: TimmModule, images: Tensor) -> tuple[Tensor, Tensor]:
         features = model.forward_features(images)  # [B, H, W, C], after the final norm
         return features.flatten(1, 2), model.forward_head(features)
+
+
+class SwinV2Family(SwinFamily):
+    """Swin Transformers of the second version: norms behind attention and MLP, and logits that are cosines."""
+
+    name = "swinv2"
+    supported = "Swin Transformers V2 of timm (swinv2_*; not swinv2_cr_*)"
+    model_class, block_class = SwinTransformerV2, SwinTransformerV2Block

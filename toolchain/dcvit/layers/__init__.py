@@ -1,16 +1,24 @@
 """The modules that a plan puts into a model."""
 
 from dcvit.layers.attention_free_block import AttentionFreeBlock
+from dcvit.layers.layer_scale import mlp_scale
+from dcvit.layers.mlp import cannot_narrow, hidden_width, input_weights
 from dcvit.layers.narrow import narrow_attention, narrow_mlp
+from dcvit.layers.removed_block import RemovedBlock
 from dcvit.layers.token_merge import TokenMerge, apply_merges, attach_merge, attach_size_bias, carry_merges
 
 __all__ = [
     "AttentionFreeBlock",
+    "RemovedBlock",
     "TokenMerge",
     "apply_merges",
     "attach_merge",
     "attach_size_bias",
+    "cannot_narrow",
     "carry_merges",
+    "hidden_width",
+    "input_weights",
+    "mlp_scale",
     "narrow_attention",
     "narrow_mlp",
 ]

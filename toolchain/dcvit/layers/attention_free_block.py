@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dcvit.layers.layer_scale import mlp_scale
 from dcvit.types import TimmModule
 
 
@@ -17,9 +18,13 @@ class AttentionFreeBlock(nn.Module):
         super().__init__()
         self.norm2 = block.norm2
         self.mlp = block.mlp
-        self.ls2 = block.ls2
-        self.drop_path2 = block.drop_path2
+        if hasattr(block, "ls2"):
+            self.ls2 = block.ls2
+        else:
+            self.gamma_2 = block.gamma_2
+        self.drop_path2 = block.drop_path2 if hasattr(block, "drop_path2") else block.drop_path
 
     def forward(self, x: Tensor, **_attention: Any) -> Tensor:
         """Maps tokens [B, N, C] to [B, N, C]; arguments meant for attention (masks) have nothing to act on."""
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        branch, scale = self.mlp(self.norm2(x)), mlp_scale(self)
+        return x + self.drop_path2(branch if scale is None else branch * scale)

@@ -3,17 +3,23 @@
 import math
 
 import torch
+from timm.layers import GluMlp, SwiGLU
 from torch import Tensor, nn
 
 from dcvit.types import TimmModule
 
 
 def narrow_mlp(mlp: TimmModule, kept: Tensor) -> None:
-    """Keeps the hidden nodes `kept` [M'] (indices) of a timm `Mlp`: rows of fc1 and its bias, columns of fc2.
+    """Keeps the hidden nodes `kept` [M'] (indices) of a timm MLP: rows of fc1 and its bias, columns of fc2.
 
-    The bias of fc2 stays whole.
+    A gated MLP has a row for the gate and one for the value of each node. The bias of fc2 stays whole.
     """
-    mlp.fc1 = _linear(mlp.fc1, mlp.fc1.weight[kept], None if mlp.fc1.bias is None else mlp.fc1.bias[kept])
+    if isinstance(mlp, SwiGLU):
+        mlp.fc1_g, mlp.fc1_x = _rows(mlp.fc1_g, kept), _rows(mlp.fc1_x, kept)
+    elif isinstance(mlp, GluMlp):
+        mlp.fc1 = _rows(mlp.fc1, torch.cat([kept, mlp.fc2.in_features + kept]))
+    else:
+        mlp.fc1 = _rows(mlp.fc1, kept)
     mlp.fc2 = _linear(mlp.fc2, mlp.fc2.weight[:, kept], mlp.fc2.bias)
 
 
@@ -43,6 +49,10 @@ def narrow_attention(attention: TimmModule, kept: Tensor, kept_values: Tensor | 
     attention.qkv = _linear(attention.qkv, weight, bias)
     attention.proj = _linear(attention.proj, attention.proj.weight[:, values], attention.proj.bias)
     attention.head_dim, attention.attn_dim, attention.scale = width, heads * width, width**-0.5
+
+
+def _rows(linear: nn.Linear, kept: Tensor) -> nn.Linear:
+    return _linear(linear, linear.weight[kept], None if linear.bias is None else linear.bias[kept])
 
 
 def _linear(like: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:

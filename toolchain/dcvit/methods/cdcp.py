@@ -19,6 +19,7 @@ from torch import Tensor
 from dcvit.cost import MacsConvention
 from dcvit.errors import InputError
 from dcvit.families import Family
+from dcvit.layers import hidden_width
 from dcvit.methods.compacted import CompactedLayer
 from dcvit.methods.widths import choose_units, most_macs, prunable_layers
 from dcvit.plan import BlockPlan, CompressionPlan
@@ -162,7 +163,7 @@ class ChannelPruning:
         for index in range(len(self.student.blocks)):
             block = self.family.block(self.student, index)
             found["head_dim"].append(block.attn.head_dim if hasattr(block, "attn") else 0)
-            found["mlp_hidden"].append(block.mlp.fc1.out_features if hasattr(block, "mlp") else 0)
+            found["mlp_hidden"].append(hidden_width(block.mlp) if hasattr(block, "mlp") else 0)
         for each in self._compacted:
             found[each.layer.kind][each.layer.block] = each.width
         return found

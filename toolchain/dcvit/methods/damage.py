@@ -1,8 +1,9 @@
 """What each possible cut of each block does to the outputs, measured one at a time without any gradient step."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,7 @@ def examine(
         multiple: Widths are multiples of this.
     """
     wanted = logits_of(teacher, metric)
+    arguments = family.block_arguments(teacher)
     tokens = first_tokens(teacher, family, calibration)
     # What the metric images are in front of each block: a cut changes nothing before it, so nothing is computed again.
     with accelerator().autocast():  # as `logits_of` does: the same rounding must not count as damage
@@ -83,10 +85,10 @@ def examine(
     for index in track(range(max(blocks) + 1), "examining blocks"):
         block = family.block(teacher, index)
         if index not in blocks:
-            tokens = apply_merges(block, through(block, tokens))
-            scored = _advance(block, scored)
+            tokens = apply_merges(block, through(block, tokens, arguments))
+            scored = _advance(block, scored, arguments)
             continue
-        moments, output = observe(block, tokens, None)
+        moments, output = observe(block, tokens, None, arguments)
         order = elimination_order(moments.gram, block.mlp.fc2.weight).cpu()
         by_width = {}
         for share in FRACTIONS:
@@ -98,17 +100,17 @@ def examine(
         attention = None
         if index in may_lose_attention:
             student = _cut(teacher, family, start, BlockPlan(index=index, removed="attention"), None)
-            refit(family.block(student, index), tokens, output)
+            refit(family.block(student, index), tokens, output, arguments)
             attention = divergence(_logits_from(student, index, scored, metric), wanted)
         orders[index], damages[index] = order, BlockDamage(attention, by_width)
         tokens = apply_merges(block, output)
-        scored = _advance(block, scored)
+        scored = _advance(block, scored, arguments)
     return Examination(orders, damages)
 
 
-def _advance(block: TimmModule, tokens: Tensor) -> Tensor:
+def _advance(block: TimmModule, tokens: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     with accelerator().autocast():
-        return apply_merges(block, through(block, tokens))
+        return apply_merges(block, through(block, tokens, arguments))
 
 
 @torch.no_grad()
@@ -132,7 +134,7 @@ class _Given(nn.Module):
 
     tokens: Tensor
 
-    def forward(self, _tokens: Tensor) -> Tensor:
+    def forward(self, _tokens: Tensor, **_arguments: Any) -> Tensor:
         return self.tokens
 
 

@@ -261,8 +261,9 @@ class _Prober:
                 nonlocal after, tokens
                 if tokens is None:
                     tokens = first_tokens(self.model, self.family, self.images)
+                arguments = self.family.block_arguments(self.model)
                 for index in range(after, merges[0].after):
-                    tokens = through(self.family.block(self.model, index), tokens)
+                    tokens = through(self.family.block(self.model, index), tokens, arguments)
                 after = merges[0].after
                 return StageResult({}, self._measure(merges, tokens))
 

@@ -1,5 +1,6 @@
 """Which hidden nodes of an MLP stay."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dcvit.families import Family
+from dcvit.layers import hidden_width, input_weights
 from dcvit.types import TimmModule
 
 NodeSelection = Literal["importance", "random", "norm"]
@@ -18,7 +20,7 @@ class NodeRanking:
 
     `random` is the paper's choice: a uniformly random subset. `importance` is E|a|·‖w‖, the mean size of a node's
     activation on calibration images times the norm of its column of fc2: how much the node puts into the residual
-    stream. `norm` needs no images: ‖row of fc1‖·‖column of fc2‖.
+    stream. `norm` needs no images: ‖row of fc1‖·‖column of fc2‖, with both rows of a gated MLP.
 
     Args:
         model: The model to be cut.
@@ -46,11 +48,12 @@ class NodeRanking:
             self._scores = {i: sizes[i] * mlp.fc2.weight.detach().norm(dim=0) for i, mlp in mlps.items()}
         elif selection == "norm":
             self._scores = {
-                index: mlp.fc1.weight.detach().norm(dim=1) * mlp.fc2.weight.detach().norm(dim=0)
+                index: math.prod(rows.detach().norm(dim=1) for rows in input_weights(mlp))
+                * mlp.fc2.weight.detach().norm(dim=0)
                 for index, mlp in mlps.items()
             }
         else:
-            self._hidden = {index: mlp.fc1.out_features for index, mlp in mlps.items()}
+            self._hidden = {index: hidden_width(mlp) for index, mlp in mlps.items()}
 
     def best(self, block: int, width: int) -> Tensor:
         """Indices [width] of the nodes that stay, ascending."""
@@ -67,18 +70,18 @@ def mean_activations(
     model: TimmModule, mlps: dict[int, Any], images: Tensor, batch_size: int = 64
 ) -> dict[int, Tensor]:
     """E|a| of each hidden node over images and tokens: [M] for each MLP."""
-    sums = {index: torch.zeros(mlp.fc1.out_features, device=mlp.fc1.weight.device) for index, mlp in mlps.items()}
+    sums = {index: torch.zeros(hidden_width(mlp), device=mlp.fc2.weight.device) for index, mlp in mlps.items()}
     counts = dict.fromkeys(mlps, 0)
 
     def collect(index: int) -> Any:
-        def hook(_module: Any, _inputs: Any, activation: Tensor) -> None:
-            flat = activation.flatten(0, -2).float().abs()
+        def hook(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+            flat = inputs[0].flatten(0, -2).float().abs()
             sums[index] += flat.sum(0)
             counts[index] += len(flat)
 
         return hook
 
-    with _hooks([mlp.act.register_forward_hook(collect(index)) for index, mlp in mlps.items()]):
+    with _hooks([mlp.fc2.register_forward_pre_hook(collect(index)) for index, mlp in mlps.items()]):
         device = next(model.parameters()).device
         for batch in images.split(batch_size):
             model(batch.to(device))

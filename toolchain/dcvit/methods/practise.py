@@ -9,6 +9,7 @@ import torch
 
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
+from dcvit.families import Family
 from dcvit.families.resnet import ResnetFamily
 from dcvit.layers import TokenMerge
 from dcvit.layers.adaptor import Layer, adapt_input, adapt_output
@@ -46,6 +47,12 @@ class DropTrial:
     def score(self) -> float:
         """Error per percent of latency saved; the lower, the better."""
         return self.error / self.saved
+
+
+def check_place_for_adaptors(family: Family) -> None:
+    """Raises InputError for an attention that may use the weights of qkv without the layer that an adaptor hangs on."""
+    if family.name not in ("vit", "swin", "resnet"):
+        raise InputError(f"--method practise knows no place for its adaptors in a {family.name}; use --method dcvit")
 
 
 def practise(

@@ -1,6 +1,6 @@
 """What a refit aims at: the tokens that the teacher's blocks put out on the calibration images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
@@ -37,13 +37,18 @@ class Reference:
         """The tokens [n, N, C] in front of block 0."""
         return first_tokens(self.teacher, self.family, self.images)
 
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What every block gets beside the tokens."""
+        return self.family.block_arguments(self.teacher)
+
     def outputs(self, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
         """For each of the first `depth` blocks: its input and its output before any merge, [n, N, C] both."""
         tokens = self.first
         keep = tokens.numel() * tokens.element_size() * depth <= MAX_BYTES
         for index in range(depth):
             block = self.family.block(self.teacher, index)
-            output = self._outputs[index] if index < len(self._outputs) else through(block, tokens)
+            output = self._outputs[index] if index < len(self._outputs) else through(block, tokens, self.arguments)
             if keep and index == len(self._outputs):
                 self._outputs.append(output)
             yield tokens, output
@@ -72,9 +77,9 @@ def first_tokens(model: TimmModule, family: Family, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def through(block: TimmModule, tokens: Tensor) -> Tensor:
-    """The block's output [n, N, C] for tokens [n, N, C], before any merge."""
-    return torch.cat([block.forward(chunk) for chunk in tokens.split(CHUNK)])
+def through(block: TimmModule, tokens: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+    """The block's output [n, N, C] for tokens [n, N, C] and the family's block arguments, before any merge."""
+    return torch.cat([block.forward(chunk, **arguments) for chunk in tokens.split(CHUNK)])
 
 
 @contextmanager

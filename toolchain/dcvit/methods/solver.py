@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dcvit.errors import InputError
+from dcvit.layers import hidden_width
 from dcvit.methods.allocate import Allocation, BlockDamage, OutOfReachError, allocate
 from dcvit.methods.damage import FRACTIONS, Examination, examine
 from dcvit.methods.job import Earlier, Job
@@ -102,7 +103,7 @@ def recover_at_once(
     """
     steps = job.settings.steps
     orders = examination.orders | {
-        entry.index: torch.arange(job.family.block(job.model, entry.index).mlp.fc1.out_features)
+        entry.index: torch.arange(hidden_width(job.family.block(job.model, entry.index).mlp))
         for entry in entries
         if entry.mlp_hidden is not None and entry.index not in examination.orders
     }

@@ -4,14 +4,13 @@ Each block is fitted on the tokens that the already cut blocks give it, so it ma
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from timm.layers import LayerScale
 from torch import Tensor
 
 from dcvit.families import Family
-from dcvit.layers import apply_merges
+from dcvit.layers import apply_merges, mlp_scale
 from dcvit.methods.least_squares import Moments, fit_output_layer
 from dcvit.methods.reference import CHUNK, Reference, hooks, through
 from dcvit.plan import BlockPlan, CompressionPlan
@@ -59,12 +58,12 @@ def operate(
             family.apply(student, start.original().with_blocks(entry), kept)
         block = family.block(student, index)
         if entry is None or entry.removed == "block" or "refit" in without:
-            after = through(block, tokens)
+            after = through(block, tokens, reference.arguments)
         elif "propagation" in without:
-            refit(block, wanted, output)
-            after = through(block, tokens)
+            refit(block, wanted, output, reference.arguments)
+            after = through(block, tokens, reference.arguments)
         else:
-            after = refit(block, tokens, output)
+            after = refit(block, tokens, output, reference.arguments)
         tokens = apply_merges(block, after)
 
 
@@ -90,21 +89,25 @@ def refit_output_layer(block: TimmModule, moments: Moments, kept: Tensor | None 
 
 
 @torch.no_grad()
-def refit(block: TimmModule, tokens: Tensor, wanted: Tensor) -> Tensor:
+def refit(block: TimmModule, tokens: Tensor, wanted: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     """Fits fc2 to the wanted output [n, N, C] for tokens [n, N, C], in place; returns the output that comes of it."""
     residuals: list[Tensor] = []
     with hooks(block.norm2.register_forward_pre_hook(lambda _module, inputs: residuals.append(inputs[0]))):
-        moments, _ = observe(block, tokens, wanted)
+        moments, _ = observe(block, tokens, wanted, arguments)
     refit_output_layer(block, moments)
     # In front of norm2 nothing has changed, so attention need not run again.
-    return torch.cat([residual + block.ls2(block.mlp(block.norm2(residual))) for residual in residuals])
+    scale = _scale(block)
+    return torch.cat([residual + scale * block.mlp(block.norm2(residual)) for residual in residuals])
 
 
 @torch.no_grad()
-def observe(block: TimmModule, tokens: Tensor, wanted: Tensor | None) -> tuple[Moments, Tensor]:
+def observe(
+    block: TimmModule, tokens: Tensor, wanted: Tensor | None, arguments: Mapping[str, Any]
+) -> tuple[Moments, Tensor]:
     """Moments of the inputs of fc2 and of what fc2 should put out, and the block's output before any merge.
 
-    Without `wanted` [n, N, C], the block's present output is what it should put out.
+    Without `wanted` [n, N, C], the block's present output is what it should put out. `arguments` are the family's block
+    arguments.
     """
     seen: dict[str, Tensor] = {}
     fc2 = block.mlp.fc2
@@ -115,7 +118,7 @@ def observe(block: TimmModule, tokens: Tensor, wanted: Tensor | None) -> tuple[M
         fc2.register_forward_pre_hook(lambda _m, inputs: seen.update(hidden=inputs[0])),
     ):
         for start in range(0, len(tokens), CHUNK):
-            output = block.forward(tokens[start : start + CHUNK])  # without the hooks, which merge
+            output = block.forward(tokens[start : start + CHUNK], **arguments)  # without the hooks, which merge
             target = output if wanted is None else wanted[start : start + CHUNK]
             moments.add(seen["hidden"], (target - seen["residual"]) / _scale(block))
             outputs.append(output)
@@ -124,4 +127,5 @@ def observe(block: TimmModule, tokens: Tensor, wanted: Tensor | None) -> tuple[M
 
 def _scale(block: TimmModule) -> Tensor | float:
     """LayerScale of the MLP branch, [C], or 1."""
-    return block.ls2.gamma if isinstance(block.ls2, LayerScale) else 1.0
+    scale = mlp_scale(block)
+    return 1.0 if scale is None else scale

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 from dcvit.cost import MacsConvention
@@ -80,7 +81,7 @@ def prunable_layers(
             macs = attention.num_heads * (4 * tokens * dim + products)
             least = -(-min_head_dim // multiple) * multiple
             layers.append(PrunableLayer(index, "head_dim", attention.head_dim, least, macs))
-        if mlp is not None:
+        if isinstance(mlp, Mlp):  # a gated one has two rows a node, which one compactor cannot narrow together
             least = -(-min_mlp_hidden // multiple) * multiple
             layers.append(PrunableLayer(index, "mlp_hidden", mlp.fc1.out_features, least, 2 * tokens * dim))
     return [layer for layer in layers if layer.width > layer.least]
