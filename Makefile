@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint bench-check clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,11 @@ lint: setup
 
 test: setup lint
 	$(BIN)/python -m pytest
+	$(BIN)/python benchmarks/gate.py --short --undecided pass
+
+# Is every compressed model still as much faster as the baselines say? See benchmarks/README.md.
+bench-check: setup
+	$(BIN)/python benchmarks/gate.py
 
 clean:
 	rm -rf .venv runs build *.egg-info toolchain/*.egg-info

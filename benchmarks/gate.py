@@ -5,12 +5,11 @@
     python benchmarks/gate.py --update             # write the baselines anew
     python benchmarks/gate.py --slow 0.10          # with 10 % more work in each compressed pass: must fail
 
-Each case is a small DeiT with random weights (they do not change the latency), compressed without data and exported in
-a few seconds: one thread, ONNX Runtime fp32, passes of a few ms.
+Each case is a plan of a small DeiT, built with random weights (they do not change the latency) and exported in a few
+seconds: one thread, ONNX Runtime fp32, passes of a few ms.
 """
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,20 +26,33 @@ from dcvit.bench.check import checked, update
 from dcvit.bench.gate_result import Checked, GateResult
 from dcvit.bench.machine import this_machine
 from dcvit.bench.pair import OpenPair, Setting, pair_of
-from dcvit.compression import compress
 from dcvit.exporting import export
+from dcvit.exporting.temporary import temporary_folder
 from dcvit.folder import ModelFolder
+from dcvit.model import build
+from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.runtimes import Session, limited_to
+from dcvit.subject import open_shapes
 
 BASELINES = Path(__file__).parent / "baselines"
 BATCH = 2
-_DEIT = {"img_size": 32, "patch_size": 4, "num_classes": 10, "depth": 4}
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "deit_tiny-merged": (
-        "deit_tiny_patch16_224",
-        {"model_kwargs": _DEIT, "merge": "horizontal@1,vertical@2"},
+_DEIT: dict[str, Any] = {
+    "model": "deit_tiny_patch16_224",
+    "model_kwargs": {"img_size": 32, "patch_size": 4, "num_classes": 10, "depth": 4},
+}
+CASES = {
+    "deit_tiny-merged": CompressionPlan(
+        **_DEIT,
+        merges=(Merge(after=1, axis="horizontal"), Merge(after=2, axis="vertical")),
+        size_aware_attention=True,
     ),
-    "deit_tiny-cut": ("deit_tiny_patch16_224", {"model_kwargs": _DEIT, "macs_reduction": 0.3}),
+    "deit_tiny-cut": CompressionPlan(
+        **_DEIT,
+        blocks=(
+            BlockPlan(index=1, removed="attention", mlp_hidden=512),
+            BlockPlan(index=2, head_dim=32, mlp_hidden=512),
+        ),
+    ),
 }
 SHORT = "deit_tiny-merged"
 
@@ -80,11 +92,10 @@ def slowed(open_pair: OpenPair, share: float) -> OpenPair:
 @contextmanager
 def folder_of(case: str) -> Iterator[ModelFolder]:
     """The case's compressed model, exported."""
-    model, arguments = CASES[case]
-    with tempfile.TemporaryDirectory() as place:
-        compress(model, out=Path(place) / case, recover="none", weights="random", **arguments)
-        export(Path(place) / case, BATCH)
-        yield ModelFolder(Path(place) / case)
+    plan = CASES[case]
+    with temporary_folder(build(plan), plan, open_shapes(plan.model, plan.model_kwargs).preprocessing) as folder:
+        export(folder, BATCH)
+        yield folder
 
 
 def check_case(case: str, baselines: Path, slow: float, max_seconds: float) -> Checked:

@@ -2,11 +2,12 @@
 
 Three kinds of noise, and what is done about each:
 
-*Other processes* take the core away for some milliseconds. A pass of a few milliseconds is hit or not, the slower model
-more often than the faster one, so the median of the rounds' ratios is wrong by far (×4 in place of ×1.75 was seen). But
-nothing makes a pass faster than it is. So rounds are put into groups of 50 ms, and a group's sample is the ratio of the
-fastest passes in it. Longer passes are hit in proportion to their length, which leaves the ratio alone: there a group
-is one round.
+*Other processes* take the core away for some milliseconds, from the slower model more often than from the faster one,
+so that the median of the rounds' ratios is wrong by far (×4 and ×12 were seen in place of ×1.75). The time for which
+the calling thread was ready but had no core is therefore taken off (`undisturbed_timer`). What remains, cold caches
+above all, only ever makes a pass slower. So rounds are put into groups of 30 ms, and a group's sample is the ratio of
+the fastest passes in it. Longer passes are disturbed in proportion to their length, which leaves the ratio alone: there
+a group is one round.
 
 *Chance* within a session: samples are added until the sign test of `sequential` can tell, with an error of at most 1 in
 100 for each session.
@@ -31,13 +32,14 @@ import numpy as np
 from dcvit.bench.pair import OpenPair
 from dcvit.bench.rounds import collector_paused, timed_rounds
 from dcvit.bench.sequential import Side, SignTest
+from dcvit.bench.timers import Timer, undisturbed_timer
 from dcvit.bench.warm_up import warm_up
 
 Outcome = Literal["passed", "failed", "undecided"]
 
 LEAD = 2
 ALPHA = 0.01
-_GROUP_SECONDS = 0.05
+_GROUP_SECONDS = 0.03
 _MOST_SAMPLES = 60
 """Of one session in the gate: where so many cannot tell, its ratio is at the threshold, and another session is due."""
 _SESSIONS, _SAMPLES = 8, 12
@@ -87,7 +89,12 @@ class Measurement:
 
 
 def judge(
-    open_pair: OpenPair, threshold: float, group: int, max_seconds: float, clock: Clock = time.perf_counter
+    open_pair: OpenPair,
+    threshold: float,
+    group: int,
+    max_seconds: float,
+    clock: Clock = time.perf_counter,
+    timer: Timer | None = None,
 ) -> Judgement:
     """Opens sessions and times them until one side of the threshold leads by two, or the time is over.
 
@@ -97,14 +104,15 @@ def judge(
         group: Rounds in a group.
         max_seconds: For all; the first session has at least one group.
         clock: In seconds.
+        timer: Of the passes; by default the undisturbed one.
     """
-    started = clock()
+    started, timer = clock(), timer or undisturbed_timer()
     sides: list[Side | None] = []
     medians, fastest, rounds = [], np.full(2, np.inf), 0
     lead = 0
     while abs(lead) < LEAD and (not sides or clock() - started <= max_seconds):
         test, samples = SignTest(threshold, ALPHA), []
-        for times in itertools.islice(_groups(open_pair, group, len(sides), clock), _MOST_SAMPLES):
+        for times in itertools.islice(_groups(open_pair, group, len(sides), clock, timer), _MOST_SAMPLES):
             fastest, rounds = np.minimum(fastest, times), rounds + group
             samples.append(times[0] / times[1])
             test.add(samples[-1])
@@ -117,7 +125,13 @@ def judge(
     return Judgement(outcome, float(np.median(medians)), tuple(sides), rounds, clock() - started, *map(float, fastest))
 
 
-def measure(open_pair: OpenPair, precision: float, max_seconds: float, clock: Clock = time.perf_counter) -> Measurement:
+def measure(
+    open_pair: OpenPair,
+    precision: float,
+    max_seconds: float,
+    clock: Clock = time.perf_counter,
+    timer: Timer | None = None,
+) -> Measurement:
     """Measures a speed-up over many sessions, until its interval is tight or the time is over.
 
     Args:
@@ -125,12 +139,13 @@ def measure(open_pair: OpenPair, precision: float, max_seconds: float, clock: Cl
         precision: Half the width of the interval to reach, as a share of the speed-up.
         max_seconds: For all, but at least eight sessions are opened.
         clock: In seconds.
+        timer: Of the passes; by default the undisturbed one.
     """
-    started = clock()
-    group = _group_size(open_pair, clock)
+    started, timer = clock(), timer or undisturbed_timer()
+    group = _group_size(open_pair, clock, timer)
     medians: list[float] = []
     while True:
-        groups = itertools.islice(_groups(open_pair, group, len(medians), clock), _SAMPLES)
+        groups = itertools.islice(_groups(open_pair, group, len(medians), clock, timer), _SAMPLES)
         medians.append(float(np.median([before / after for before, after in groups])))
         if len(medians) < _SESSIONS:
             continue
@@ -139,22 +154,22 @@ def measure(open_pair: OpenPair, precision: float, max_seconds: float, clock: Cl
             return Measurement(speedup, interval, len(medians), group)
 
 
-def _groups(open_pair: OpenPair, group: int, session: int, clock: Clock) -> Iterator[tuple[float, float]]:
+def _groups(open_pair: OpenPair, group: int, session: int, clock: Clock, timer: Timer) -> Iterator[tuple[float, float]]:
     """Endless groups of fresh sessions: the fastest pass of each model, in ms."""
     baseline, candidate = open_pair()
     warm_up(baseline.execute, candidate.execute, window_seconds=0.1, max_seconds=1.0, clock=clock)
     with collector_paused():
-        rounds = timed_rounds(baseline.execute, candidate.execute, clock, seed=session)
+        rounds = timed_rounds(baseline.execute, candidate.execute, timer, seed=session)
         while True:
             times = list(itertools.islice(rounds, group))
             yield min(before for before, _ in times), min(after for _, after in times)
 
 
-def _group_size(open_pair: OpenPair, clock: Clock) -> int:
-    """Rounds that take 50 ms where nothing disturbs them."""
+def _group_size(open_pair: OpenPair, clock: Clock, timer: Timer) -> int:
+    """Rounds that take 30 ms where nothing disturbs them."""
     baseline, candidate = open_pair()
     warm_up(baseline.execute, candidate.execute, clock=clock)
-    rounds = itertools.islice(timed_rounds(baseline.execute, candidate.execute, clock), 10)
+    rounds = itertools.islice(timed_rounds(baseline.execute, candidate.execute, timer), 10)
     seconds = min(before + after for before, after in rounds) / 1000
     return max(1, round(_GROUP_SECONDS / seconds))
 

@@ -91,7 +91,9 @@ class Pair:
             capabilities = None
             if runtime.artifact == "engine":  # both engines are built for the same GPUs
                 capabilities = engine_records(self.candidate)[file.name].compute_capabilities
-            export_for(runtime, self.baseline, setting.batch, setting.baseline_precision, capabilities)
+            export_for(
+                runtime, self.baseline, setting.batch, setting.baseline_precision, capabilities, latency_only=True
+            )
         runtime.file(self.baseline, setting.batch, setting.baseline_precision)
 
     def open(self, setting: Setting) -> tuple[Session, Session]:

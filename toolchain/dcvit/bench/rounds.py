@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dcvit.bench.statistics import Protocol, check_protocol, speedup_interval
+from dcvit.bench.timers import Timer, wall_timer
 from dcvit.bench.warm_up import WarmUp, warm_up
 from dcvit.errors import InputError
 from dcvit.progress import track
@@ -90,7 +91,7 @@ def run_rounds(
     next_look = TIGHT_AFTER
     with collector_paused():
         started = clock()
-        rounds = timed_rounds(baseline, candidate, clock)
+        rounds = timed_rounds(baseline, candidate, wall_timer(clock))
         for before, after in track(rounds, description, _expected_rounds(limits, warmed.pair_seconds)):
             result.baseline_ms.append(before)
             result.candidate_ms.append(after)
@@ -106,7 +107,7 @@ def run_rounds(
 def timed_rounds(
     baseline: Callable[[], object],
     candidate: Callable[[], object],
-    clock: Callable[[], float] = time.perf_counter,
+    timer: Timer,
     seed: int = 0,
 ) -> Iterator[tuple[float, float]]:
     """Endless rounds: each runs both models once, in an order drawn for it, and yields their times in ms."""
@@ -116,9 +117,7 @@ def timed_rounds(
         pair = [(0, baseline), (1, candidate)]
         order.shuffle(pair)
         for index, forward in pair:
-            before = clock()
-            forward()
-            times[index] = 1000 * (clock() - before)
+            times[index] = 1000 * timer(forward)
         yield times[0], times[1]
 
 

@@ -14,24 +14,31 @@ Protocol = Literal["default", "paper"]
 
 Verdict = Literal["faster", "slower", "no difference"]
 
+_QUANTILES = 41
 _RESAMPLES = 1000
 _CENTRE: dict[Protocol, Callable[..., NDArray[np.float64]]] = {"default": np.median, "paper": np.mean}
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Times of one forward pass of one batch, in ms."""
+    """Times of one forward pass of one batch, in ms.
+
+    Attributes:
+        quantiles_ms: 41 quantiles at equal steps, from the smallest time to the largest: how the times are distributed.
+    """
 
     median_ms: float
     p95_ms: float
     p99_ms: float
     mean_ms: float
+    quantiles_ms: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, times_ms: Sequence[float]) -> "Latency":
-        """Median (p50), 95th and 99th percentile, and mean."""
+        """Median (p50), 95th and 99th percentile, mean, and the quantiles."""
         p50, p95, p99 = np.percentile(times_ms, [50, 95, 99])
-        return cls(float(p50), float(p95), float(p99), float(np.mean(times_ms)))
+        quantiles = np.percentile(times_ms, np.linspace(0, 100, _QUANTILES)).round(4)
+        return cls(float(p50), float(p95), float(p99), float(np.mean(times_ms)), tuple(quantiles.tolist()))
 
     def of_protocol(self, protocol: Protocol) -> float:
         """The time that the protocol reports: the median, or the mean."""
