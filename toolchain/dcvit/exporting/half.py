@@ -9,7 +9,6 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dcvit.errors import InputError
 
@@ -33,7 +32,6 @@ def to_half(model: ir.Model, precision: Half) -> None:
         InputError: If a weight is too large for fp16.
     """
     _Conversion(model.graph, precision).run()
-    RemoveUnusedNodesPass()(model)
 
 
 class _Conversion:

@@ -5,10 +5,12 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dcvit.artifacts import Precision
 from dcvit.cost import count_params
 from dcvit.errors import InputError
+from dcvit.exporting.bias import spread_biases
 from dcvit.exporting.half import to_half
 from dcvit.exporting.int8 import Calibration, to_int8
 from dcvit.exporting.pixels import take_pixels
@@ -62,6 +64,7 @@ def write_onnx(
         hint = "; --precision fp16 halves it" if precision == "fp32" and size // 2 <= _LIMIT else ""
         raise InputError(f"the weights take {size / 2**30:.1f} GiB, and one ONNX file holds less than 2{hint}")
     graph = _trace(model, torch.zeros(batch, *preprocessing.input_size), OPSETS[precision])
+    spread_biases(graph)
     quantization = None
     if precision == "fp16" or precision == "bf16":
         to_half(graph, precision)
@@ -70,6 +73,7 @@ def write_onnx(
         graph, quantization = to_int8(graph, calibration)
     if with_preprocessing:
         take_pixels(graph, preprocessing)
+    RemoveUnusedNodesPass()(graph)
     _clean(graph)
     graph.metadata_props.update(metadata)
     proto = ir.to_proto(graph)
