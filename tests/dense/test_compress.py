@@ -74,3 +74,14 @@ def test_a_segmentation_model_keeps_its_head(segmentation_folder: ModelFolder, t
     for asked in ({"task": "classification"}, {"head": "linear"}):
         with pytest.raises(InputError, match="is a segmentation model already"):
             compress(segmentation_folder.path, out=tmp_path / "out", recover="none", **asked)  # type: ignore[arg-type]
+
+
+def test_a_new_head_depends_on_the_seed_alone(start: dict[str, Any], tmp_path: Path) -> None:
+    """So a training that was stopped finds the head that it started with."""
+    target: dict[str, Any] = {"head": HeadPlan(num_classes=3), "merge": "horizontal@1", "recover": "none"}
+    digests = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)
+        out = compress(**start, **target, out=tmp_path / str(number), seed=seed, settings=CaitSettings()).folder
+        digests.append(ModelFolder(out).manifest.files["model.safetensors"].sha256)
+    assert digests[0] == digests[1] != digests[2]

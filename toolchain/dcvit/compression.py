@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dcvit.compressor import Compressor, Recover
-from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.data import ImageSource, draw_few_shot, open_source, seeded
 from dcvit.dense.new_head import new_head
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder, require_free
@@ -120,7 +120,10 @@ def compress(
     kept = check_cache(cache, out)
     accelerator().wait_for_everyone()  # from here on the output is no longer as the checks of every process found it
     segmentation = new_head(model, task, head, model_kwargs, data)
-    subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights, head=segmentation)
+    with seeded(seed):  # random weights and a new head are the seed's, so that a run can be resumed
+        subject = open_subject(
+            model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights, head=segmentation
+        )
     if subject.plan.task == "segmentation" and recover == "mimic":
         raise InputError(
             f"--method {settings.method} mimics classifiers; give --method cait for segmentation, or --recover none"
