@@ -1,5 +1,6 @@
 """All runtimes through the one interface."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder
+from dcvit.plan import CompressionPlan
 from dcvit.runtimes import RUNTIMES, available_cores, runtime_named
 from dcvit.runtimes.onnx_runtime import OrtSession
 from dcvit.runtimes.pytorch import TorchSession
@@ -144,3 +146,34 @@ def test_gpu_runtimes_compute_the_folders_model(exported_copy: ModelFolder, name
     logits = RUNTIMES[name].open(exported_copy, 4, "fp32").infer(images)
     # TF32 is off, so this is fp32: see the tolerance above.
     assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@no_gpu
+def test_without_a_compiler_torch_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"needs a C\+\+ compiler, and there is no no-such-compiler"):
+        runtime_named("torch-compile")
+
+
+@pytest.mark.slow
+def test_torch_compile_computes_the_folders_model(
+    make_folder: Callable[[Path, CompressionPlan], ModelFolder], tmp_path: Path, tiny_plan: CompressionPlan
+) -> None:
+    if reason := RUNTIMES["torch-compile"].unavailable():
+        pytest.skip(reason)
+    folder = make_folder(tmp_path / "model", tiny_plan.replace(model_kwargs=tiny_plan.model_kwargs | {"depth": 1}))
+    images = torch.randn(6, 3, 32, 32)
+    with torch.no_grad():
+        expected = folder.load()(images)
+    session = RUNTIMES["torch-compile"].open(folder, 4, "fp32")
+    assert isinstance(session._model, torch._dynamo.OptimizedModule)
+    assert (session.infer(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("torch", "int8"), ("onnxruntime", "bf16"), ("onnxruntime-tensorrt", "fp32"), ("tensorrt-rtx", "int8")],
+)
+def test_a_precision_that_a_runtime_lacks(exported: Path, name: str, precision: str) -> None:
+    with pytest.raises(InputError, match=f"--precision {precision}: runtime {name} has fp"):
+        RUNTIMES[name].file(ModelFolder(exported), 4, precision)
