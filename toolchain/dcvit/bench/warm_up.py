@@ -48,8 +48,8 @@ def warm_up(
     _timed_pair(baseline, candidate, clock)
     runs, before = 1, None
     while True:
-        window = [_timed_pair(baseline, candidate, clock)]
-        while sum(map(sum, window)) < window_seconds:
+        window_started, window = clock(), [_timed_pair(baseline, candidate, clock)]
+        while clock() - window_started < window_seconds:
             window.append(_timed_pair(baseline, candidate, clock))
         runs += len(window)
         medians = np.median(window, axis=0)
