@@ -54,7 +54,7 @@ class Target(BaseModel):
     def resolved(self, *, trained: bool) -> "Target":
         """The same with `size_aware` decided for the merges that it asks for; a plan's own stay as the plan says.
 
-        Weights that are trained with merged tokens learn to do without; untrained ones lose far less with it.
+        Weights that are trained with merged tokens can learn to do without; untrained ones lose less with it.
         """
         if self.size_aware is not None or self.merge is None:
             return self
