@@ -24,10 +24,12 @@ from dcvit.subject import Subject
 from dcvit.summary import summarize
 from dcvit.training.finetune import Checkpoints, Finetuning
 from dcvit.training.hardware import accelerator
+from dcvit.training.images import TrainingData
 from dcvit.training.log import LOG, TrainingLog
 from dcvit.training.pruner import Pruner
 from dcvit.training.setup import set_up
 from dcvit.training.stages import StageResult, StageStore, weights_digest
+from dcvit.training.task import Task
 from dcvit.training.teacher import Teacher
 from dcvit.types import TimmModule
 
@@ -51,9 +53,6 @@ class JointCompressor:
         minutes: Between two states.
         tensorboard: A folder for TensorBoard's event files.
         keep_teacher: Let the teacher compute its outputs beforehand, and keep them in the store for other runs.
-
-    Raises:
-        InputError: If the images cannot be read, or are not what the model was trained for.
     """
 
     def __init__(
@@ -76,16 +75,13 @@ class JointCompressor:
         self.keep_teacher = keep_teacher
         self.watch = Stopwatch()
         self.log = TrainingLog(None if checkpoints is None else checkpoints / LOG, tensorboard)
-        self._source = data
-        self._material = None
-        if data is not None:
-            self._material = set_up(subject, data, recipe, labels=settings.labels, samples=samples, seed=seed)
+        self._source, self._samples = data, samples
 
     def compress(self, target: Target) -> Compressed:
         """Merges, prunes and trains until the target is met; without images, cuts every layer by the same share.
 
         Raises:
-            InputError: If the target is out of reach.
+            InputError: If the target is out of reach, or the images are not what the model was trained for.
         """
         started = time.perf_counter()
         proposal = propose_jointly(self.subject, target, self.settings, self._choose(target), trained=self._trains)
@@ -96,12 +92,25 @@ class JointCompressor:
     def manifest(self, made: Compressed, target: Target) -> Manifest:
         """What the model folder of a compressed model says about it."""
         recover: Recover = "train" if self._trains else "none"
-        fingerprint = None if self._material is None else self._material[0].fingerprint
+        fingerprint = self._material[0].fingerprint if self._trains else None
         return manifest_of(self.subject, made, target, self.settings, recover=recover, seed=self.seed, data=fingerprint)
 
     @property
     def _trains(self) -> bool:
-        return self._material is not None
+        return self._source is not None
+
+    @cached_property
+    def _material(self) -> tuple[TrainingData, Task]:
+        """Images and loss; read when the target is known to be within reach."""
+        assert self._source is not None
+        return set_up(
+            self.subject,
+            self._source,
+            self.settings.training,
+            labels=self.settings.labels,
+            samples=self._samples,
+            seed=self.seed,
+        )
 
     def finetuning(self, student: TimmModule, depends: dict[str, Any], pruner: Pruner | None = None) -> Finetuning:
         """The training of a student, as it stands; studies train others exactly as the method trains its own.
@@ -111,7 +120,6 @@ class JointCompressor:
             depends: What the result depends on, beside the subject, the images, the settings and the seed.
             pruner: Narrows the student while it trains.
         """
-        assert self._material is not None
         data, task = self._material
         checkpoints = None
         if self.checkpoints is not None:
@@ -181,7 +189,6 @@ class JointCompressor:
         return Compressed(student.cpu(), summary, metrics, {LOG: self.log.text})
 
     def _train(self, proposal: JointProposal, target: Target) -> tuple[TimmModule, CompressionPlan, dict[str, Any]]:
-        assert self._material is not None
         student = cut_by_norm(self.subject, proposal.base).requires_grad_(True)
         pruner = None
         if proposal.macs:
@@ -249,7 +256,6 @@ class JointCompressor:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """Everything that checkpoints and kept results depend on and no target changes."""
-        assert self._material is not None
         return {
             "model": weights_digest(self.subject.model.state_dict()),
             "data": {name: value for name, value in self._material[0].fingerprint.items() if name != "source"},

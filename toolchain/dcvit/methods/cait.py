@@ -118,9 +118,9 @@ def propose_jointly(
     wanted = target.macs_reduction if target.speedup is None else 1 - 1 / target.speedup
     merge = None if target.merge == NO_MERGES else target.merge
     plain = target.at(None)
-    fixed = survey(subject, plain.model_copy(update={"merge": None, "size_aware": None}))
-    merges_already = bool(fixed.base.merges)
-    if merge is None and target.merge is None and wanted is not None and not merges_already:
+    merges_already = bool((target.plan or subject.plan).merges)
+    if target.merge is None and wanted is not None and not merges_already:
+        fixed = survey(subject, plain.model_copy(update={"merge": None, "size_aware": None}))
         share = wanted * (settings.merge_share if settings.prune else 1.0)
         missing = (share * fixed.total - fixed.saved) / (fixed.total - fixed.saved)
         if missing > 0:
@@ -146,16 +146,20 @@ def propose_jointly(
 
 
 def stand_in_merges(subject: Subject, target: Target) -> ChooseMerges:
-    """Chooses without images: of the shortest schedules that remove enough, the one that removes the least too much."""
+    """Chooses without images: of the shortest schedules that remove enough, the one that removes the least too much.
+
+    Where none removes enough it gives the one that removes most, and leaves the rest to pruning.
+    """
 
     def choose(plan: CompressionPlan, macs_reduction: float) -> Schedule:
         costs = MergeCosts(build(plan, device="meta"), subject.family, plan, target.macs_convention)
+        reductions: dict[Schedule, float] = {}
         for _, equally_long in groupby(schedules(costs.grid, costs.depth), key=len):
             reductions = {merges: costs.reduction(merges) for merges in equally_long}
             enough = [merges for merges in reductions if reductions[merges] >= macs_reduction]
             if enough:
                 return min(enough, key=reductions.__getitem__)
-        raise InputError(f"--macs-reduction: no merges remove {macs_reduction:.4f} of the MACs; ask for less")
+        return max(reductions, key=reductions.__getitem__, default=())
 
     return choose
 

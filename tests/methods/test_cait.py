@@ -1,0 +1,261 @@
+"""CAIT from end to end on small models: merging and pruning in one training, and each alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dcvit.bench import BenchRow
+from dcvit.compression import compress
+from dcvit.cost import count_macs
+from dcvit.errors import InputError
+from dcvit.folder import ModelFolder
+from dcvit.methods import speedup as speedup_module
+from dcvit.methods.cait import CaitSettings
+from dcvit.methods.cut import cut_by_norm, put_strongest_first
+from dcvit.methods.uniform import narrowed_plan, uniform_widths
+from dcvit.methods.widths import most_macs, prunable_layers
+from dcvit.model import build, create
+from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.subject import open_subject
+from dcvit.training.finetune import Finetuning
+from dcvit.training.recipe import TrainingRecipe
+from dcvit.training.teacher import Teacher
+from dcvit.types import TimmModule
+
+WIDER = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 10}
+SETTINGS = CaitSettings(training=TrainingRecipe(epochs=1, batch_size=16))
+
+
+@pytest.fixture
+def model() -> TimmModule:
+    """Heads of 32 channels, so that there are widths to choose from."""
+    torch.manual_seed(0)
+    return create("vit_tiny_patch16_224", WIDER)
+
+
+def run(model: Any, out: Path, settings: CaitSettings = SETTINGS, **changes: Any) -> Any:
+    more = {"samples": 48} if isinstance(model, Path) else {"samples": 48, "model_kwargs": WIDER}
+    return compress(model, "digits", out=out, settings=settings, **(more | changes))
+
+
+def test_merging_and_pruning_meet_one_target(tmp_path: Path, model: TimmModule) -> None:
+    result = run(model, tmp_path / "out", macs_reduction=0.5)
+    assert 0.5 <= result.summary.macs_reduction < 0.54
+    plan = result.summary.plan
+    assert plan.merges
+    assert plan.merge_operator == "linear"
+    assert not plan.size_aware_attention  # trained merges do without
+    assert any(block.mlp_hidden or block.head_dim for block in plan.blocks)
+    folder = ModelFolder(tmp_path / "out")
+    loaded = folder.load()
+    assert count_macs(loaded, (3, 32, 32)).total == result.summary.macs_after
+    records = [json.loads(line) for line in (folder.path / "train.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert "train.jsonl" in folder.manifest.files
+    assert set(records[0]["losses"]) == {"cross_entropy", "distillation"}
+    assert {"images_per_second", "seconds", "lr", "epoch", "widths"} <= set(records[0])
+    widths = result.metrics["widths"]
+    assert widths["mlp_hidden"] == [loaded.blocks[index].mlp.fc1.out_features for index in range(4)]
+    assert widths["head_dim"] == [loaded.blocks[index].attn.head_dim for index in range(4)]
+    settings = folder.manifest.settings
+    assert settings["recover"] == "train"
+    assert (settings["training"]["augmentation"], settings["training"]["mixup"]) == ("crop", 0.0)  # what was used
+    assert not (folder.path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "merges", "narrows"),
+    [
+        ({"merge": "none", "macs_reduction": 0.3}, SETTINGS, 0, True),
+        ({"macs_reduction": 0.3}, SETTINGS.model_copy(update={"prune": False}), 1, False),
+        ({"merge": "horizontal@2"}, SETTINGS, 1, False),
+        ({"merge": "horizontal@1,vertical@1", "macs_reduction": 0.3}, SETTINGS, 2, False),  # the merges are enough
+    ],
+)
+def test_each_part_alone(
+    tmp_path: Path, model: TimmModule, target: dict, settings: CaitSettings, merges: int, narrows: bool
+) -> None:
+    result = run(model, tmp_path / "out", settings, **target)
+    plan = result.summary.plan
+    assert len(plan.merges) == merges if "merge" in target else len(plan.merges) >= merges
+    assert bool(plan.blocks) == narrows
+    assert result.summary.macs_reduction >= target.get("macs_reduction", 0.1)
+    ModelFolder(tmp_path / "out").load()
+
+
+def test_it_composes_with_a_plan_and_with_a_folder(tmp_path: Path, model: TimmModule) -> None:
+    subject = open_subject(model, model_kwargs=WIDER)
+    start = subject.plan.with_blocks(
+        BlockPlan(index=1, removed="attention", mlp_hidden=128), BlockPlan(index=2, head_dim=24)
+    )
+    first = run(model, tmp_path / "first", plan=start, merge="horizontal@2", macs_reduction=0.5)
+    assert first.summary.plan.block(1).removed == "attention"
+    assert (first.summary.plan.block(1).mlp_hidden or 999) <= 128
+    assert (first.summary.plan.block(2).head_dim or 999) <= 24
+    assert first.summary.macs_reduction >= 0.5
+    second = run(tmp_path / "first", tmp_path / "second", macs_reduction=0.2)
+    assert second.summary.plan.merges == first.summary.plan.merges
+    assert second.summary.macs_after < 0.8 * first.summary.macs_after
+    ModelFolder(tmp_path / "second").load()
+
+
+def test_resume_gives_the_same_to_the_bit(tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens merge, channels are pruned, and the weights averaged; the run stops after its second step of three."""
+    settings = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"ema": 0.9})})
+    more = {"macs_reduction": 0.5, "merge": "horizontal@2", "checkpoint_minutes": 0.0}
+    run(model, tmp_path / "whole", settings, **more)
+    with monkeypatch.context() as patch:
+        step = Finetuning._step
+
+        def stops(self: Finetuning, number: int, lr: float) -> None:
+            if number == 2:
+                raise KeyboardInterrupt
+            step(self, number, lr)
+
+        patch.setattr(Finetuning, "_step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, tmp_path / "stopped", settings, **more)
+    assert (tmp_path / "stopped" / "checkpoints" / "training.safetensors").is_file()
+    with pytest.raises(InputError, match="--resume"):
+        run(model, tmp_path / "stopped", settings, **more)
+    with pytest.raises(InputError, match="another model, data or settings"):
+        run(model, tmp_path / "stopped", SETTINGS, **more, resume=True)
+    run(model, tmp_path / "stopped", settings, **more, resume=True)
+    whole, resumed = (ModelFolder(tmp_path / name) for name in ("whole", "stopped"))
+    assert whole.manifest.files["model.safetensors"].sha256 == resumed.manifest.files["model.safetensors"].sha256
+    assert whole.plan == resumed.plan
+
+
+def test_without_data_every_layer_is_cut_by_the_same_share(tmp_path: Path, model: TimmModule) -> None:
+    result = compress(
+        model, out=tmp_path / "out", settings=SETTINGS, recover="none", merge="horizontal@2", macs_reduction=0.5
+    )
+    plan = result.summary.plan
+    assert plan.merge_operator == "mean"
+    assert plan.size_aware_attention  # untrained merges lose less with it
+    assert len({(block.head_dim, block.mlp_hidden) for block in plan.blocks}) == 1
+    assert 0.5 <= result.summary.macs_reduction < 0.56
+    loaded = ModelFolder(tmp_path / "out").load()
+    rows = {row.tobytes() for row in model.blocks[0].mlp.fc1.weight.detach().numpy()}
+    assert all(row.tobytes() in rows for row in loaded.blocks[0].mlp.fc1.weight.detach().numpy())
+
+
+def test_label_free(tmp_path: Path, model: TimmModule) -> None:
+    settings = SETTINGS.model_copy(update={"labels": False})
+    result = run(model, tmp_path / "out", settings, merge="horizontal@2")
+    assert not result.metrics["labelled"]
+    records = (tmp_path / "out" / "train.jsonl").read_text()
+    assert set(json.loads(records.splitlines()[0])["losses"]) == {"distillation"}
+
+
+def test_a_cache_keeps_what_the_teacher_says(
+    tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    run(model, tmp_path / "a", merge="horizontal@2", cache=cache)
+    assert len(list(cache.glob("teacher-*.safetensors"))) == 1
+    asked = []
+    call = Teacher.__call__
+
+    def counted(self: Teacher, images: torch.Tensor, draw: Any) -> torch.Tensor:
+        asked.append(self._kept is None)
+        return call(self, images, draw)
+
+    monkeypatch.setattr(Teacher, "__call__", counted)
+    run(model, tmp_path / "b", merge="vertical@2", cache=cache)
+    assert asked.count(True) <= 1  # to know the size of an output
+    assert asked.count(False) == 3
+
+
+def test_a_speed_up_is_measured_on_stand_ins_and_on_the_result(
+    tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here latency follows the MACs to the power of 0.8; no clock is asked."""
+    whole = count_macs(model, (3, 32, 32)).total
+    timed: list[CompressionPlan] = []
+
+    class Row:
+        runtime = "fake"
+
+        def __init__(self, plan: CompressionPlan) -> None:
+            self.speedup = (whole / count_macs(build(plan, device="meta"), (3, 32, 32)).total) ** 0.8
+            self.speedup_ci95 = (self.speedup, self.speedup)
+
+        def to_json(self) -> dict[str, Any]:
+            return {"speedup": self.speedup}
+
+    class Measuring:
+        def __init__(self, *_: Any) -> None: ...
+
+        def __enter__(self) -> Any:
+            return self.measure
+
+        def __exit__(self, *_: Any) -> None: ...
+
+        def measure(self, plan: CompressionPlan) -> BenchRow:
+            timed.append(plan)
+            return Row(plan)  # type: ignore[return-value]
+
+    monkeypatch.setattr("dcvit.joint.measuring", Measuring)
+    result = run(model, tmp_path / "out", speedup=1.6, merge="horizontal@2")
+    assert result.metrics["speedup"]["speedup"] == pytest.approx(1.6, rel=2 * speedup_module.TOLERANCE)
+    assert timed[-1] == result.summary.plan
+    stand_in = timed[-2]  # the one that was near enough
+    assert len({(block.mlp_hidden, block.head_dim) for block in stand_in.blocks}) == 1
+    with pytest.raises(InputError, match="merging alone measures"):
+        run(model, tmp_path / "no", SETTINGS.model_copy(update={"prune": False}), speedup=3, merge="horizontal@2")
+    enough = run(model, tmp_path / "enough", speedup=1.1, merge="horizontal@1,vertical@1")
+    assert not enough.summary.plan.blocks  # merging alone is faster than that
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "nothing to do"),
+        ({"macs_reduction": 0.3, "data": None}, "recovery needs images"),
+        ({"macs_reduction": 0.99}, "out of reach; with these merges pruning takes"),
+        ({"macs_reduction": 0.3, "recover": "mimic"}, "has train and none"),
+        ({"macs_reduction": 0.3, "settings": SETTINGS.model_copy(update={"prune": False}), "merge": "horizontal@3"},
+         "the merges remove"),
+        ({"macs_reduction": 0.3, "samples": 5000}, "has 1297 images"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path, model: TimmModule, changes: dict, message: str
+) -> None:
+    arguments = {"data": "digits", "settings": SETTINGS, "samples": 48, "model_kwargs": WIDER} | changes
+    with pytest.raises(InputError, match=message) as caught:
+        compress(model, out=tmp_path / "out", **arguments)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_channels_in_order_compute_the_same_and_the_strongest_stay(model: TimmModule) -> None:
+    attention = model.blocks[1].attn.double()
+    with torch.no_grad():
+        attention.qkv.weight.view(3, 2, 32, 64)[:, :, 5] *= 100
+    tokens = torch.randn(2, 17, 64, dtype=torch.double)
+    before = attention(tokens)
+    put_strongest_first(attention)
+    torch.testing.assert_close(attention(tokens), before, rtol=0, atol=1e-10)
+    norms = attention.qkv.weight.norm(dim=1).view(3, 2, 32)
+    assert (norms[0] * norms[1]).diff(dim=1).max() <= 0
+    assert norms[2].argmax(dim=1).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.8])
+def test_uniform_widths_save_what_is_asked_and_little_more(model: TimmModule, share: float) -> None:
+    subject = open_subject(model)
+    layers = prunable_layers(subject.model, subject.family, subject.plan)
+    macs = share * most_macs(layers)
+    plan = narrowed_plan(subject.plan, layers, uniform_widths(layers, macs, 8))
+    saved = count_macs(model, (3, 32, 32)).total - count_macs(build(plan, device="meta"), (3, 32, 32)).total
+    step = sum(8 * layer.macs for layer in layers if layer.kind == "mlp_hidden")
+    assert macs <= saved < macs + step
+    cut = cut_by_norm(subject, plan)
+    assert count_macs(cut, (3, 32, 32)).total == count_macs(build(plan, device="meta"), (3, 32, 32)).total
+    with pytest.raises(InputError, match="saves .* M MACs, and .* M are asked for"):
+        uniform_widths(layers, 1.01 * most_macs(layers), 8)
