@@ -11,6 +11,7 @@ from dcvit.dense import SegmentationVit
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate
 from dcvit.folder import ModelFolder
+from dcvit.frontier import frontier
 from dcvit.methods.cait import CaitSettings
 from dcvit.methods.settings import SearchSettings
 from dcvit.plan import CompressionPlan, HeadPlan
@@ -53,7 +54,7 @@ def test_a_head_is_trained_along_and_the_result_compressed(
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"task": "segmentation", "settings": SearchSettings()}, "mimics classifiers; give --method cait"),
+        ({"task": "segmentation", "settings": SearchSettings()}, "learns from a classifier; give --method cait"),
         ({"task": "segmentation", "data": None, "recover": "none"}, "give --data with masks, or num_classes"),
         ({"task": "segmentation", "data": "digits"}, "digits has no masks"),
         ({"task": "classification", "head": "linear"}, "--head is for --task segmentation"),
@@ -68,6 +69,11 @@ def test_what_cannot_be_is_refused(
     with pytest.raises(InputError, match=message):
         compress(**arguments, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_frontier_is_refused(segmentation_folder: ModelFolder, pair_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="learns from a classifier"):
+        frontier(segmentation_folder.path, pair_folder, out=tmp_path / "out", samples=2)
 
 
 def test_a_segmentation_model_keeps_its_head(segmentation_folder: ModelFolder, tmp_path: Path) -> None:

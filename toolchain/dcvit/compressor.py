@@ -60,6 +60,15 @@ class Compressed:
         return self.summary.plan
 
 
+def require_classifier(subject: Subject, settings: SearchSettings) -> None:
+    """Raises InputError for a segmentation model: few-shot methods learn from the logits of whole images."""
+    if subject.plan.task == "segmentation":
+        raise InputError(
+            f"--method {settings.method} learns from a classifier; give --method cait for segmentation, or cut without "
+            "--data by --recover none"
+        )
+
+
 class Compressor:
     """Compresses one subject to any number of targets; what they share is computed once.
 

@@ -13,7 +13,7 @@ from torch import nn
 from dcvit.bench import BenchRow
 from dcvit.bench.machine import this_machine
 from dcvit.compression import check_cache, check_output, leaving_nothing_behind
-from dcvit.compressor import Compressed, Compressor
+from dcvit.compressor import Compressed, Compressor, require_classifier
 from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate as accuracy
@@ -87,6 +87,7 @@ def frontier(
     store = StageStore(check_cache(cache, out))
     labelled = None if evaluate is None else open_source(evaluate, "test")
     subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
+    require_classifier(subject, settings)
     few_shot = draw_few_shot(open_source(data, "train"), samples, seed, subject.architecture.input_size[0])
     compressor = Compressor(subject, few_shot, settings, recover="mimic", seed=seed, store=store)
     with leaving_nothing_behind(out), ExitStack() as stack:
