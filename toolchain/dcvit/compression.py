@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from dcvit.compressor import Compressor, Recover
+from dcvit.compressor import Compressor, Recover, require_classifier
 from dcvit.data import ImageSource, draw_few_shot, open_source, seeded
 from dcvit.dense.new_head import new_head
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder, require_free
 from dcvit.joint import JointCompressor
-from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
+from dcvit.methods.cait import CaitSettings
 from dcvit.methods.propose import Target, propose
 from dcvit.methods.settings import SearchSettings
 from dcvit.plan import HeadKind, HeadPlan, Task
@@ -124,15 +124,9 @@ def compress(
         subject = open_subject(
             model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights, head=segmentation
         )
-    if subject.plan.task == "segmentation" and recover == "mimic":
-        raise InputError(
-            f"--method {settings.method} mimics classifiers; give --method cait for segmentation, or --recover none"
-        )
     compressor: Compressor | JointCompressor
     if isinstance(settings, CaitSettings):
         trained = recover == "train"
-        # What cannot be is found before any image is read.
-        propose_jointly(subject, target, settings, stand_in_merges(subject, target), trained=trained)
         compressor = JointCompressor(
             subject,
             data if trained else None,
@@ -148,9 +142,10 @@ def compress(
     else:
         target = target.resolved(trained=recover != "none")
         if target.speedup is None:
-            propose(subject, target)
+            propose(subject, target)  # what cannot be is found before any image is read
         few_shot = None
         if data is not None:
+            require_classifier(subject, settings)
             channels = subject.architecture.input_size[0]
             few_shot = draw_few_shot(open_source(data, "train"), samples or DEFAULT_SAMPLES, seed, channels)
         compressor = Compressor(subject, few_shot, settings, recover=recover, seed=seed, store=StageStore(kept))
