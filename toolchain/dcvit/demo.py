@@ -8,14 +8,17 @@ from typing import Any
 
 from rich.table import Table
 
+from dcvit.artifacts import DEFAULT_BATCH
 from dcvit.bench import BenchResult, benchmark
 from dcvit.compression import CompressResult, compress
 from dcvit.data import DIGITS
 from dcvit.digits import MODEL, MODEL_KWARGS, WEIGHTS
 from dcvit.evaluation import EvaluateResult, evaluate
 from dcvit.exporting import ExportResult, export
+from dcvit.findings import check_original, note_evaluation
 from dcvit.methods.settings import SearchSettings
 from dcvit.progress import say
+from dcvit.report import ReportResult, report
 from dcvit.runtimes.flavors import default_flavor, installed
 from dcvit.verification import VerifyResult, verify
 
@@ -37,6 +40,7 @@ class DemoResult:
     verified: VerifyResult
     accuracies: dict[str, EvaluateResult]
     timed: BenchResult
+    reported: ReportResult
     seconds: float
 
     @property
@@ -53,6 +57,7 @@ class DemoResult:
             "verify": self.verified.to_json(),
             "evaluate": {name: accuracy.to_json() for name, accuracy in self.accuracies.items()},
             "bench": self.timed.to_json(),
+            "report": self.reported.to_json(),
             "seconds": self.seconds,
         }
 
@@ -80,17 +85,18 @@ class DemoResult:
         yield f"{checks} of {checks} checks of the exported files hold" if self.passed else "checks FAILED, see verify"
         for each in self.exports:
             yield f"  {each.onnx.path}" + (f"\n  {each.engine.path} ({each.engine.about})" if each.engine else "")
+        yield f"  {self.reported.html} (open it in a browser)"
         yield f"everything is in {self.compressed.folder}; {self.seconds:.0f} s"
 
 
 def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
-    """Compresses, exports, builds an engine, verifies, evaluates and times; writes a model folder.
+    """Compresses, exports, builds an engine, verifies, evaluates, times and reports; writes a model folder.
 
     Raises:
         InputError: If `out` exists and `overwrite` is not set.
     """
     started = time.perf_counter()
-    say("1/5 compress: half of the MACs of a ViT on handwritten digits, from 256 images without labels")
+    say("1/6 compress: half of the MACs of a ViT on handwritten digits, from 256 images without labels")
     compressed = compress(
         MODEL,
         DIGITS,
@@ -103,19 +109,21 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
         overwrite=overwrite,
     )
     engine = installed("tensorrt-rtx") or installed("tensorrt")
-    say("2/5 export: ONNX in fp32 and fp16" + (f", and a {default_flavor()} engine" if engine else ""))
+    say("2/6 export: ONNX in fp32 and fp16" + (f", and a {default_flavor()} engine" if engine else ""))
     exports = [export(out), export(out, precision="fp16", trt=engine)]
     if not engine:
         say("no engine: TensorRT is not installed; pip install 'dcvit-tool[tensorrt-rtx]' builds one without a GPU")
-    say("3/5 verify: every exported file against PyTorch")
+    say("3/6 verify: every exported file against PyTorch")
     verified = verify(out, DIGITS)
-    say("4/5 evaluate: 500 test images, which no step has seen")
+    say("4/6 evaluate: 500 test images, which no step has seen")
     accuracies = {
         "original": evaluate(MODEL, DIGITS, model_kwargs=MODEL_KWARGS, checkpoint=WEIGHTS),
         "compressed": evaluate(out, DIGITS),
         "onnx fp32": evaluate(out, DIGITS, runtime="onnxruntime"),
         "onnx fp16": evaluate(out, DIGITS, runtime="onnxruntime", precision="fp16"),
     }
-    say("5/5 bench: original and compressed in turn, ONNX Runtime, batch 64")
+    say("5/6 bench: original and compressed in turn, ONNX Runtime, batch 64")
     timed = benchmark(out, max_seconds=15)
-    return DemoResult(compressed, exports, verified, accuracies, timed, time.perf_counter() - started)
+    say("6/6 report: a page to read, and a model card")
+    note_evaluation(check_original(out, MODEL), accuracies["original"].to_json(), batch=DEFAULT_BATCH, file=None)
+    return DemoResult(compressed, exports, verified, accuracies, timed, report(out), time.perf_counter() - started)

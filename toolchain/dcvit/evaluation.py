@@ -15,6 +15,7 @@ from dcvit.dense.data import with_masks
 from dcvit.dense.evaluation import compare_masks
 from dcvit.errors import InputError
 from dcvit.exporting.temporary import export_for, temporary_folder
+from dcvit.findings import note_evaluation
 from dcvit.folder import ModelFolder
 from dcvit.progress import track
 from dcvit.runtimes import Runtime, Session, runtime_named
@@ -95,6 +96,8 @@ def evaluate(
 ) -> EvaluateResult:
     """Counts how often a classifier is right; of a segmentation model, the mean intersection over union.
 
+    What was found of a model folder is kept in it, in `evaluations.json`.
+
     Args:
         model: A model folder, a timm name, or a timm module in memory.
         data: A folder of class folders, a tar of one, or `digits` (its test split). Classes are numbered by name. For a
@@ -120,7 +123,7 @@ def evaluate(
         corrupt = CorruptImages()
         measure = _count_top if folder.plan.task == "classification" else _compare_masks
         figures, images, iou = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
-        return EvaluateResult(
+        result = EvaluateResult(
             model=model.__class__.__name__ if isinstance(model, nn.Module) else str(model),
             data=source.name,
             figures=figures,
@@ -131,6 +134,8 @@ def evaluate(
             device=session.device,
             iou=iou,
         )
+        note_evaluation(folder, result.to_json(), batch=batch, file=asked.file(folder))
+        return result
 
 
 Measured = tuple[dict[str, float], int, tuple[float, ...]]
@@ -169,6 +174,10 @@ class _Asked:
     batch: int
     precision: Precision
     with_preprocessing: bool
+
+    def file(self, folder: ModelFolder) -> str:
+        """Name of the file that is run."""
+        return self.runtime.file(folder, self.batch, self.precision, with_preprocessing=self.with_preprocessing).name
 
     def open(self, folder: ModelFolder) -> Session:
         """Loads a folder's model."""

@@ -19,7 +19,7 @@ from dcvit.cli.command import Command
 )
 @click.option("--overwrite", is_flag=True, help="Replace a model folder at OUT.")
 def command(out: Path, overwrite: bool) -> Any:
-    """Run the whole path on bundled data: compress, export, engine, verify, evaluate, bench."""  # fmt: skip
+    """Run the whole path on bundled data: compress, export, engine, verify, evaluate, bench, report."""  # fmt: skip
     from dcvit.demo import run_demo
 
     return run_demo(out, overwrite=overwrite)

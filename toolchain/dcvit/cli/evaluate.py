@@ -27,6 +27,12 @@ from dcvit.cli.task import checked_task_option
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
 @click.option("--with-preprocessing", is_flag=True, help="Run the exported file that takes pixels.")
 @click.option("--batch", type=int, default=64, show_default=True, help="Images in every batch.")
+@click.option(
+    "--as-original-of",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="A model folder made from MODEL: its report shows this accuracy as the one before.",
+)
 @weight_options
 @checked_task_option
 def command(
@@ -36,6 +42,7 @@ def command(
     precision: Any,
     with_preprocessing: bool,
     batch: int,
+    as_original_of: Path | None,
     checkpoint: Path | None,
     random_init: bool,
     model_kwargs: dict[str, Any] | None,
@@ -45,8 +52,10 @@ def command(
     MODEL is a timm name or a model folder.
     """
     from dcvit.evaluation import evaluate
+    from dcvit.findings import check_original, note_evaluation
 
-    return evaluate(
+    compressed = None if as_original_of is None else check_original(as_original_of, model)
+    result = evaluate(
         model,
         data,
         runtime=runtime,
@@ -57,3 +66,6 @@ def command(
         checkpoint=checkpoint,
         weights="random" if random_init else "pretrained",
     )
+    if compressed is not None:
+        note_evaluation(compressed, result.to_json(), batch=batch, file=None)
+    return result

@@ -11,7 +11,9 @@ import click
 from dcvit.errors import DcvitError
 
 # Each command is the object `command` of the module of its name.
-COMMANDS = ("plan", "compress", "frontier", "export", "verify", "evaluate", "bench", "inspect", "doctor", "demo")
+COMMANDS = (
+    "plan", "compress", "frontier", "export", "verify", "evaluate", "bench", "inspect", "report", "doctor", "demo",
+)  # fmt: skip
 
 
 class _Group(click.Group):
@@ -69,6 +71,7 @@ def cli() -> None:
     dcvit-tool export OUT --precision fp16 --trt
     dcvit-tool verify OUT --data D
     dcvit-tool bench OUT
+    dcvit-tool report OUT
 
     Exit status: 0 done, 1 a check did not hold, 2 the input is wrong.
     """

@@ -12,6 +12,7 @@ from dcvit.artifacts import DEFAULT_BATCH, Precision, export_command
 from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.exporting import metadata_of
+from dcvit.findings import note_checks
 from dcvit.folder import WEIGHTS, ModelFolder
 from dcvit.manifest import Preprocessing
 from dcvit.progress import track
@@ -70,6 +71,8 @@ class VerifyResult:
 def verify(folder: ModelFolder | Path | str, data: str | Path | ImageSource | None = None) -> VerifyResult:
     """Checks all ONNX files and engines of a folder against its plan, its weights, and PyTorch's output.
 
+    What was found is kept in the folder as `verify.json`.
+
     Args:
         folder: A model folder with at least one ONNX file.
         data: Real images to compare on, beside random input: a folder, a tar or `digits`; labels are not used.
@@ -89,7 +92,9 @@ def verify(folder: ModelFolder | Path | str, data: str | Path | ImageSource | No
         checks += _check_onnx(folder, name, onnx, references)
     for name, engine in track(engine_records(folder).items(), "checking engines"):
         checks += check_engine(folder, name, engine, references)
-    return VerifyResult(folder.path, tuple(checks), source.name if source else None)
+    result = VerifyResult(folder.path, tuple(checks), source.name if source else None)
+    note_checks(folder, result.to_json())
+    return result
 
 
 def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, references: list[Reference]) -> Iterator[Check]:

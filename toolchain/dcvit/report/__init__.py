@@ -1,0 +1,94 @@
+"""The report: one HTML page that needs no network, and a model card, of a model folder or of a frontier of them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcvit.errors import InputError
+from dcvit.files import whole_file
+from dcvit.folder import MANIFEST, ModelFolder
+from dcvit.frontier.result import FRONTIER
+from dcvit.report.card import CARD, frontier_card, model_card, write_card
+from dcvit.report.facts import Facts
+from dcvit.report.page import frontier_page, model_page
+
+__all__ = ["CARD", "REPORT", "ReportResult", "report"]
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The files that were written.
+
+    Attributes:
+        html: The page.
+        card: The model card.
+        card_kept: Whether there was a card that somebody had edited, which stays as it is.
+        models: The same of each model of a frontier.
+    """
+
+    html: Path
+    card: Path
+    card_kept: bool = False
+    models: tuple["ReportResult", ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that scripts read."""
+        models = {"models": [model.to_json() for model in self.models]} if self.models else {}
+        return {"html": str(self.html), "card": str(self.card), "card_kept": self.card_kept} | models
+
+    def lines(self) -> Iterable[Any]:
+        """Where they are."""
+        yield f"{self.html}  {self.html.stat().st_size / 1e3:.0f} kB"
+        yield f"{self.card}" + ("  (it was edited, so it stays as it is)" if self.card_kept else "")
+        if self.models:
+            yield f"and those of {len(self.models)} models in their folders"
+
+
+def report(folder: Path | str) -> ReportResult:
+    """Writes `report.html` and the model card `README.md` into a model folder, or into a frontier and its folders.
+
+    Nothing is measured: the report shows what compress, export, verify, evaluate and bench left in the folder, and
+    which command adds what is not there.
+
+    Raises:
+        InputError: If it is neither a model folder nor a frontier, or a file in it has changed.
+    """
+    path = Path(folder)
+    if not ModelFolder.is_one(path) and (path / FRONTIER).is_file():
+        return _frontier(path)
+    if not ModelFolder.is_one(path):
+        raise InputError(
+            f"{path} is neither a model folder (it has no {MANIFEST}) nor a frontier (no {FRONTIER}); "
+            "`dcvit-tool compress` and `dcvit-tool frontier` make them"
+        )
+    return _model(Facts(ModelFolder(path)))
+
+
+def _model(facts: Facts) -> ReportResult:
+    folder = facts.folder
+    page = model_page(facts)
+    html = folder.add(REPORT, lambda aside: _write(aside, page))
+    written = write_card(folder.path / CARD, model_card(facts))
+    return ReportResult(html, folder.path / CARD, card_kept=not written)
+
+
+def _frontier(path: Path) -> ReportResult:
+    try:
+        found = json.loads((path / FRONTIER).read_text(encoding="utf-8"))
+        names = [point["folder"] for point in found["points"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path / FRONTIER} cannot be read; make the frontier again") from error
+    models = [Facts(ModelFolder(path / name)) for name in names]
+    title = path.resolve().name
+    with whole_file(path / REPORT) as aside:
+        _write(aside, frontier_page(title, found, models))
+    written = write_card(path / CARD, frontier_card(title, found))
+    return ReportResult(path / REPORT, path / CARD, not written, tuple(_model(facts) for facts in models))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,118 @@
+"""What a report says in words."""
+
+from typing import Any
+
+from dcvit.report.facts import Facts
+from dcvit.report.latency import setting_of
+from dcvit.report.words import ms, seconds
+
+METHODS = {
+    "dcvit": "DC-ViT (few-shot block compression)",
+    "cait": "CAIT (token merging and channel pruning)",
+    "practise": "PRACTISE (dropped blocks)",
+}
+
+
+def lead(facts: Facts) -> str:
+    """What the model is, in a sentence."""
+    method = METHODS.get(facts.manifest.method)
+    how = f", compressed by {method}" if method else ""
+    size = "×".join(map(str, facts.manifest.preprocessing.input_size[1:]))
+    return f"{facts.plan.model}{how} with {facts.source}. Input {size}, {facts.architecture.depth} blocks."
+
+
+def depth_in_words(facts: Facts) -> str:
+    """What the plan does, in a sentence or two."""
+    whole = [str(block.index) for block in facts.plan.blocks if block.removed == "block"]
+    attention = [str(block.index) for block in facts.plan.blocks if block.removed == "attention"]
+    narrowed = [block for block in facts.plan.blocks if block.mlp_hidden is not None]
+    heads = [block for block in facts.plan.blocks if block.head_dim is not None]
+    count = facts.architecture.depth
+    said = []
+    if whole:
+        said.append(f"Removed as a whole: block {', '.join(whole)}.")
+    if attention:
+        said.append(f"Without attention: block {', '.join(attention)}.")
+    if narrowed:
+        said.append(f"{len(narrowed)} of {count} MLPs are narrower.")
+    if heads:
+        said.append(f"{len(heads)} of {count} blocks have narrower heads.")
+    if facts.plan.merges:
+        first, last = facts.tokens_before[-1], facts.summary.tokens[-1]
+        operator = "a linear map" if facts.plan.merge_operator == "linear" else "the mean"
+        said.append(f"Merging leaves {last} of {first} tokens ({operator} of each pair).")
+    return " ".join(said) or "Nothing is cut: this is the original model."
+
+
+def largest_cut_in_words(facts: Facts) -> str:
+    cut = facts.metrics.get("largest_cut")
+    if cut is None:
+        return ""
+    vanished = "had shrunk to nothing" if cut < 1e-3 else f"still had a norm of up to {cut:.2g}"
+    return (
+        f"Channels were pruned while the model trained: those that were cut {vanished} when they went. "
+        "Blocks that stayed wide are those that training could not do without."
+    )
+
+
+def latency_in_words(facts: Facts) -> str:
+    row = facts.headline
+    if row is None:
+        return ""
+    machine = facts.machine or {}
+    device = machine.get("gpu") if row["threads"] is None else machine.get("cpu")
+    return f"Latency: median of {row['runs']} runs, {setting_of(row)}, {device or row['device']}."
+
+
+def training_in_words(facts: Facts) -> str:
+    if not facts.training:
+        return ""
+    last = facts.training[-1]
+    return (
+        f"{last['step']:,} steps, {last['epoch']:.2f} epochs in {seconds(last['seconds'])}, "
+        f"{last['images_per_second']:,.0f} images a second; final loss {last['loss']:.4g}."
+    )
+
+
+def parity_in_words(facts: Facts) -> str:
+    """How many checks hold."""
+    failed = sum(not check["passed"] for check in facts.checks)
+    count = len(facts.checks)
+    held = f"{failed} of {count} checks FAILED." if failed else f"All {count} checks hold."
+    return f"Every exported file against PyTorch at fp32: shapes, operators, types and outputs. {held}"
+
+
+def machine_in_words(machine: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The machine that latency was measured on."""
+    if not machine:
+        return []
+    rows = [("machine", machine["gpu"] or machine["cpu"])]
+    if machine["gpu"]:
+        rows += [("compute capability", str(machine["compute_capability"])), ("processor", machine["cpu"])]
+    if machine.get("instructions"):
+        rows.append(("instructions", ", ".join(machine["instructions"])))
+    rows.append(("cores", str(machine["cores"])))
+    if machine.get("memory_gib"):
+        rows.append(("memory", f"{machine['memory_gib']:g} GiB"))
+    rows.append(("system", machine["system"]))
+    load = machine.get("load")
+    if load is not None:
+        busy = load > 0.5 * machine["cores"]
+        told = "; the machine was busy: trust the ratios more than the times" if busy else ""
+        rows.append(("load before", f"{load:.1f}{told}"))
+    return rows
+
+
+def origin_in_words(facts: Facts) -> list[tuple[str, str]]:
+    rows = [("model", facts.plan.model), ("architecture", facts.family)]
+    if weights := facts.manifest.settings.get("weights"):
+        rows.append(("weights", str(weights)))
+    rows.append(("images", facts.source))
+    if data := facts.manifest.data:
+        rows.append(("fingerprint", data["sha256"][:16] + "…"))
+    if kl := facts.metrics.get("kl"):
+        rows.append(("KL to the original", f"{kl:.3g} nats, on images it was made with"))
+    if found := facts.metrics.get("speedup"):
+        rows.append(("speed-up when made", f"×{found['speedup']:.2f} ({ms(found['median_ms'])}, {setting_of(found)})"))
+    rows.append(("plan", facts.plan.digest[:16] + "…"))
+    return rows

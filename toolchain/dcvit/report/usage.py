@@ -1,0 +1,154 @@
+"""How to load and serve what a folder holds: code that runs as it stands, next to the folder."""
+
+from dataclasses import dataclass
+
+from dcvit.artifacts import DEFAULT_BATCH, export_command
+from dcvit.exporting.onnx import INPUT, OUTPUT
+from dcvit.manifest import Preprocessing
+from dcvit.records import EngineRecord, OnnxRecord
+from dcvit.report.facts import Facts
+
+_IMAGE = 'Image.open("image.jpg").convert("{mode}")'
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Code for one runtime.
+
+    Attributes:
+        code: Empty where the folder lacks the file.
+        note: What to know beside it; where the file is missing, the command that makes it.
+    """
+
+    title: str
+    code: str
+    note: str = ""
+    missing: str = ""
+
+
+def snippets(facts: Facts) -> list[Snippet]:
+    """PyTorch, ONNX Runtime, and TensorRT where there is an engine."""
+    return [_pytorch(facts), _onnx_runtime(facts), _engine(facts)]
+
+
+def _pytorch(facts: Facts) -> Snippet:
+    segmentation = facts.plan.task == "segmentation"
+    code = f"""\
+import dcvit
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+model = dcvit.load("{facts.title}")  # a timm module in evaluation mode
+{_transform(facts.manifest.preprocessing)}
+images = transform({_open_image(facts)}).unsqueeze(0)
+with torch.inference_mode():
+    logits = model(images)  # {_shape_of(facts, 1)}
+print(logits.argmax(1){"" if segmentation else ".item()"})
+"""
+    return Snippet("PyTorch", code, "needs: pip install dcvit-tool")
+
+
+def _onnx_runtime(facts: Facts) -> Snippet:
+    preferred = _preferred(facts.onnx)
+    if preferred is None:
+        return Snippet("ONNX Runtime", "", missing=export_command(facts.title, DEFAULT_BATCH, "fp32"))
+    name, record = preferred
+    code = f"""\
+import numpy as np
+import onnxruntime
+from PIL import Image
+from timm.data import create_transform
+
+{_transform(facts.manifest.preprocessing, pixels=record.with_preprocessing)}
+session = onnxruntime.InferenceSession("{facts.title}/{name}", providers=["CPUExecutionProvider"])
+batch = np.zeros({_input_shape(facts, record)}, dtype=np.{"uint8" if record.with_preprocessing else "float32"})
+batch[0] = {_prepared(facts, record)}
+(logits,) = session.run(["{OUTPUT}"], {{"{INPUT}": batch}})  # {_shape_of(facts, record.batch)}
+print(logits[0].argmax(0))
+"""
+    fixed = f"the file takes exactly {record.batch} images; fill up the last batch with zeros"
+    others = [other for other in facts.onnx if other != name]
+    return Snippet("ONNX Runtime", code, fixed + (f". Also here: {', '.join(others)}" if others else ""))
+
+
+def _engine(facts: Facts) -> Snippet:
+    if not facts.engines:
+        return Snippet("TensorRT", "", missing=export_command(facts.title, DEFAULT_BATCH, "fp16", "tensorrt-rtx"))
+    name, engine = next(reversed(facts.engines.items()))
+    record = facts.onnx.get(engine.onnx)
+    if record is None:
+        return Snippet("TensorRT", "", missing=f"{export_command(facts.title, engine.batch, engine.precision)} --trt")
+    module = engine.flavor.replace("-", "_")
+    dtype = "uint8" if record.with_preprocessing else "float32"
+    code = f"""\
+import torch
+import {module} as trt
+from PIL import Image
+from timm.data import create_transform
+
+{_transform(facts.manifest.preprocessing, pixels=record.with_preprocessing)}
+runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+with open("{facts.title}/{name}", "rb") as file:
+    engine = runtime.deserialize_cuda_engine(file.read())
+context = engine.create_execution_context()
+images = torch.zeros({_input_shape(facts, record)}, dtype=torch.{dtype}, device="cuda")
+logits = torch.zeros(tuple(engine.get_tensor_shape("{OUTPUT}")), device="cuda")
+context.set_tensor_address("{INPUT}", images.data_ptr())
+context.set_tensor_address("{OUTPUT}", logits.data_ptr())
+images[0] = torch.as_tensor({_prepared(facts, record)})
+stream = torch.cuda.Stream()
+stream.wait_stream(torch.cuda.current_stream())
+context.execute_async_v3(stream.cuda_stream)
+stream.synchronize()
+print(logits[0].argmax(0))
+"""
+    return Snippet(_title(engine), code, _runs_on(engine))
+
+
+def _title(engine: EngineRecord) -> str:
+    return "TensorRT-RTX" if engine.flavor == "tensorrt-rtx" else "TensorRT"
+
+
+def _runs_on(engine: EngineRecord) -> str:
+    capabilities = engine.compute_capabilities or ((engine.compute_capability,) if engine.compute_capability else ())
+    where = f", on GPUs of compute capability {', '.join(capabilities)}" if capabilities else ""
+    return f"an engine runs with the version that built it, {engine.flavor} {engine.version}{where}"
+
+
+def _preferred(files: dict[str, OnnxRecord]) -> tuple[str, OnnxRecord] | None:
+    """fp32 if there is one, as the others need a word on accuracy first; bf16 never, as the CPU provider lacks it."""
+    for precision in ("fp32", "fp16", "int8"):
+        for name, record in files.items():
+            if record.precision == precision:
+                return name, record
+    return None
+
+
+def _prepared(facts: Facts, record: OnnxRecord) -> str:
+    """One image as the file takes it."""
+    pixels = ".permute(1, 2, 0)" if record.with_preprocessing else ""
+    return f"transform({_open_image(facts)}){pixels}.numpy()"
+
+
+def _transform(preprocessing: Preprocessing, *, pixels: bool = False) -> str:
+    """Resize and crop as timm evaluates the model; normalisation too, where the graph does not do it."""
+    fields = preprocessing.model_dump(exclude={"mean", "std"} if pixels else None)
+    lines = [f"    {name}={value!r}," for name, value in (fields | ({"normalize": False} if pixels else {})).items()]
+    return "\n".join(["transform = create_transform(", *lines, ")"])
+
+
+def _open_image(facts: Facts) -> str:
+    return _IMAGE.format(mode="L" if facts.manifest.preprocessing.input_size[0] == 1 else "RGB")
+
+
+def _input_shape(facts: Facts, record: OnnxRecord) -> str:
+    channels, height, width = facts.manifest.preprocessing.input_size
+    shape = (height, width, channels) if record.with_preprocessing else (channels, height, width)
+    return str((record.batch, *shape))
+
+
+def _shape_of(facts: Facts, batch: int) -> str:
+    if facts.plan.head is None:
+        return f"[{batch}, {facts.architecture.num_classes}]"
+    return f"[{batch}, {facts.plan.head.num_classes} classes, height, width]"
