@@ -38,6 +38,7 @@ from dcvit.folder import ModelFolder
 from dcvit.joint import JointCompressor
 from dcvit.manifest import package_versions
 from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
+from dcvit.methods.cdcp import CdcpSettings
 from dcvit.methods.propose import Target
 from dcvit.progress import reporting_to
 from dcvit.subject import Subject, open_shapes, open_subject
@@ -175,6 +176,18 @@ def _cait(study: Study, row: Row) -> dict[str, Any]:
     return study.compress(row, Target(macs_reduction=row.macs_reduction))
 
 
+def _cait_pruned_early(study: Study, row: Row) -> dict[str, Any]:
+    """In a short training channels that go late leave little time to recover."""
+    pruning = CdcpSettings(warmup=0.02, reached_by=0.3)
+    return study.compress(row, Target(macs_reduction=row.macs_reduction), pruning=pruning)
+
+
+def _cait_mostly_pruned(study: Study, row: Row) -> dict[str, Any]:
+    """Merges take a third of the target in place of two; the grid of this teacher is 8 × 8 to begin with."""
+    pruning = CdcpSettings(warmup=0.02, reached_by=0.3)
+    return study.compress(row, Target(macs_reduction=row.macs_reduction), pruning=pruning, merge_share=1 / 3)
+
+
 def _label_free(study: Study, row: Row) -> dict[str, Any]:
     return study.compress(row, Target(macs_reduction=row.macs_reduction), labels=False)
 
@@ -215,6 +228,8 @@ METHODS: dict[str, Callable[[Study, Row], dict[str, Any]]] = {
     "ToMe": _tome,
     "uniform widths": _uniform,
     "CAIT, label-free": _label_free,
+    "CAIT, pruned early": _cait_pruned_early,
+    "CAIT, a third merged": _cait_mostly_pruned,
 }
 
 
