@@ -28,7 +28,10 @@ def test_a_timm_model_with_random_weights(tool: Tool) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "digits", "--runtime", "caffe"], "there is no runtime 'caffe'; choose one of torch, torch-compile, onn"),
+        (
+            ["--data", "digits", "--runtime", "caffe"],
+            "there is no runtime 'caffe'; choose one of torch, torch-compile, onn",
+        ),
         (["--data", "digits", "--runtime", "onnxruntime"], "no model.b64.fp32.onnx; make it with `dcvit-tool export"),
         (["--data", "nowhere"], "--data: there is nothing at nowhere"),
         (["--data", "digits", "--batch", "0"], "at least one image"),

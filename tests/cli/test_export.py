@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dcvit.folder import ModelFolder
+from dcvit.records import EvaluationRecord
 from dcvit.runtimes import flavors
 
 Tool = Callable[..., Any]
@@ -84,3 +85,22 @@ def test_what_is_no_model_folder(tool: Tool, tmp_path: Path) -> None:
     assert ended.status == 2
     assert "is not a model folder" in ended.error
     assert ended.json == {"error": ended.error, "exit_status": 2}
+
+
+def test_a_precision_that_loses_too_much_is_status_1_with_the_figures(
+    tool: Tool, exported_copy: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = EvaluationRecord(
+        data="digits", images=500, runtime="onnxruntime", top1=90.2, top1_fp32=92.0, agreement=95.4, max_drop=1.5
+    )
+    monkeypatch.setattr("dcvit.exporting.evaluate_file", lambda *arguments: found)
+    arguments = ("--batch", 4, "--precision", "fp16", "--evaluate", "digits", "--max-drop", 1.5, "--json")
+    ended = tool("export", exported_copy.path, *arguments)
+    assert ended.status == 1
+    assert ended.json["exit_status"] == 1
+    assert ended.json["error"] == (
+        "model.b4.fp16.onnx loses 1.80 points of top-1, more than --max-drop 1.5: top-1 90.20 %, fp32 92.00 %, "
+        "95.40 % of the classes are those of fp32 (500 images of digits, onnxruntime); it is not kept"
+    )
+    assert not (exported_copy.path / "model.b4.fp16.onnx").exists()  # an earlier one of that name went too
+    assert set(ModelFolder(exported_copy.path).manifest.exports) == {"model.b4.fp32.onnx"}
