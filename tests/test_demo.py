@@ -31,7 +31,10 @@ def test_the_whole_path(tmp_path: Path) -> None:
     assert MACS_REDUCTION <= summary.macs_reduction < MACS_REDUCTION + 0.02
     assert result.timed.rows[0].runs >= 5
     files = set(ModelFolder(tmp_path / "demo").manifest.files)
-    assert {"model.b64.fp32.onnx", "model.b64.fp16.onnx", "bench.json"} <= files
+    assert {"model.b64.fp32.onnx", "model.b64.fp16.onnx", "bench.json", "report.html"} <= files
+    page = result.reported.html.read_text()
+    assert f"{accuracy['original']:.2f}\u00a0%" in page
+    assert "has not been measured" not in page
     # How fast the two are is no matter for a test: beside other test processes the times of a few ms are noise.
     low, high = result.timed.rows[0].speedup_ci95
     assert 0 < low <= result.timed.rows[0].speedup <= high

@@ -8,9 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from dcvit.artifacts import DEFAULT_BATCH, export_command
 from dcvit.manifest import package_versions
-from dcvit.report import prose, tables
+from dcvit.report import commands, prose, tables
 from dcvit.report.curves import draw_pareto, draw_training, training_series
 from dcvit.report.depth import draw_damage, draw_depth, draw_trials
 from dcvit.report.facts import Facts
@@ -107,12 +106,11 @@ def _model(facts: Facts) -> dict[str, Any]:
         "training_in_words": prose.training_in_words(facts),
         "accuracy": tables.accuracy_table(facts.accuracies),
         "comparisons": tables.comparison_table(facts),
-        "accuracy_missing": _accuracy_missing(facts),
+        "accuracy_missing": commands.accuracy(facts),
         "parity": tables.parity_tables(facts),
         "parity_in_words": prose.parity_in_words(facts),
-        "verify_command": f"dcvit-tool verify {facts.title}"
-        if facts.onnx
-        else f"{export_command(facts.title, DEFAULT_BATCH, 'fp32')} && dcvit-tool verify {facts.title}",
+        "verify_command": commands.verify(facts),
+        "bench_command": commands.bench(facts),
         "latency": both(partial(draw_latencies, facts.bench)) if facts.bench else "",
         "bench": tables.bench_table(facts),
         "protocol_in_words": "Times in ms, original → this model: one forward pass of a batch, both models in turn in "
@@ -172,19 +170,3 @@ def _pareto(frontier: dict[str, Any], here: str | None) -> list[tuple[Markup, st
         told = f"Latency: {setting_of(rows[0])}, {rows[0]['device']}; bars are 95 % intervals."
         figures.append((both(partial(draw_pareto, frontier, "latency", here)), told))
     return figures
-
-
-def _accuracy_missing(facts: Facts) -> list[tuple[str, str]]:
-    missing = []
-    if not any(not row.original for row in facts.accuracies):
-        missing.append(("The accuracy has not been measured.", f"dcvit-tool evaluate {facts.title} --data IMAGES"))
-    if not any(row.original for row in facts.accuracies):
-        command = f"dcvit-tool evaluate {facts.plan.model} --data IMAGES --as-original-of {facts.title}"
-        missing.append(("The original’s accuracy is not known here.", command))
-    measured = {row.file for row in facts.comparisons}
-    for name, record in facts.onnx.items():
-        known = any(not row.original and row.precision == record.precision for row in facts.accuracies)
-        if record.precision != "fp32" and name not in measured and not known:
-            command = f"{export_command(facts.title, record.batch, record.precision)} --evaluate IMAGES"
-            missing.append((f"What {record.precision} loses has not been measured.", command))
-    return missing
