@@ -4,7 +4,9 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -12,11 +14,14 @@ import pytest
 from dcvit.errors import InputError
 from dcvit.findings import note_evaluation
 from dcvit.folder import ModelFolder
+from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.report import report
 from dcvit.summary import summarize
 
 from . import page as pages
 from .page import cells, section
+
+MakeFolder = Callable[..., ModelFolder]
 
 SECTIONS = ["summary", "depth", "recoverability", "training", "accuracy", "parity", "latency", "serve", "origin"]
 
@@ -208,3 +213,37 @@ def test_neither_a_model_nor_a_frontier(tmp_path: Path) -> None:
 def _ids(element: pages.Element) -> list[str]:
     own = [element.attributes["id"]] if "id" in element.attributes else []
     return own + [each for child in element.children for each in _ids(child)]
+
+
+def test_trials_are_bars_and_the_chosen_ones_stand_out(full_copy: ModelFolder) -> None:
+    trials = [{"blocks": [block], "kl": kl, "seconds": 1.0} for block, kl in ((2, 0.4), (1, 0.1))]
+    full_copy.manifest.metrics = {"trials": trials}
+    full_copy.add("note.txt", lambda path: path.write_text("x") and None)
+    drawing = section(pages.read(report(full_copy.path).html), "recoverability").all("svg")[0]
+    (cut,), (left,) = drawing.all("rect", "kept"), drawing.all("rect", "gone")
+    assert (cut.text, left.text) == ("block 1: 0.1 nats", "block 2: 0.4 nats")
+    assert float(left.attributes["height"]) == pytest.approx(4 * float(cut.attributes["height"]), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "kwargs", "block", "panels"),
+    [
+        ("resnet18", {"num_classes": 3}, BlockPlan(index=1, removed="block"), ["block channels"]),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 64, "window_size": 2, "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4]},
+            BlockPlan(index=1, mlp_hidden=8),
+            ["tokens", "attention channels", "MLP hidden nodes"],
+        ),
+    ],
+)
+def test_other_families(
+    tmp_path: Path, make_folder: MakeFolder, model: str, kwargs: dict[str, Any], block: BlockPlan, panels: list[str]
+) -> None:
+    plan = CompressionPlan(model=model, model_kwargs=kwargs, blocks=(block,))
+    page = pages.read(report(make_folder(tmp_path / "other", plan).path).html)
+    drawing = section(page, "depth").all("svg")[0]
+    names = [text.text for text in drawing.all("text", "name")]
+    assert names == panels
+    cut = [bar.text for bar in drawing.all("rect", "gone") if bar.text.startswith("block 1:")]
+    assert cut[-1] in ("block 1: removed", "block 1: 8 of 96")
