@@ -228,7 +228,7 @@ def test_trials_are_bars_and_the_chosen_ones_stand_out(full_copy: ModelFolder) -
 @pytest.mark.parametrize(
     ("model", "kwargs", "block", "panels"),
     [
-        ("resnet18", {"num_classes": 3}, BlockPlan(index=1, removed="block"), ["block channels"]),
+        ("resnet18", {"num_classes": 3}, BlockPlan(index=1, removed="block"), ["tokens", "block channels"]),
         (
             "swin_tiny_patch4_window7_224",
             {"img_size": 64, "window_size": 2, "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4]},
