@@ -201,7 +201,7 @@ class BenchResult:
 
 
 def _setting(row: BenchRow) -> tuple[str, ...]:
-    device = row.device if row.threads is None else f"{row.device}, {row.threads} threads"
+    device = row.device if row.threads is None else f"{row.device}, {row.threads} thread{'s' * (row.threads > 1)}"
     precision: str = row.precision
     if row.measured is not None and row.measured.baseline_precision != row.precision:
         precision = f"{row.precision} (original {row.measured.baseline_precision})"
