@@ -17,7 +17,7 @@ class CaitFamily(PlainFamily):
     supported = "CaiT models of timm (cait_*)"
     refuses: ClassVar[Refusals] = {
         "merges": "merging is for models whose blocks carry the class token along (vit_*, deit_*)",
-        "head_dim": "the heads of a CaiT model keep their width: they talk to each other",
+        "head_dim": "the heads of a CaiT model keep their width, for they talk to each other",
     }
     model_class, block_class = Cait, LayerScaleBlock
 
