@@ -279,7 +279,7 @@ class _Lines:
 @click.option("--method", "methods", type=click.Choice(list(METHODS)), multiple=True, default=list(METHODS))
 @click.option("--epochs", default=2.0, show_default=True)
 @click.option("--shards", type=click.IntRange(1, 5), default=5, show_default=True, help="Of 10,000 images each.")
-@click.option("--macs-reduction", default=0.45, show_default=True)
+@click.option("--macs-reduction", default=0.47, show_default=True)
 @click.option("--lr", default=5e-4, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--part", type=(int, int), default=(0, 1), help="I N: only every N-th row, for N processes side by side.")
