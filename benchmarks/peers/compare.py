@@ -91,7 +91,7 @@ class Row:
     """One model.
 
     Attributes:
-        whose: `ours`, or of whom.
+        whose: `ours`, a `peer`'s, or a smaller model of `timm`.
         trained_as: Its method in `cait.json`; None where that has none of its kind.
     """
 
@@ -145,13 +145,13 @@ def _tome(study: Study) -> Made:
 
 def _torch_pruning(study: Study) -> Made:
     model = study.subject.model
-    share, made = study.closest({s / 64: lambda s=s: prune(model, s / 64) for s in range(16, 48, 2)})  # type: ignore[misc]
+    share, made = study.closest({s / 64: lambda s=s: prune(model, s / 64, round_to=8) for s in range(20, 40, 2)})  # type: ignore[misc]
     block = made.blocks[0]
     return f"{share:.0%}: heads of {block.attn.head_dim}, MLPs of {block.mlp.fc1.out_features}", made
 
 
 def _narrower(study: Study) -> Made:
-    dim, made = study.closest({dim: lambda dim=dim: create(MODEL, {"embed_dim": dim}) for dim in range(96, 192, 12)})  # type: ignore[misc]
+    dim, made = study.closest({dim: lambda dim=dim: create(MODEL, {"embed_dim": dim}) for dim in range(96, 192, 6)})  # type: ignore[misc]
     return f"embed_dim {dim:g} in place of 192", made
 
 
@@ -166,8 +166,8 @@ PEERS: dict[str, tuple[str, str | None, Callable[[Study], Made]]] = {
     "CAIT": ("ours", "CAIT", _cait),
     "uniform widths": ("ours", "uniform widths", _uniform),
     "DC-ViT's structure": ("ours", None, _dcvit),
-    "ToMe": ("ToMe", "ToMe", _tome),
-    "Torch-Pruning": ("Torch-Pruning", None, _torch_pruning),
+    "ToMe": ("peer", "ToMe", _tome),
+    "Torch-Pruning": ("peer", None, _torch_pruning),
     "narrower": ("timm", None, _narrower),
     "shallower": ("timm", None, _shallower),
 }
@@ -269,48 +269,27 @@ def table(report: dict[str, Any]) -> str:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Speed-up over the ratio of MACs; on the line, time follows MACs."""
-    figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
+    """Speed-up of each model with its interval, and the one that its MACs promise."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     whole, *rows = report["rows"]
-    colours = dict(zip(dict.fromkeys(row["whose"] for row in rows), plt.cm.tab10.colors, strict=False))
-    for row in sorted(rows, key=lambda row: row["speedup"]):
-        x, y = whole["macs"] / row["macs"], row["speedup"]
-        low, high = row["speedup_ci95"]
-        fails = row["engine"] not in ("builds", "not tried")
-        axes.errorbar(
-            x, y, [[y - low], [high - y]], color=colours[row["whose"]], marker="x" if fails else "o", capsize=2
-        )
-    ends = axes.get_xlim()
-    _label(axes, rows, whole)
-    axes.plot(ends, ends, color="grey", linestyle=":", zorder=0)
-    near = {"textcoords": "offset points", "ha": "right", "color": "grey", "fontsize": 8}
-    axes.annotate("time follows MACs", (ends[1], ends[1]), (-4, -12), **near)
-    for whose, colour in colours.items():
-        axes.plot([], [], "o", color=colour, label=whose)
+    rows = sorted(rows, key=lambda row: row["speedup"])
+    colours = dict(zip(sorted({row["whose"] for row in rows}), plt.cm.tab10.colors, strict=False))
+    for place, row in enumerate(rows):
+        (low, high), x = row["speedup_ci95"], row["speedup"]
+        marker = "o" if row["engine"] in ("builds", "not tried") else "X"
+        interval = [[max(0.0, x - low)], [max(0.0, high - x)]]
+        axes.errorbar(x, place, xerr=interval, color=colours[row["whose"]], marker=marker, markersize=7, capsize=3)
+        axes.plot(whole["macs"] / row["macs"], place, "|", color="grey", markersize=18, zorder=0)
+    axes.plot([], [], "|", color="grey", markersize=12, label="if time followed MACs")
     if any(row["engine"] not in ("builds", "not tried") for row in rows):
-        axes.plot([], [], "x", color="black", label="does not build in TensorRT-RTX")
-    axes.set(
-        xlabel="MACs of the original ÷ MACs", ylabel="measured speed-up",
-        title=f"DeiT-Tiny, ONNX Runtime fp32, batch {report['batch']}",
-    )  # fmt: skip
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left")
+        axes.plot([], [], "X", color="black", label="does not build in TensorRT-RTX")
+    axes.axvline(1, color="grey", linestyle=":")
+    axes.set_yticks(range(len(rows)), [f"{row['name']} ({row['whose']})" for row in rows])
+    axes.set(xlabel="speed-up", title=f"DeiT-Tiny, ONNX Runtime fp32 on a CPU, batch {report['batch']}")
+    axes.grid(alpha=0.3, axis="x")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=150)
     plt.close(figure)
-
-
-def _label(axes: plt.Axes, rows: list[dict[str, Any]], whole: dict[str, Any]) -> None:
-    """Names in a column at the right, in the order of the speed-ups, so that they do not cover each other."""
-    right = max(whole["macs"] / row["macs"] for row in rows)
-    low, high = axes.get_ylim()
-    step, below = (high - low) / 18, -float("inf")
-    for row in sorted(rows, key=lambda row: row["speedup"]):
-        below = max(row["speedup"], below + step)
-        axes.annotate(
-            row["name"], (whole["macs"] / row["macs"], row["speedup"]), (right + 0.015, below), fontsize=8, va="center",
-            arrowprops={"arrowstyle": "-", "color": "lightgrey", "linewidth": 0.7},
-        )  # fmt: skip
-    axes.set_xlim(axes.get_xlim()[0], right + 0.12)
 
 
 @click.command()
