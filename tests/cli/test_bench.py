@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ from dcvit.bench.baseline import Baseline
 from dcvit.bench.check import update
 from dcvit.bench.gate import Judgement
 from dcvit.bench.pair import Setting
+from dcvit.bench.warm_up import warm_up
 from dcvit.folder import ModelFolder
 
 Tool = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _short_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcvit.bench.rounds.warm_up", partial(warm_up, window_seconds=0.02, max_seconds=0.1))
 
 
 def test_json_has_the_keys_that_scripts_read(tool: Tool, exported_copy: ModelFolder) -> None:
