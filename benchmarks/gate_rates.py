@@ -60,6 +60,15 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """In Markdown, as in the README here."""
+    lines = ["| slower by | runs | passed | failed | undecided | seconds a run |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        counts = " | ".join(str(row[key]) for key in ("gate_runs", "passed", "failed", "undecided"))
+        lines.append(f"| {row['slow_down']:.0%} | {counts} | {row['mean_seconds']:.0f} |")
+    return "\n".join(lines)
+
+
 @click.command()
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option("--case", default=SHORT, show_default=True)
@@ -105,11 +114,7 @@ def main(out: Path, case: str, runs: int | None, max_seconds: float) -> None:
                     f"{len(done)}/{len(trials)} slower by {found['slow_down']:.0%}: {found['outcome']}, "
                     f"×{found['speedup']:.3f}, {found['seconds']:.1f} s, load {found['load']:.1f}"
                 )
-    for row in summary(done):
-        click.echo(
-            f"slower by {row['slow_down']:.0%}: {row['gate_runs']} runs, {row['passed']} passed, "
-            f"{row['failed']} failed, {row['undecided']} undecided; {row['mean_seconds']:.1f} s each"
-        )
+    click.echo(table(summary(done)))
 
 
 if __name__ == "__main__":

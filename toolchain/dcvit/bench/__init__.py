@@ -47,7 +47,7 @@ def benchmark(
         runtimes: Names out of `dcvit.runtimes.RUNTIMES`.
         batch: Images in every batch.
         precision: Of the folder's model.
-        baseline_precision: Of the other model; by default the same, but fp32 for int8.
+        baseline_precision: Of the other model; by default the same.
         protocol: `default`, medians; or `paper`, means of 500 runs.
         runs: Exactly so many rounds; by default 500 with the protocol of the papers, else as many as make the 95 %
             interval of the speed-up no wider than ±1 %.

@@ -19,8 +19,6 @@ from dcvit.records import engine_records
 from dcvit.runtimes import Session, runtime_named
 from dcvit.subject import open_shapes
 
-_DEFAULT: dict[Precision, Precision] = {"int8": "fp32"}
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -44,12 +42,12 @@ class Setting:
     def of(
         cls, runtime: str, batch: int, precision: Precision, baseline_precision: Precision | None, threads: int | None
     ) -> "Setting":
-        """The baseline's precision is by default the candidate's, but fp32 for int8, which would need images.
+        """The baseline's precision is by default the candidate's.
 
         Raises:
             InputError: If no model can be run so here.
         """
-        return cls(runtime, batch, precision, baseline_precision or _DEFAULT.get(precision, precision), threads)
+        return cls(runtime, batch, precision, baseline_precision or precision, threads)
 
     def __post_init__(self) -> None:
         """Raises InputError for what no model can be run with here."""
