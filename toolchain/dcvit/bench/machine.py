@@ -44,8 +44,9 @@ class Machine:
 
     @property
     def kind(self) -> str:
-        """What machines have in common that give the same speed-ups: the GPU, or the CPU and its instruction sets."""
-        return self.gpu or f"{self.cpu} ({' '.join(self.instructions)})"
+        """What machines have in common that give the same speed-ups: the CPU, its instruction sets, and the GPU."""
+        cpu = f"{self.cpu} ({' '.join(self.instructions)})"
+        return cpu if self.gpu is None else f"{self.gpu}, {cpu}"
 
     @property
     def busy(self) -> bool:
