@@ -6,7 +6,8 @@
 A small Vision Transformer learns the shapes from scratch, with the recipe of `--method cait`; it is the teacher of all
 that follows. The students, and the teacher itself as a control, are trained on with one recipe, on the same images in
 the same order. mIoU is on the 500 test images, which no step has seen, through PyTorch in fp32. Models stay in
---folders; those that are there already are not made again, and `--bench` only times them, against the teacher in turn.
+--folders; those that are there already are not made again, nor are rows of the output file measured again, and
+`--bench` only times them, against the teacher in turn.
 """
 
 import copy
@@ -75,11 +76,10 @@ class Study:
         """The teacher trained on, exactly as the students are."""
         return self._made("control", self._train_on)
 
-    def merged_only(self, *, size_aware: bool) -> Path:
-        name = f"merged, not trained, {'' if size_aware else 'not '}size-aware"
-        return self._made(name, lambda out: compress(
-            self.teacher(), out=out, recover="none", merge=MERGE, size_aware=size_aware, settings=CaitSettings(),
-            resume=True, overwrite=True,
+    def merged_only(self) -> Path:
+        """Size-aware attention changes nothing here: on an even grid without prefix tokens all sizes are equal."""
+        return self._made("merged, not trained", lambda out: compress(
+            self.teacher(), out=out, recover="none", merge=MERGE, settings=CaitSettings(), resume=True, overwrite=True,
         ))  # fmt: skip
 
     def merged(self) -> Path:
@@ -95,8 +95,7 @@ class Study:
         ))  # fmt: skip
 
     def all(self) -> dict[str, Path]:
-        made = [self.teacher(), self.control(), self.merged_only(size_aware=False), self.merged_only(size_aware=True),
-                self.merged(), self.joint()]  # fmt: skip
+        made = [self.teacher(), self.control(), self.merged_only(), self.merged(), self.joint()]
         return {path.name.replace("_", " "): path for path in made}
 
     def _made(self, name: str, make: Any) -> Path:
@@ -112,9 +111,10 @@ class Study:
             subject, train, CaitSettings(training=self.further), samples=None, seed=0, store=StageStore(None)
         )
         student = copy.deepcopy(subject.model).requires_grad_(True)
-        compressor.finetuning(student, {"control": True}).run("control")
-        manifest = ModelFolder(self.teacher()).manifest
-        ModelFolder.create(out, student.cpu(), subject.plan, manifest.model_copy(update={"exports": {}}))
+        result = compressor.finetuning(student, {"control": True}).run("control")
+        metrics = {"steps": result.steps, "training_seconds": result.seconds}
+        manifest = ModelFolder(self.teacher()).manifest.model_copy(update={"exports": {}, "metrics": metrics})
+        ModelFolder.create(out, student.cpu(), subject.plan, manifest)
 
 
 def measured(path: Path) -> dict[str, Any]:
@@ -165,6 +165,8 @@ def main(
         report["heads"][head] |= {"teacher_epochs": teacher_epochs, "epochs": epochs, "merge": MERGE}
         for name, path in study.all().items():
             row = rows.setdefault(name, {})
+            if not bench and "miou" in row:
+                continue
             if not bench:
                 row |= measured(path)
                 click.echo(f"{head}, {name}: mIoU {row['miou']:.2f} %, {row['macs'] / 1e6:.1f} M MACs")
