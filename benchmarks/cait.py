@@ -40,6 +40,7 @@ from dcvit.manifest import package_versions
 from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
 from dcvit.methods.cdcp import CdcpSettings
 from dcvit.methods.propose import Target
+from dcvit.methods.settings import SearchSettings
 from dcvit.progress import reporting_to
 from dcvit.subject import Subject, open_shapes, open_subject
 from dcvit.training.recipe import TrainingRecipe
@@ -73,6 +74,12 @@ class Study:
         return self.data / "cifar10" / "test.tar"
 
     @property
+    def macs(self) -> int:
+        """Of the teacher."""
+        subject = open_shapes(MODEL, MODEL_KWARGS)
+        return count_macs(subject.model, subject.architecture.input_size).total
+
+    @property
     def checkpoint(self) -> Path:
         return self.data / "teacher" / "deit_tiny_cifar10.safetensors"
 
@@ -92,21 +99,21 @@ class Study:
         found = METHODS[row.method](self, row)
         return {**asdict(row), **found, "seconds": round(time.perf_counter() - started, 1)}
 
-    def compress(self, row: Row, target: Target, **changes: Any) -> dict[str, Any]:
-        """A row that is a plan of ours."""
+    def compress(self, row: Row, target: Target, *, model: Path | None = None, **changes: Any) -> dict[str, Any]:
+        """A row that is a plan of ours; `model` is a compressed one to start from."""
+        whole = {"model_kwargs": MODEL_KWARGS, "checkpoint": self.checkpoint}
         result = compress(
-            MODEL,
+            MODEL if model is None else model,
             self.images(row),
             out=self.folder(row),
             target=target,
             settings=settings_of(row, **changes),
             seed=row.seed,
-            model_kwargs=MODEL_KWARGS,
-            checkpoint=self.checkpoint,
             cache=self.folders / "cache",
             checkpoint_minutes=2,
             resume=True,
             overwrite=True,
+            **(whole if model is None else {}),
         )
         accuracy = evaluate(result.folder, self.test, batch=250)
         kept = ("steps", "loss", "images_per_second", "training_seconds", "merge", "widths", "largest_cut", "images")
@@ -115,7 +122,7 @@ class Study:
         return {
             "top1": accuracy.top1,
             "test_images": accuracy.images,
-            "macs_ratio": result.summary.macs_before / result.summary.macs_after,
+            "macs_ratio": self.macs / result.summary.macs_after,
             "params": result.summary.params_after,
             **metrics,
             "plan": {name: plan[name] for name in ("blocks", "merges", "merge_operator") if name in plan},
@@ -200,6 +207,33 @@ def _pruning_alone(study: Study, row: Row) -> dict[str, Any]:
     return study.compress(row, Target(macs_reduction=row.macs_reduction, merge="none"))
 
 
+def _after_few_shot(study: Study, row: Row) -> dict[str, Any]:
+    return _few_shot_then(study, row, 0.40, "horizontal@9")
+
+
+def _after_few_shot_merging_last(study: Study, row: Row) -> dict[str, Any]:
+    return _few_shot_then(study, row, 0.45, "horizontal@11")
+
+
+def _few_shot_then(study: Study, row: Row, share: float, merge: str) -> dict[str, Any]:
+    """The MLPs are narrowed on 500 unlabelled images; then tokens merge once, and all is trained together."""
+    start = study.folder(row).with_name(study.folder(row).name + "-start")
+    if not ModelFolder.is_one(start):
+        compress(
+            MODEL,
+            study.data / "cifar10" / "train-0.tar",
+            out=start,
+            macs_reduction=share,
+            settings=SearchSettings(),
+            seed=row.seed,
+            model_kwargs=MODEL_KWARGS,
+            checkpoint=study.checkpoint,
+            overwrite=True,
+        )
+    wanted = 1 - (1 - row.macs_reduction) / (1 - share)
+    return study.compress(row, Target(macs_reduction=wanted, merge=merge), model=start)
+
+
 def _uniform(study: Study, row: Row) -> dict[str, Any]:
     subject = open_shapes(MODEL, MODEL_KWARGS)
     target = Target(macs_reduction=row.macs_reduction, merge="none")
@@ -228,6 +262,8 @@ METHODS: dict[str, Callable[[Study, Row], dict[str, Any]]] = {
     "ToMe": _tome,
     "uniform widths": _uniform,
     "CAIT, label-free": _label_free,
+    "few-shot, then CAIT": _after_few_shot,
+    "few-shot, then CAIT, merging last": _after_few_shot_merging_last,
     "CAIT, pruned early": _cait_pruned_early,
     "CAIT, a third merged": _cait_mostly_pruned,
 }
