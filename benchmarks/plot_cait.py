@@ -118,18 +118,21 @@ SECTIONS = {"cait": study, "training_free": training_free, "segmentation": segme
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    names = [f"{row['method']}, lr {row['lr']:g}" for row in report["rows"]]
-    axes.barh(names[::-1], [row["top1"] for row in report["rows"]][::-1], color="#4477aa")
-    for place, row in enumerate(report["rows"][::-1]):
-        axes.text(row["top1"] + 0.03, place, f"{row['top1']:.2f}  (MACs ×{row['macs_ratio']:.2f})", va="center")
-    axes.axvline(report["teacher_top1"], color="grey", linestyle=":")
-    lowest = min(row["top1"] for row in report["rows"])
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    rows = report["rows"][::-1]
+    axes.scatter([row["top1"] for row in rows], range(len(rows)), color="#4477aa", zorder=2)
+    for place, row in enumerate(rows):
+        axes.annotate(f"{row['top1']:.2f}", (row["top1"], place), (0, 6), textcoords="offset points", ha="center")
+    axes.set_yticks(
+        range(len(rows)), [f"{row['method']}, lr {row['lr']:g}, MACs ×{row['macs_ratio']:.2f}" for row in rows]
+    )
+    axes.axvline(report["teacher_top1"], color="grey", linestyle=":", zorder=1)
     axes.set(
-        xlim=(lowest - 0.5, report["teacher_top1"] + 1.3),
+        ylim=(-0.5, len(rows) - 0.2),
         xlabel="top-1 (%); dotted: the teacher",
         title="DeiT-Tiny on CIFAR-10, one epoch of training",
     )
+    axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)
 
 
