@@ -61,7 +61,9 @@ def test_exports_and_passes_verification(
         export(folder, 16, precision)
     result = verify(folder)
     assert result.passed, [check for check in result.checks if not check.passed]
-    compared = {check.name: check for check in result.checks if check.max_abs_error is not None}
+    # OpenVINO, where it is installed, compares both files too, and computes them as it likes.
+    found = [check for check in result.checks if check.max_abs_error is not None and "ONNX Runtime" in check.name]
+    compared = {check.name: check for check in found}
     assert len(compared) == 2
     # Half precision must show: were the error as small as that of fp32, the graph would not be fp16.
     (half,) = (check for name, check in compared.items() if "fp16" in name)
