@@ -12,6 +12,7 @@ from PIL import Image
 
 from dcvit.data import preprocessing_of
 from dcvit.families import family_of
+from dcvit.findings import EVALUATIONS, VERIFY
 from dcvit.folder import ModelFolder
 from dcvit.manifest import Manifest
 from dcvit.model import build
@@ -92,8 +93,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, 
 
 @pytest.fixture
 def exported_copy(exported: Path, tmp_path: Path) -> ModelFolder:
-    """The same, to be changed."""
-    return ModelFolder(shutil.copytree(exported, tmp_path / "model"))
+    """The same, to be changed; without what other tests found out about it."""
+    folder = ModelFolder(shutil.copytree(exported, tmp_path / "model"))
+    folder.remove([EVALUATIONS, VERIFY])
+    return folder
 
 
 @pytest.fixture(scope="session")
