@@ -33,7 +33,6 @@ from dcvit.data import CorruptImages, JoinedSource, batches, open_source
 from dcvit.evaluation import evaluate
 from dcvit.exporting import export
 from dcvit.exporting.temporary import temporary_folder
-from dcvit.files import whole_file
 from dcvit.folder import ModelFolder
 from dcvit.joint import JointCompressor
 from dcvit.manifest import package_versions
@@ -46,7 +45,7 @@ from dcvit.subject import Subject, open_shapes, open_subject
 from dcvit.training.recipe import TrainingRecipe
 from dcvit.training.stages import StageStore
 from dcvit.types import TimmModule
-from few_shot import MODEL, MODEL_KWARGS
+from few_shot import MODEL, MODEL_KWARGS, save
 from peers.tome import ToMe
 
 TOME = "tome.safetensors"
@@ -355,11 +354,6 @@ def _bench_all(study: Study, out: Path, max_seconds: float) -> None:
         save(out, report)
         low, high = found["speedup_ci95"]
         click.echo(f"{row['method']}: MACs ×{row['macs_ratio']:.3f}, ×{found['speedup']:.3f} [{low:.3f}, {high:.3f}]")
-
-
-def save(out: Path, report: dict[str, Any]) -> None:
-    with whole_file(out) as aside:
-        aside.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,14 +31,8 @@ from dcvit.folder import ModelFolder
 from dcvit.manifest import Manifest
 from dcvit.runtimes import RUNTIMES, runtime_named
 from dcvit.subject import open_subject
+from few_shot import MODEL, MODEL_KWARGS
 
-MODEL = "deit_tiny_patch16_224"
-MODEL_KWARGS = {
-    "img_size": 32,
-    "patch_size": 4,
-    "num_classes": 10,
-    "pretrained_cfg_overlay": {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616], "crop_pct": 1.0},
-}
 BATCH = 64
 RAN: list[tuple[str, Precision]] = [
     ("torch", "fp32"),
