@@ -58,7 +58,8 @@ def frontier(
 ) -> FrontierResult:
     """Compresses a model to many sizes; what the targets share is measured once.
 
-    With the solver each size is cut from the one before: its blocks only lose more, and it trains an eighth of the steps.
+    With the solver each size is cut from the one before: its blocks only lose more, and it trains an eighth of the
+    steps.
 
     Args:
         model: A timm name, a model folder, or a timm module in memory.
