@@ -4,8 +4,9 @@
 
 All models have random weights, which do not change the latency, and, as close as each can come, the same MACs. Every
 round runs each model once, in an order drawn for it: ONNX Runtime fp32 on the CPU, batch 64. TensorRT-RTX builds an
-engine of each file, without a GPU, or says why not. Accuracy is that of `benchmarks/cait.py`, where it trained a model
-of the same kind; latency and MACs here are those at 224 × 224. Writes `docs/peers.md` and `docs/peers.png` too.
+engine of each file, without a GPU, or says why not. Accuracy is that of `benchmarks/cait.py` or `accuracy.py`, where
+one of them trained a model of the same kind; latency and MACs here are those at 224 × 224. Writes the table in
+`docs/peers.md` and `docs/peers.png` too.
 """
 
 import json
@@ -45,12 +46,14 @@ from dcvit.runtimes.flavors import installed
 from dcvit.runtimes.onnx_runtime import OrtSession
 from dcvit.subject import Subject, open_subject
 from dcvit.types import TimmModule
+from peers.page import put
 from peers.pruned import prune
 from peers.tome import ToMe
+from peers.trained import Trained, trained
 
 MODEL, PRESET, MERGE = "deit_tiny_patch16_224", "cait-tiny", "horizontal@4,vertical@8"
 DOCS = Path(__file__).parents[2] / "docs" / "peers"
-ACCURACY = Path(__file__).parents[1] / "results" / "cait.json"
+ACCURACY = [Path(__file__).parents[1] / "results" / name for name in ("cait.json", "peers_accuracy.json")]
 CAPABILITIES = ("8.6",)
 ORIGINAL = "original"
 
@@ -92,7 +95,7 @@ class Row:
 
     Attributes:
         whose: `ours`, a `peer`'s, or a smaller model of `timm`.
-        trained_as: Its method in `cait.json`; None where that has none of its kind.
+        trained_as: Its method in the results of the trainings; None where they have none of its kind.
     """
 
     name: str
@@ -167,11 +170,11 @@ PEERS: dict[str, tuple[str, str | None, Callable[[Study], Made]]] = {
     "uniform widths": ("ours", "uniform widths", _uniform),
     "DC-ViT's structure": ("ours", None, _dcvit),
     "ToMe": ("peer", "ToMe", _tome),
-    "Torch-Pruning": ("peer", None, _torch_pruning),
-    "narrower": ("timm", None, _narrower),
-    "shallower": ("timm", None, _shallower),
+    "Torch-Pruning": ("peer", "Torch-Pruning", _torch_pruning),
+    "narrower": ("timm", "narrower", _narrower),
+    "shallower": ("timm", "shallower", _shallower),
 }
-"""Whose each is, what `cait.py` calls its kind, and how it is made."""
+"""Whose each is, what the trainings call its kind, and how it is made."""
 
 
 def engine_of(onnx: Path) -> str:
@@ -213,17 +216,23 @@ def interleaved(
     return times
 
 
-def accuracies(path: Path) -> dict[str, Any]:
-    """What `cait.py` found: the teacher's top-1, and that of each method, with the share of MACs removed."""
-    if not path.is_file():
+def accuracies(*paths: Path) -> dict[str, Any]:
+    """What was found by training: the teacher's top-1, and that of each method.
+
+    Where a method was trained more than once, the longest training counts, and of those the best learning rate.
+    """
+    reports = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    if not reports:
         return {"teacher": None, "methods": {}}
-    report = json.loads(path.read_text())
-    longest: dict[str, dict[str, Any]] = {}
-    for row in report["rows"]:  # where a method was trained more than once: the longest training
-        if row["epochs"] * row["shards"] >= longest.get(row["method"], {}).get("images_seen", 0):
-            kept = {name: row[name] for name in ("top1", "macs_reduction", "epochs", "shards", "seed")}
-            longest[row["method"]] = kept | {"images_seen": row["epochs"] * row["shards"]}
-    return {"teacher": report["teacher_top1"], "test_images": report.get("test_images"), "methods": longest}
+    best: dict[str, Trained] = {}
+    for found in trained([row for report in reports for row in report["rows"]]):
+        other = best.get(found.method)
+        if other is None or (found.images_seen, found.top1) > (other.images_seen, other.top1):
+            best[found.method] = found
+    methods = {
+        name: {"top1": found.top1, "macs_ratio": found.macs_ratio, "lr": found.lr} for name, found in best.items()
+    }
+    return {"teacher": reports[0]["teacher_top1"], "test_images": reports[0]["test_images"], "methods": methods}
 
 
 def table(report: dict[str, Any]) -> str:
@@ -260,10 +269,8 @@ def table(report: dict[str, Any]) -> str:
     lines += [f"{name} does not build: {why}" for name, why in refused.items()]
     if accuracy["methods"]:
         lines.append(
-            f"Top-1 is of `benchmarks/cait.py`: the same kind of model at 32 × 32, {accuracy['test_images']:,} test "
-            "images, trained alike, with "
-            + "; ".join(f"{name} at −{row['macs_reduction']:.0%} MACs" for name, row in accuracy["methods"].items())
-            + "."
+            f"Top-1 is of the same kind of model at 32 × 32, on {accuracy['test_images']:,} test images: the longest "
+            "training, at the better of its learning rates; MACs there differ from those here (see below)."
         )
     return "\n".join(lines) + "\n"
 
@@ -308,7 +315,9 @@ def main(
 ) -> None:  # fmt: skip
     if only_plot:
         report = json.loads(out.read_text())
-        report["accuracy"] = accuracies(ACCURACY)
+        report["accuracy"] = accuracies(*ACCURACY)
+        for row in report["rows"]:  # a kind may have been trained since
+            row["trained_as"] = PEERS[row["name"]][1]
     else:
         with tempfile.TemporaryDirectory() as place, limited_to(threads):
             study = Study(open_subject(MODEL, weights="random"), Path(place), macs_reduction)
@@ -316,8 +325,7 @@ def main(
             report = measure(study, chosen, batch, runs, max_seconds)
     with whole_file(out) as aside:
         aside.write_text(json.dumps(report, indent=1) + "\n")
-    with whole_file(docs.with_suffix(".md")) as aside:
-        aside.write_text(table(report))
+    put(docs.with_suffix(".md"), "latency", table(report))
     plot(report, docs.with_suffix(".png"))
     click.echo(table(report))
 
@@ -344,7 +352,7 @@ def measure(study: Study, names: list[str], batch: int, runs: int, max_seconds: 
             row.speedup_ci95 = speedup_interval(times[ORIGINAL], times[name])
     return {
         "rows": [asdict(row) for row in rows.values()],
-        "accuracy": accuracies(ACCURACY),
+        "accuracy": accuracies(*ACCURACY),
         "macs_reduction": study.macs_reduction,
         "batch": batch,
         "runs": len(times[ORIGINAL]),
