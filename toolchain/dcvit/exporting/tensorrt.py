@@ -225,6 +225,19 @@ _chosen: Flavor | None = None
 
 
 def _cause(printed: str, error: Exception) -> str:
-    """The first error that was logged: the exception itself only says that there was one."""
-    logged = re.search(r"\[E\] +(.+)", printed)
-    return logged[1].strip() if logged else " ".join(str(error).split())
+    """What the log says of the cause: the exception itself only says that there was one.
+
+    The parser's own verdict on a node comes last, after where it was and how it got there. TensorRT-RTX complains of
+    a missing GPU, too, whatever the cause is.
+    """
+    told = _errors(printed, but="catchCudaError") or _errors(printed)
+    verdicts = [each for each in told if each.startswith("In node ")] or told
+    more = f" (and {len(verdicts) - 1} more)" if len(verdicts) > 1 else ""
+    return verdicts[0] + more if verdicts else " ".join(str(error).split())
+
+
+def _errors(printed: str, but: str = "\n") -> list[str]:
+    """The errors of a log, each on one line and once, without the lines that hold `but` and those that only locate."""
+    entries = re.findall(r"^\[E\] +(.*(?:\n +.*)*)", printed, re.MULTILINE)
+    told = (" ".join(" ".join(line for line in entry.splitlines() if but not in line).split()) for entry in entries)
+    return [each for each in dict.fromkeys(told) if each and not each.startswith("ModelImporter.cpp")]
