@@ -36,8 +36,8 @@ from dcvit.exporting.temporary import temporary_folder
 from dcvit.folder import ModelFolder
 from dcvit.joint import JointCompressor
 from dcvit.manifest import package_versions
+from dcvit.methods.cait import PAPER as PUBLISHED
 from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
-from dcvit.methods.cdcp import CdcpSettings
 from dcvit.methods.propose import Target
 from dcvit.methods.settings import SearchSettings
 from dcvit.progress import reporting_to
@@ -49,6 +49,7 @@ from few_shot import MODEL, MODEL_KWARGS, save
 from peers.tome import ToMe
 
 TOME = "tome.safetensors"
+AS_PUBLISHED = PUBLISHED.model_dump(include={"widths", "trim"})
 
 
 @dataclass(frozen=True)
@@ -182,28 +183,29 @@ def _cait(study: Study, row: Row) -> dict[str, Any]:
     return study.compress(row, Target(macs_reduction=row.macs_reduction))
 
 
-def _cait_pruned_early(study: Study, row: Row) -> dict[str, Any]:
-    """In a short training channels that go late leave little time to recover."""
-    pruning = CdcpSettings(warmup=0.02, reached_by=0.3)
-    return study.compress(row, Target(macs_reduction=row.macs_reduction), pruning=pruning)
-
-
-def _cait_mostly_pruned(study: Study, row: Row) -> dict[str, Any]:
-    """Merges take a third of the target in place of two; the grid of this teacher is 8 × 8 to begin with."""
-    pruning = CdcpSettings(warmup=0.02, reached_by=0.3)
-    return study.compress(row, Target(macs_reduction=row.macs_reduction), pruning=pruning, merge_share=1 / 3)
+def _cait_merging(study: Study, row: Row) -> dict[str, Any]:
+    """With a merge, where the search finds that none pays on a grid of 8 × 8."""
+    return study.compress(row, Target(macs_reduction=row.macs_reduction, merge="horizontal@10"))
 
 
 def _label_free(study: Study, row: Row) -> dict[str, Any]:
     return study.compress(row, Target(macs_reduction=row.macs_reduction), labels=False)
 
 
+def _as_published(study: Study, row: Row) -> dict[str, Any]:
+    return study.compress(row, Target(macs_reduction=row.macs_reduction), **AS_PUBLISHED)
+
+
+def _as_published_label_free(study: Study, row: Row) -> dict[str, Any]:
+    return study.compress(row, Target(macs_reduction=row.macs_reduction), labels=False, **AS_PUBLISHED)
+
+
 def _merging_alone(study: Study, row: Row) -> dict[str, Any]:
-    return study.compress(row, Target(macs_reduction=row.macs_reduction), prune=False)
+    return study.compress(row, Target(macs_reduction=row.macs_reduction), prune=False, **AS_PUBLISHED)
 
 
 def _pruning_alone(study: Study, row: Row) -> dict[str, Any]:
-    return study.compress(row, Target(macs_reduction=row.macs_reduction, merge="none"))
+    return study.compress(row, Target(macs_reduction=row.macs_reduction, merge="none"), **AS_PUBLISHED)
 
 
 def _after_few_shot(study: Study, row: Row) -> dict[str, Any]:
@@ -230,13 +232,13 @@ def _few_shot_then(study: Study, row: Row, share: float, merge: str) -> dict[str
             overwrite=True,
         )
     wanted = 1 - (1 - row.macs_reduction) / (1 - share)
-    return study.compress(row, Target(macs_reduction=wanted, merge=merge), model=start)
+    return study.compress(row, Target(macs_reduction=wanted, merge=merge), model=start, **AS_PUBLISHED)
 
 
 def _uniform(study: Study, row: Row) -> dict[str, Any]:
     subject = open_shapes(MODEL, MODEL_KWARGS)
     target = Target(macs_reduction=row.macs_reduction, merge="none")
-    proposal = propose_jointly(subject, target, CaitSettings(), stand_in_merges(subject, target), trained=True)
+    proposal = propose_jointly(subject, target, PUBLISHED, stand_in_merges(subject, target, PUBLISHED), trained=True)
     return study.compress(row, Target(plan=proposal.uniform(), merge="none"))
 
 
@@ -256,15 +258,16 @@ def _tome(study: Study, row: Row) -> dict[str, Any]:
 METHODS: dict[str, Callable[[Study, Row], dict[str, Any]]] = {
     "control": _control,
     "CAIT": _cait,
+    "CAIT, merging at 10": _cait_merging,
+    "CAIT, label-free": _label_free,
+    "CAIT as published": _as_published,
+    "CAIT as published, label-free": _as_published_label_free,
     "merging alone": _merging_alone,
     "pruning alone": _pruning_alone,
     "ToMe": _tome,
     "uniform widths": _uniform,
-    "CAIT, label-free": _label_free,
     "few-shot, then CAIT": _after_few_shot,
     "few-shot, then CAIT, merging last": _after_few_shot_merging_last,
-    "CAIT, pruned early": _cait_pruned_early,
-    "CAIT, a third merged": _cait_mostly_pruned,
 }
 
 

@@ -60,7 +60,8 @@ def test_all_images_are_used_unless_samples_are_asked_for(tool: Tool, tmp_path: 
     ("arguments", "message"),
     [
         (["--method", "cait", "--steps", "3"], "--steps is of the few-shot methods"),
-        (["--method", "cait", "--recipe", "paper"], "--recipe is of the few-shot methods"),
+        (["--widths", "cdcp"], "--widths is of --method cait"),
+        (["--trim-last-block"], "--trim-last-block is of --method cait"),
         (["--epochs", "3"], "--epochs is of --method cait"),
         (["--method", "practise", "--no-labels"], "--labels is of --method cait"),
         (["--tensorboard", "logs"], "--tensorboard is of --method cait"),
@@ -87,7 +88,13 @@ def test_presets_are_plans_for_their_models(tool: Tool, preset: str, size: str, 
     found = tool("plan", f"deit_{size}_patch16_224", "--preset", preset, "--json").json
     assert found["tokens"] == [197] * 4 + [99] * 4 + [50] * 4
     assert found["macs_after"] < most * 1e9
-    assert "training finds the widths" in found["note"]
+    assert "your images find the widths" in found["note"]
+    assert found["plan"]["trims_last_block"]
+    paper = tool(
+        "plan", f"deit_{size}_patch16_224", "--preset", preset, "--widths", "cdcp", "--keep-last-block", "--json"
+    )
+    assert "training finds the widths" in paper.json["note"]
+    assert "trims_last_block" not in paper.json["plan"]
 
 
 def test_plan_stands_in_for_what_images_choose(tool: Tool) -> None:
@@ -132,7 +139,10 @@ def test_tensorboard_gets_losses_and_widths(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     ended = tool(
         "compress", *model, "--data", "digits", "--samples", 32, "--method", "cait", "--macs-reduction", 0.4,
-        "--epochs", 1, "--batch-size", 16, "--tensorboard", tmp_path / "logs", "-o", tmp_path / "out",
+        "--recipe", "paper", "--epochs", 1, "--batch-size", 16, "--tensorboard", tmp_path / "logs",
+        "-o", tmp_path / "out",
     )  # fmt: skip
     assert ended.status == 0, ended.stderr
+    settings = ModelFolder(tmp_path / "out").manifest.settings
+    assert (settings["widths"], settings["trim"], settings["target"]["macs_convention"]) == ("cdcp", False, "full")
     assert found["loss"] == found["loss/distillation"] == found["mlp_hidden/block 0"] == [1, 2]

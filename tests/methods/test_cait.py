@@ -1,6 +1,7 @@
 """CAIT from end to end on small models: merging and pruning in one training, and each alone."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,30 @@ import torch
 from dcvit.bench import BenchRow
 from dcvit.compression import compress
 from dcvit.cost import count_macs
+from dcvit.data import draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder
 from dcvit.methods import speedup as speedup_module
-from dcvit.methods.cait import CaitSettings
+from dcvit.methods.cait import PAPER, CaitSettings
 from dcvit.methods.cut import cut_by_norm, put_strongest_first
+from dcvit.methods.propose import Target
+from dcvit.methods.settings import SearchSettings
 from dcvit.methods.uniform import narrowed_plan, uniform_widths
 from dcvit.methods.widths import most_macs, prunable_layers
 from dcvit.model import build, create
 from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.refit import Refit
+from dcvit.stopwatch import Stopwatch
 from dcvit.subject import open_subject
 from dcvit.training.finetune import Finetuning
 from dcvit.training.recipe import TrainingRecipe
+from dcvit.training.stages import StageStore
 from dcvit.training.teacher import Teacher
 from dcvit.types import TimmModule
 
 WIDER = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2, "num_classes": 10}
-SETTINGS = CaitSettings(training=TrainingRecipe(epochs=1, batch_size=16))
+TRAINING = TrainingRecipe(epochs=1, batch_size=16)
+SETTINGS = PAPER.model_copy(update={"training": TRAINING})
 
 
 @pytest.fixture
@@ -64,6 +72,51 @@ def test_merging_and_pruning_meet_one_target(tmp_path: Path, model: TimmModule) 
     assert settings["recover"] == "train"
     assert (settings["training"]["augmentation"], settings["training"]["mixup"]) == ("crop", 0.0)  # what was used
     assert not (folder.path / "checkpoints").exists()
+
+
+def test_widths_are_refitted_before_the_training_and_the_last_block_trimmed(tmp_path: Path, model: TimmModule) -> None:
+    settings = CaitSettings(training=TRAINING)
+    result = run(model, tmp_path / "out", settings, macs_reduction=0.5, merge="horizontal@2")
+    plan = result.summary.plan
+    assert plan.trims_last_block
+    assert len(plan.merges) == 1
+    assert any(block.mlp_hidden or block.removed for block in plan.blocks)
+    assert not any(block.head_dim for block in plan.blocks)
+    assert 0.5 <= result.summary.macs_reduction < 0.54
+    folder = ModelFolder(tmp_path / "out")
+    assert count_macs(folder.load(), (3, 32, 32)).total == result.summary.macs_after
+    assert result.metrics["steps"] == 3  # it was trained, after the refit
+    assert result.metrics["stages"]["refit"] > 0
+    untrained = CaitSettings(training=TrainingRecipe(epochs=0))
+    start = run(model, tmp_path / "start", untrained, macs_reduction=0.5, merge="horizontal@2")
+    assert start.summary.plan == plan
+    before, after = (ModelFolder(tmp_path / name).load().blocks[-1].attn.q.weight for name in ("start", "out"))
+    assert not torch.equal(before, after)
+
+
+def test_merges_are_weighed_against_widths(tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow widths that are said to ruin the model make merges worth their harm, and the other way round."""
+    settings = CaitSettings(training=TrainingRecipe(epochs=0))
+    cache = tmp_path / "cache"
+    for cost, merges in ((1e3, True), (0.0, False)):
+
+        def damage(_self: Refit, _target: Target, _macs: float, merge: str | None, cost: float = cost) -> float:
+            return cost / (1 if merge is None else 1 + merge.count("@"))
+
+        monkeypatch.setattr(Refit, "damage", damage)
+        found = run(model, tmp_path / str(cost), settings, macs_reduction=0.4, cache=cache)
+        assert bool(found.summary.plan.merges) == merges
+        assert found.summary.macs_reduction >= 0.4
+
+
+def test_damage_of_widths_falls_where_merges_save_a_part(model: TimmModule) -> None:
+    subject = open_subject(model, model_kwargs=WIDER)
+    few = draw_few_shot(open_source("digits", "train"), 32, 0)
+    refit = Refit(subject, subject.plan, few, seed=0, store=StageStore(None), watch=Stopwatch())
+    macs = 0.4 * count_macs(model, (3, 32, 32)).total
+    alone, merged = (refit.damage(Target(), macs, merge) for merge in (None, "horizontal@1,linear"))
+    assert 0 < merged < alone
+    assert refit.damage(Target(), 2.4 * macs, "horizontal@3") == math.inf
 
 
 @pytest.mark.parametrize(
@@ -221,6 +274,8 @@ def test_a_speed_up_is_measured_on_stand_ins_and_on_the_result(
         ({"macs_reduction": 0.3, "settings": SETTINGS.model_copy(update={"prune": False}), "merge": "horizontal@3"},
          "the merges remove"),
         ({"macs_reduction": 0.3, "samples": 5000}, "has 1297 images"),
+        ({"macs_reduction": 0.95, "settings": CaitSettings(training=TRAINING), "merge": "none"}, "out of reach"),
+        ({"macs_reduction": 0.3, "settings": SearchSettings(), "trim_last_block": True}, "--recover none"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(

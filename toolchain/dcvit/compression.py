@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from dcvit.compressor import Compressor, Recover, require_classifier
-from dcvit.data import ImageSource, draw_few_shot, open_source, seeded
+from dcvit.data import DEFAULT_SAMPLES, ImageSource, draw_few_shot, open_source, seeded
 from dcvit.dense.new_head import new_head
 from dcvit.errors import InputError
 from dcvit.folder import ModelFolder, require_free
@@ -25,8 +25,6 @@ from dcvit.training.hardware import accelerator
 from dcvit.training.stages import StageStore
 
 CHECKPOINTS = "checkpoints"
-DEFAULT_SAMPLES = 500
-"""Images of a few-shot method."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +138,11 @@ def compress(
             keep_teacher=cache is not None,
         )
     else:
+        if target.trim_last_block:
+            raise InputError(
+                "--trim-last-block is of --method cait; it trims any model folder: compress FOLDER --method cait "
+                "--recover none --trim-last-block"
+            )
         target = target.resolved(trained=recover != "none")
         if target.speedup is None:
             propose(subject, target)  # what cannot be is found before any image is read

@@ -79,6 +79,7 @@ class Compressor:
         recover: `none` only cuts and merges.
         seed: Of every random choice.
         store: Keeps the results of long stages.
+        watch: Where the time goes, of a larger run that this is part of.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Compressor:
         recover: Recover,
         seed: int,
         store: StageStore,
+        watch: Stopwatch | None = None,
     ) -> None:
         if recover == "none":
             settings = settings.model_copy(update={"steps": 0, "trial_steps": 0})
@@ -99,7 +101,7 @@ class Compressor:
                 raise InputError("--method practise ranks blocks on images: give --data")
         self.subject, self.few_shot, self.settings = subject, few_shot, settings
         self.recover, self.seed, self.store = recover, seed, store
-        self.watch = Stopwatch()
+        self.watch = watch or Stopwatch()
         self._surveys: dict[str, Proposal] = {}
         self._references: dict[str, Reference] = {}
 

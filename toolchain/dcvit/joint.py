@@ -1,4 +1,4 @@
-"""A model and many images: merged, pruned and trained at once (CAIT); nothing but checkpoints is on disk."""
+"""A model and many images: merged, narrowed and trained at once (CAIT); nothing but checkpoints is on disk."""
 
 import copy
 import logging
@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dcvit.compressor import Compressed, Recover, manifest_of
-from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.data import ImageSource
 from dcvit.errors import InputError
 from dcvit.manifest import Manifest, package_versions
-from dcvit.methods.cait import CaitSettings, ChooseMerges, JointProposal, propose_jointly, stand_in_merges
+from dcvit.methods.cait import CaitSettings, JointProposal, propose_jointly, stand_in_merges
 from dcvit.methods.cdcp import ChannelPruning
 from dcvit.methods.cut import cut_by_norm
-from dcvit.methods.merging import Schedule, choose_merges, most_reduction
 from dcvit.methods.propose import Target
 from dcvit.methods.speedup import TOLERANCE, Candidates, find_reduction, measuring
 from dcvit.plan import CompressionPlan, merges_text
-from dcvit.progress import say
 from dcvit.stopwatch import Stopwatch
 from dcvit.subject import Subject
 from dcvit.summary import summarize
@@ -32,9 +30,7 @@ from dcvit.training.stages import StageResult, StageStore, weights_digest
 from dcvit.training.task import Task
 from dcvit.training.teacher import Teacher
 from dcvit.types import TimmModule
-
-CALIBRATION_IMAGES = 128
-"""Images that merge schedules are tried on, at most."""
+from dcvit.weighing import Weighing
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +80,9 @@ class JointCompressor:
             InputError: If the target is out of reach, or the images are not what the model was trained for.
         """
         started = time.perf_counter()
-        proposal = propose_jointly(self.subject, target, self.settings, self._choose(target), trained=self._trains)
+        stand_in = stand_in_merges(self.subject, target, self.settings)
+        choose = self._weighing.merges(target) if self._trains else stand_in
+        proposal = propose_jointly(self.subject, target, self.settings, choose, trained=self._trains)
         made = self._make(proposal, target) if target.speedup is None else self._make_as_fast(proposal, target)
         made.metrics.update(stages=self.watch.since({}), seconds=time.perf_counter() - started)
         return made
@@ -143,7 +141,10 @@ class JointCompressor:
         return training
 
     def _make_as_fast(self, proposal: JointProposal, target: Target) -> Compressed:
-        """Structure alone decides latency: plans of uniform widths are timed, then the trained one is."""
+        """Structure alone decides latency: plans are timed, and the trained one again.
+
+        Where training finds the widths, uniform ones stand in for them.
+        """
         wanted = target.speedup
         assert wanted is not None
         original = self.subject.plan.original()
@@ -160,7 +161,7 @@ class JointCompressor:
                     )
                 candidates = Candidates(
                     base=proposal.base,
-                    plan=lambda share: proposal.removing(share).uniform(),
+                    plan=lambda share: self._plan(proposal.removing(share), target),
                     base_share=least,
                     least=least + 0.001,
                     most=most,
@@ -188,20 +189,31 @@ class JointCompressor:
         summary = summarize(plan, self.subject.plan, target.macs_convention)
         return Compressed(student.cpu(), summary, metrics, {LOG: self.log.text})
 
+    def _plan(self, proposal: JointProposal, target: Target) -> CompressionPlan:
+        """The plan that a proposal comes to, or a stand-in where training finds the widths."""
+        if self._refits and proposal.macs:
+            return self._weighing.refit(proposal.base).plan(target, proposal.macs)
+        return proposal.uniform()
+
     def _train(self, proposal: JointProposal, target: Target) -> tuple[TimmModule, CompressionPlan, dict[str, Any]]:
-        student = cut_by_norm(self.subject, proposal.base).requires_grad_(True)
-        pruner = None
-        if proposal.macs:
+        plan, pruner = proposal.base, None
+        if self._refits and proposal.macs:
+            start = self._weighing.refit(plan).cut(target, proposal.macs)
+            student, plan = start.model.requires_grad_(True), start.plan
+        else:
+            student = cut_by_norm(self.subject, plan).requires_grad_(True)
+        if proposal.macs and not self._refits:
             pruning = self.settings.pruning.model_copy(update={"width_multiple": target.width_multiple})
             pruner = ChannelPruning(
                 student.to(accelerator().device),
                 self.subject.family,
-                proposal.base,
+                plan,
                 macs_to_save=proposal.macs,
                 settings=pruning,
                 macs_convention=target.macs_convention,
             )
-        training = self.finetuning(student, {"base": proposal.base.digest, "macs": proposal.macs}, pruner)
+        depends = {"plan": plan.digest, "macs": 0.0 if pruner is None else proposal.macs}
+        training = self.finetuning(student, depends, pruner)
         with self.watch.stage("training"):
             result = training.run(_described(proposal))
         data = self._material[0]
@@ -214,40 +226,27 @@ class JointCompressor:
             "images": data.num_images,
             "labelled": data.labelled,
         }
-        plan = proposal.base
         if pruner is not None:
             plan = plan.with_blocks(*pruner.fold())
             metrics |= {"widths": pruner.widths(), "largest_cut": pruner.largest_cut}
         return student, plan, metrics
 
-    def _choose(self, target: Target) -> ChooseMerges:
-        if self._source is None:
-            return stand_in_merges(self.subject, target)
-
-        def choose(plan: CompressionPlan, macs_reduction: float) -> Schedule:
-            with self.watch.stage("merges"):
-                family, convention = self.subject.family, target.macs_convention
-                model = cut_by_norm(self.subject, plan).to(accelerator().device).requires_grad_(False)
-                found = choose_merges(
-                    model,
-                    family,
-                    plan,
-                    self._calibration,
-                    macs_reduction=min(macs_reduction, most_reduction(model, family, plan, convention)),
-                    macs_convention=convention,
-                    store=self.store,
-                )
-            say(f"merges: {merges_text(found.merges)}, −{found.best.macs_reduction:.1%} MACs")
-            return found.merges
-
-        return choose
+    @cached_property
+    def _weighing(self) -> Weighing:
+        assert self._source is not None
+        return Weighing(
+            self.subject,
+            self._source,
+            self.settings,
+            refits=self._refits,
+            seed=self.seed,
+            store=self.store,
+            watch=self.watch,
+        )
 
     @cached_property
-    def _calibration(self) -> Any:
-        assert self._source is not None
-        source, channels = open_source(self._source, "train"), self.subject.architecture.input_size[0]
-        few = draw_few_shot(source, CALIBRATION_IMAGES, self.seed, channels, at_most=True)
-        return few.tensor(self.subject.preprocessing)
+    def _refits(self) -> bool:
+        return self._trains and self.settings.refits(self.subject)
 
     @cached_property
     def _teacher(self) -> TimmModule:

@@ -95,6 +95,8 @@ class CompressionPlan(_Frozen):
         merges: Token merges, by ascending position; several may stand at one position.
         merge_operator: `mean` of each pair, or a trained `linear` map of it (methods: CAIT, ATME).
         size_aware_attention: Add log(s) to the attention logits of a token that stands for s tokens.
+        trims_last_block: The last block works on the prefix tokens alone; a head that reads only these gives the same
+            logits.
         head: What a segmentation model has in place of the classifier; None keeps the classifier.
     """
 
@@ -105,6 +107,7 @@ class CompressionPlan(_Frozen):
     merges: tuple[Merge, ...] = ()
     merge_operator: MergeOperator = "mean"
     size_aware_attention: bool = False
+    trims_last_block: bool = False
     head: HeadPlan | None = None
 
     @model_validator(mode="after")
@@ -115,6 +118,8 @@ class CompressionPlan(_Frozen):
         positions = [merge.after for merge in self.merges]
         if positions != sorted(positions):
             raise ValueError("merges must be listed by ascending position")
+        if self.trims_last_block and self.head is not None:
+            raise ValueError("a segmentation head reads every token, so the last block cannot be trimmed")
         return self
 
     @property
@@ -125,12 +130,13 @@ class CompressionPlan(_Frozen):
     @property
     def is_identity(self) -> bool:
         """Whether the plan changes nothing."""
-        return not self.blocks and not self.merges
+        return not self.blocks and not self.merges and not self.trims_last_block
 
     @property
     def digest(self) -> str:
         """sha256 of the plan's canonical JSON: two plans with the same digest build the same model."""
-        fields = self.model_dump(mode="json", exclude={"head"} if self.head is None else None)
+        later = ("head", "trims_last_block")  # digests from before there were these still hold where they say nothing
+        fields = self.model_dump(mode="json", exclude={name for name in later if not getattr(self, name)})
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 

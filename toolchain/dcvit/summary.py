@@ -75,6 +75,8 @@ class PlanSummary:
                 parts.append(f"{without} blocks without attention, with {width}")
             yield "; ".join(parts)
         yield "tokens per block: " + " ".join(str(count) for count in self.tokens)
+        if self.plan.trims_last_block:
+            yield "the last block works out its prefix tokens alone"
         if self.note:
             yield self.note
 

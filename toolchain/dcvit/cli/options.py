@@ -146,6 +146,7 @@ def target_from(
     macs_reduction: float | None = None,
     speedup: float | None = None,
     runtime: str | None = None,
+    trim_last_block: bool | None = None,
 ) -> Any:
     """The `Target` that the flags of `target_options`, or of `plan_options` alone, describe."""
     from dcvit.methods.propose import Target
@@ -160,6 +161,7 @@ def target_from(
             "width_multiple": width_multiple,
             "merge": merge,
             "size_aware": size_aware,
+            "trim_last_block": trim_last_block,
             "plan": None if plan_file is None else CompressionPlan.read(plan_file),
         }
     )

@@ -6,7 +6,7 @@ import click
 
 from dcvit.cli.command import Command
 from dcvit.cli.options import JsonObject, target_from, target_options
-from dcvit.cli.training import joint_options, take_preset
+from dcvit.cli.training import joint_options, refuse_training_flags, take_preset
 
 
 @click.command("plan", cls=Command)
@@ -25,11 +25,11 @@ def command(model: str, model_kwargs: dict[str, Any] | None, **flags: Any) -> An
     from dcvit.subject import open_shapes
 
     take_preset(model, flags)
-    method, prune = flags.pop("method"), flags.pop("prune")
-    if method != "cait" and prune is not None:
-        raise click.UsageError(f"--prune is of --method cait, and the method is {method}")
-    wanted = target_from(**flags)
+    method = flags.pop("method")
     subject = open_shapes(model, model_kwargs)
     if method == "cait":
-        return summarize_jointly(subject, wanted, CaitSettings(prune=prune is not False))
+        settings = CaitSettings(prune=flags.pop("prune") is not False, widths=flags.pop("widths"))
+        return summarize_jointly(subject, target_from(**flags), settings)
+    refuse_training_flags(flags, method)
+    wanted = target_from(**flags)
     return summarize_proposal(subject, wanted, propose(subject, wanted))

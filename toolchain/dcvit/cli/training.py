@@ -14,15 +14,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 RECIPE = ("epochs", "batch_size", "accumulate", "lr", "augmentation", "label_smoothing", "mixup", "cutmix", "distill",
           "ema")  # fmt: skip
 """Flags that are fields of `TrainingRecipe`."""
-FEW_SHOT = ("search", "steps", "trial_steps", "nodes", "metric", "recipe")
+COUNTING = {"macs_convention": "full", "width_multiple": 8}
+"""Flags that `--recipe paper` sets for DC-ViT alone, as they are by default."""
+JOINT = ("prune", "widths", "trim_last_block")
+FEW_SHOT = ("search", "steps", "trial_steps", "nodes", "metric")
 """Flags that the other methods alone know."""
 
 
 def joint_options(function: F) -> F:
-    """--preset and --prune: what CAIT makes of a model; of `plan` and `compress`."""
+    """--preset, --widths and the like: what CAIT makes of a model; of `plan` and `compress`."""
     for decorate in (
+        click.option("--trim-last-block/--keep-last-block", default=None,
+                     help="cait: the last block works on the class token alone, where the head reads nothing else; the "
+                     "outputs stay as they are. [default: where it can be]"),
+        click.option("--widths", type=click.Choice(["refit", "cdcp"]),
+                     help="cait: find widths by measured damage and refit them before the training, or prune channels "
+                     "while it runs, as the paper does. [default: refit for a whole classifier]"),
         click.option("--prune/--no-prune", default=None,
-                     help="cait: whether channels are pruned; for no merging, --merge none. [default: yes]"),
+                     help="cait: whether widths change; for no merging, --merge none. [default: yes]"),
         click.option("--preset", type=click.Choice(list(PRESETS)),
                      help="cait: merges and target for DeiT-Tiny or -Small at 224."),
     ):  # fmt: skip
@@ -67,7 +76,7 @@ def cait_settings_from(flags: dict[str, Any]) -> Any:
     Raises:
         click.UsageError: If a flag is given that CAIT does not know, or the command does not train.
     """
-    from dcvit.methods.cait import CaitSettings
+    from dcvit.methods.cait import PAPER, CaitSettings
 
     if "epochs" not in flags:
         raise click.UsageError("--method cait trains every size on its own; run `dcvit-tool compress` for each")
@@ -77,9 +86,15 @@ def cait_settings_from(flags: dict[str, Any]) -> Any:
             raise click.UsageError(f"{flag_of(name)} is of the few-shot methods; --method cait has --epochs, --lr …")
     flags.pop("method")
     recipe = {name: flags.pop(name) for name in RECIPE}
-    prune = flags.pop("prune")
+    paper = {}
+    if flags.pop("recipe") == "paper":
+        paper = PAPER.model_dump(include={"widths", "trim"})
+        flags.update({name: own for name, own in COUNTING.items() if not was_given(name)})
+    prune, widths = flags.pop("prune"), flags.pop("widths")
     return CaitSettings.model_validate(
-        {
+        paper
+        | ({} if widths is None else {"widths": widths})
+        | {
             "prune": prune is not False,
             "labels": flags.pop("labels"),
             "training": {name: value for name, value in recipe.items() if value is not None},
@@ -93,10 +108,10 @@ def refuse_training_flags(flags: dict[str, Any], method: str) -> None:
     Raises:
         click.UsageError: If one was given.
     """
-    for name in (*RECIPE, "prune", "labels", "checkpoint_every", "tensorboard"):
+    for name in (*RECIPE, *JOINT, "labels", "checkpoint_every", "tensorboard"):
         if flags.get(name) is not None:
             raise click.UsageError(f"{flag_of(name)} is of --method cait, and the method is {method}")
-    for name in (*RECIPE, "prune", "labels"):
+    for name in (*RECIPE, *JOINT, "labels"):
         flags.pop(name, None)
 
 

@@ -16,6 +16,9 @@ from dcvit.data.sources import ImageSource
 from dcvit.errors import InputError
 from dcvit.manifest import Preprocessing
 
+DEFAULT_SAMPLES = 500
+"""Images of a few-shot method."""
+
 
 @dataclass(frozen=True)
 class FewShot:

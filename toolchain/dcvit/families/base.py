@@ -138,6 +138,10 @@ class Family(ABC):
     def train_up_to(self, model: TimmModule, last_block: int) -> None:
         """Makes trainable what runs up to and with block `last_block`, and the final norm; freezes the rest."""
 
+    def cannot_trim(self, model: TimmModule) -> str | None:  # noqa: ARG002 (most have no plain blocks)
+        """Why the last block cannot leave out all tokens but the prefix, in words; None where the logits stay equal."""
+        return "only the last block of a plain Vision Transformer (vit_*, deit_*, deit3_*) can be trimmed"
+
     def check(self, model: TimmModule, plan: CompressionPlan) -> None:
         """Checks that a plan fits an uncompressed model.
 
@@ -169,6 +173,10 @@ class Family(ABC):
                     f"merges stand after 1 to {depth - 1} blocks"
                 )
         self._check_grid(architecture, plan)
+        if plan.trims_last_block:
+            removed = plan.block(depth - 1).removed == "block"
+            if reason := "its last block is removed" if removed else self.cannot_trim(model):
+                raise InputError(f"--trim-last-block: {plan.model}: {reason}")
 
     def _check_refused(self, plan: CompressionPlan, entry: BlockPlan) -> None:
         asked: dict[Literal["attention", "mlp_hidden", "head_dim"], bool] = {

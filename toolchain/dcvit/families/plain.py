@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from dcvit.errors import InputError
 from dcvit.families.base import Architecture, BlockSpec, CostModules, Family, KeptNodes
 from dcvit.layers import (
     AttentionFreeBlock,
+    PrefixBlock,
     RemovedBlock,
     cannot_narrow,
     carry_merges,
@@ -74,10 +76,12 @@ class PlainFamily(Family):
                 nodes = kept.get(entry.index, torch.arange(entry.mlp_hidden))
                 narrow_mlp(block.mlp, nodes.to(device))
             if entry.head_dim is not None:
+                if isinstance(block, PrefixBlock):
+                    raise InputError(f"plan: block {entry.index} is trimmed already, and its heads keep their width")
                 channels = torch.arange(entry.head_dim, device=device).expand(block.attn.num_heads, -1)
                 narrow_attention(block.attn, channels)
             if entry.removed == "attention":
-                model.blocks[entry.index] = carry_merges(block, AttentionFreeBlock(block))
+                model.blocks[entry.index] = carry_merges(block, _without_attention(block))
 
     def tokens(self, model: TimmModule, plan: CompressionPlan) -> list[int]:  # noqa: ARG002 (where no plan merges)
         return [self.prefix_tokens(model) + model.patch_embed.num_patches] * len(model.blocks)
@@ -104,3 +108,8 @@ class PlainFamily(Family):
         for name in ("head", "head_dist", "attn_pool", "blocks_token_only"):
             if isinstance(head := getattr(model, name, None), nn.Module):
                 head.requires_grad_(False)
+
+
+def _without_attention(block: TimmModule) -> nn.Module:
+    free = AttentionFreeBlock(block)
+    return PrefixBlock(free, block.num_prefix_tokens) if isinstance(block, PrefixBlock) else free

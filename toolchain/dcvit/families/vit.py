@@ -9,7 +9,7 @@ import dcvit_kernels
 from dcvit.dense import SegmentationVit
 from dcvit.families.base import KeptNodes
 from dcvit.families.plain import PlainFamily
-from dcvit.layers import TokenMerge, attach_merge, attach_size_bias
+from dcvit.layers import PrefixBlock, TokenMerge, attach_merge, attach_size_bias
 from dcvit.layers.token_grid import TokenGrid, grids
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
@@ -36,17 +36,24 @@ class VitFamily(PlainFamily):
     def apply(self, model: TimmModule, plan: CompressionPlan, kept: KeptNodes | None = None) -> None:
         super().apply(model, plan, kept)
         prefix, device = model.num_prefix_tokens, next(model.parameters()).device
+        if plan.trims_last_block:
+            model.blocks[-1] = PrefixBlock(model.blocks[-1], prefix)
         if not plan.merges:
             return
         for index, grid in enumerate(grids(model.patch_embed.grid_size, plan.merges, len(model.blocks))):
             block = model.blocks[index]
-            if plan.size_aware_attention and isinstance(block, Block) and max(grid.sizes) > 1:
+            if plan.size_aware_attention and hasattr(block, "attn") and max(grid.sizes) > 1:
                 attach_size_bias(block.attn, torch.tensor((1,) * prefix + grid.sizes, device=device))
             for merge in plan.merges:
                 if merge.after == index + 1:
                     layer = TokenMerge(model.embed_dim, grid.shape, merge.axis, prefix, plan.merge_operator)
                     attach_merge(block, layer.to(device))
                     grid = grid.merged(merge.axis)
+
+    def cannot_trim(self, model: TimmModule) -> str | None:
+        if model.attn_pool is None and model.global_pool == "token" and model.num_prefix_tokens:
+            return None
+        return "its head reads the patch tokens too, so all of them are needed up to the end"
 
     def tokens(self, model: TimmModule, plan: CompressionPlan) -> list[int]:
         before = grids(model.patch_embed.grid_size, plan.merges, len(model.blocks))
@@ -58,6 +65,8 @@ class VitFamily(PlainFamily):
         return super().features_and_logits(model, images)
 
     def merge_tokens(self, model: TimmModule, plan: CompressionPlan, tokens: Tensor) -> Tensor:
+        if tokens.shape[1] == model.num_prefix_tokens:  # behind a last block that leaves out the rest
+            return tokens
         grid = TokenGrid.unmerged(model.patch_embed.grid_size)
         for merge in plan.merges:
             tokens = dcvit_kernels.merge_mean(tokens, grid.shape, merge.axis, model.num_prefix_tokens)

@@ -4,11 +4,13 @@ from dcvit.layers.attention_free_block import AttentionFreeBlock
 from dcvit.layers.layer_scale import mlp_scale
 from dcvit.layers.mlp import cannot_narrow, hidden_width, input_weights
 from dcvit.layers.narrow import narrow_attention, narrow_mlp
+from dcvit.layers.prefix_block import PrefixBlock
 from dcvit.layers.removed_block import RemovedBlock
 from dcvit.layers.token_merge import TokenMerge, apply_merges, attach_merge, attach_size_bias, carry_merges
 
 __all__ = [
     "AttentionFreeBlock",
+    "PrefixBlock",
     "RemovedBlock",
     "TokenMerge",
     "apply_merges",

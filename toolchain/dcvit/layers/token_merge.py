@@ -77,8 +77,14 @@ def attach_size_bias(attention: nn.Module, sizes: Tensor) -> None:
         attention: A timm attention, which takes `attn_mask`.
         sizes: [N], how many tokens each token stands for (1 for a prefix token).
     """
-    attention.register_buffer("size_bias", sizes.float().log()[None, None, None], persistent=False)
-    attention.register_forward_pre_hook(_add_size_bias, with_kwargs=True)
+    _set_size_bias(attention, sizes.float().log()[None, None, None])
+
+
+def carry_size_bias(old: nn.Module, new: nn.Module) -> None:
+    """Gives `new` the size bias of the attention that it replaces, if that one has any."""
+    bias = getattr(old, "size_bias", None)
+    if bias is not None:
+        _set_size_bias(new, bias)
 
 
 def apply_merges(block: nn.Module, tokens: Tensor) -> Tensor:
@@ -87,6 +93,11 @@ def apply_merges(block: nn.Module, tokens: Tensor) -> Tensor:
         if isinstance(child, TokenMerge):
             tokens = child(tokens)
     return tokens
+
+
+def _set_size_bias(attention: nn.Module, bias: Tensor) -> None:
+    attention.register_buffer("size_bias", bias, persistent=False)
+    attention.register_forward_pre_hook(_add_size_bias, with_kwargs=True)
 
 
 def _merge_output(block: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

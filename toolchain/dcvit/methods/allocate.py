@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcvit.methods.structure import UnitCost
+from dcvit.plan import BlockPlan
 
 RESOLUTION = 4096
 """Steps into which the MACs to save are divided: savings are rounded down to them, so the target is always met."""
@@ -33,6 +34,11 @@ class BlockDamage:
         damage = [max(self.mlp[width], NO_DAMAGE) for width in known[:-1]] + [NO_DAMAGE]
         estimate = np.exp(np.interp(np.log(widths), np.log(known), np.log(damage)))
         return np.where(widths >= hidden, 0.0, estimate)
+
+    def of_entry(self, entry: BlockPlan, hidden: int) -> float:
+        """Damage of what a plan makes of the block."""
+        attention = 0.0 if entry.removed is None else self.attention or 0.0
+        return attention + float(self.of_width(np.array([entry.mlp_hidden or hidden]), hidden)[0])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """CAIT (arXiv 2309.15755): tokens merge and channels are pruned while one training recovers both.
 
-What the paper leaves open and is decided here: merges are chosen before the training, so that they take a share
-`merge_share` of the MACs to be removed, and pruning finds the rest; a schedule that is given replaces the choice.
+What the paper leaves open and is decided here: merges are chosen before the training; a schedule that is given replaces
+the choice. Past the paper, channels need not be pruned while the model trains: by default widths are found by measured
+damage and refitted in closed form first, as the few-shot solver does, and merges take the share of the MACs that makes
+the least damage in all. Compactors that are pruned lose more to begin with than a short training brings back.
 """
 
 from collections.abc import Callable
@@ -20,23 +22,29 @@ from dcvit.methods.uniform import narrowed_plan, uniform_widths
 from dcvit.methods.widths import PrunableLayer, most_macs, prunable_layers
 from dcvit.model import build
 from dcvit.plan import CompressionPlan, merges_text
-from dcvit.subject import Subject
+from dcvit.subject import Subject, original_of
 from dcvit.summary import PlanSummary, summarize
 from dcvit.training.recipe import TrainingRecipe
+
+Widths = Literal["refit", "cdcp"]
 
 NO_MERGES = "none"
 """Instead of a schedule: no token merges."""
 
 ChooseMerges = Callable[[CompressionPlan, float], Schedule]
-"""A schedule that removes a share of the MACs of a plan's model."""
+"""Merges for a plan's model, of whose MACs merges and pruning together are to remove a share."""
 
 
 class CaitSettings(BaseModel):
     """How a model is merged, pruned and trained.
 
     Attributes:
-        prune: Whether channels are pruned; without it merges have to meet the target alone.
-        merge_share: Share of the MACs to be removed that chosen merges take; all, where channels are not pruned.
+        prune: Whether widths change; without it merges have to meet the target alone.
+        widths: `refit` narrows MLPs, and removes attention where that does less, before the training; `cdcp` prunes
+            heads and MLPs while the model trains, as the paper does. None refits classifiers that are still whole.
+        merge_share: Share of the MACs to be removed that chosen merges take, with `cdcp` or where there are no images
+            to weigh merges against widths; all, where widths do not change.
+        trim: Whether the last block leaves out what no head reads, which changes no logit.
         labels: Whether the images' labels are used; None uses them where there are any.
         training: Optimiser, augmentation and length.
         pruning: When and how fast channels are pruned.
@@ -46,10 +54,31 @@ class CaitSettings(BaseModel):
 
     method: Literal["cait"] = "cait"
     prune: bool = True
+    widths: Widths | None = None
     merge_share: float = Field(default=2 / 3, gt=0, le=1)
+    trim: bool = True
     labels: bool | None = None
     training: TrainingRecipe = TrainingRecipe()
     pruning: CdcpSettings = CdcpSettings()
+
+    def share(self, macs_reduction: float) -> float:
+        """What of a share of the MACs merges take where nothing says more."""
+        return macs_reduction * (self.merge_share if self.prune else 1.0)
+
+    def refits(self, subject: Subject) -> bool:
+        """Whether widths are found and refitted before the training.
+
+        Raises:
+            InputError: If that is asked for, and the model has no logits to measure damage on.
+        """
+        able = subject.plan.task == "classification" and not subject.plan.blocks
+        if self.widths == "refit" and not able:
+            raise InputError("--widths refit needs a classifier that is still whole; give --widths cdcp")
+        return self.prune and self.widths != "cdcp" and able
+
+
+PAPER = CaitSettings(widths="cdcp", trim=False)
+"""CAIT with nothing but what its paper has."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +146,14 @@ def propose_jointly(
     """
     wanted = target.macs_reduction if target.speedup is None else 1 - 1 / target.speedup
     merge = None if target.merge == NO_MERGES else target.merge
+    target = target.model_copy(update={"trim_last_block": _trims(subject, target, settings)})
     plain = target.at(None)
     merges_already = bool((target.plan or subject.plan).merges)
     if target.merge is None and wanted is not None and not merges_already:
         fixed = survey(subject, plain.model_copy(update={"merge": None, "size_aware": None}))
-        share = wanted * (settings.merge_share if settings.prune else 1.0)
-        missing = (share * fixed.total - fixed.saved) / (fixed.total - fixed.saved)
+        missing = (wanted * fixed.total - fixed.saved) / (fixed.total - fixed.saved)
         if missing > 0:
-            merge = merges_text(choose(_operated(fixed.base, target, trained), missing))
+            merge = merges_text(choose(_operated(fixed.base, target, trained), missing)) or None
     if merge is not None and trained and "mean" not in merge:
         merge += ",linear"
     size_aware = target.size_aware if merge is not None or merges_already else None
@@ -134,7 +163,7 @@ def propose_jointly(
     layers = _layers(subject, found.base, target, settings) if settings.prune else ()
     proposal = JointProposal(found.base, 0.0, found.total, found.saved, tuple(layers), target.width_multiple)
     if wanted is None and found.base == subject.plan and not subject.fresh_head:
-        raise InputError("nothing to do: give --macs-reduction, --speedup, --merge or --plan")
+        raise InputError("nothing to do: give --macs-reduction, --speedup, --merge, --plan or --trim-last-block")
     if target.speedup is not None:
         return proposal
     if wanted is not None and not settings.prune and found.saved < wanted * found.total:
@@ -145,13 +174,14 @@ def propose_jointly(
     return proposal.removing(wanted)
 
 
-def stand_in_merges(subject: Subject, target: Target) -> ChooseMerges:
-    """Chooses without images: of the shortest schedules that remove enough, the one that removes the least too much.
+def stand_in_merges(subject: Subject, target: Target, settings: CaitSettings) -> ChooseMerges:
+    """Chooses without images: of the shortest schedules that remove the settings' share, the one that removes least.
 
     Where none removes enough it gives the one that removes most, and leaves the rest to pruning.
     """
 
     def choose(plan: CompressionPlan, macs_reduction: float) -> Schedule:
+        macs_reduction = settings.share(macs_reduction)
         costs = MergeCosts(build(plan, device="meta"), subject.family, plan, target.macs_convention)
         reductions: dict[Schedule, float] = {}
         for _, equally_long in groupby(schedules(costs.grid, costs.depth), key=len):
@@ -166,15 +196,31 @@ def stand_in_merges(subject: Subject, target: Target) -> ChooseMerges:
 
 def summarize_jointly(subject: Subject, target: Target, settings: CaitSettings) -> PlanSummary:
     """The plan in figures; where merges and widths are to be found on images, with stand-ins for them."""
-    proposal = propose_jointly(subject, target, settings, stand_in_merges(subject, target), trained=True)
+    proposal = propose_jointly(subject, target, settings, stand_in_merges(subject, target, settings), trained=True)
     notes = []
     if target.merge is None and proposal.base.merges and not subject.plan.merges and target.plan is None:
         notes.append(f"your images choose the merges (here {merges_text(proposal.base.merges)} stand in for them)")
     if target.speedup is not None:
         raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
     if proposal.macs:
-        notes.append("training finds the widths of heads and MLPs (here all are cut by the same share)")
+        how = "your images" if settings.refits(subject) else "training"
+        notes.append(f"{how} find{'' if how == 'your images' else 's'} the widths (here all are cut by the same share)")
     return summarize(proposal.uniform(), subject.plan, target.macs_convention, "; ".join(notes))
+
+
+def _trims(subject: Subject, target: Target, settings: CaitSettings) -> bool:
+    """Whether the last block is to be trimmed: as the user says, else wherever it may be and nothing fixes the plan."""
+    if target.trim_last_block is not None:
+        return target.trim_last_block
+    asked = (target.macs_reduction, target.speedup, target.merge) != (None, None, None) and target.plan is None
+    if not (settings.trim and asked) or subject.plan.head is not None:
+        return False
+    return subject.family.cannot_trim(original_of(subject.plan)) is None and not _lost(subject.plan)
+
+
+def _lost(plan: CompressionPlan) -> bool:
+    """Whether a whole block went, which may be the last one."""
+    return any(block.removed == "block" for block in plan.blocks)
 
 
 def _operated(plan: CompressionPlan, target: Target, trained: bool) -> CompressionPlan:

@@ -27,6 +27,8 @@ def cut_by_norm(subject: Subject, plan: CompressionPlan) -> TimmModule:
     if plan.merges != subject.plan.merges:
         merging = ("merges", "merge_operator", "size_aware_attention")
         changes = changes.replace(**{key: getattr(plan, key) for key in merging})
+    if plan.trims_last_block != subject.plan.trims_last_block:
+        changes = changes.replace(trims_last_block=True)
     subject.family.apply(student, changes, kept)
     return student
 

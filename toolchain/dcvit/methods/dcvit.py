@@ -54,6 +54,22 @@ def stand_ins(proposal: Proposal) -> list[BlockPlan]:
     return [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit] if proposal.macs > 0 else []
 
 
+def predicted_damage(job: Job, proposal: Proposal) -> float:
+    """Sum of the measured damages, in nats, of what the solver chooses.
+
+    Args:
+        job: Its model is the one that damages are measured on, merged or not.
+        proposal: What to reach, and what each cut saves of it.
+
+    Raises:
+        InputError: If the target is out of reach.
+    """
+    examination = _examined(job, proposal, [])
+    return sum(
+        examination.damages[entry.index].of_entry(entry, proposal.hidden) for entry in _entries(proposal, examination)
+    )
+
+
 def reach(job: Job, proposal: Proposal) -> tuple[float, float]:
     """MACs that the search can save beyond the base plan, least and most."""
     if _uses_solver(job):

@@ -7,6 +7,7 @@ from torch import nn
 
 from dcvit.cost import MacsConvention, count_macs
 from dcvit.families import Family
+from dcvit.layers import PrefixBlock
 from dcvit.layers.token_grid import TokenGrid
 from dcvit.model import build
 from dcvit.plan import CompressionPlan, Merge
@@ -91,6 +92,12 @@ class _BlockCost:
 
     @classmethod
     def of(cls, block: TimmModule, convention: MacsConvention) -> "_BlockCost":
+        if isinstance(block, PrefixBlock):  # all but its keys and values is of the prefix tokens, which never merge
+            if not hasattr(block, "attn"):
+                return cls(0, 0)
+            products = 2 * block.num_prefix_tokens * block.attn.kv.out_features // 2
+            norm = 4 * block.norm1.normalized_shape[0]
+            return cls(block.attn.kv.weight.numel() + (products if convention == "full" else norm), 0)
         token = sum(layer.weight.numel() for layer in block.modules() if isinstance(layer, nn.Linear))
         attention = getattr(block, "attn", None)
         if convention == "full":

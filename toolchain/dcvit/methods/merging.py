@@ -151,6 +151,15 @@ def choose_merges(
     return shared[0]
 
 
+def least_harm(trials: Iterable[MergeTrial]) -> list[MergeTrial]:
+    """Those that no other trial beats: less harm for as many MACs saved."""
+    found: list[MergeTrial] = []
+    for trial in sorted(trials, key=lambda trial: (-trial.macs_reduction, trial.harm)):
+        if not found or trial.harm < found[-1].harm:
+            found.append(trial)
+    return found
+
+
 def most_reduction(model: TimmModule, family: Family, plan: CompressionPlan, convention: MacsConvention) -> float:
     """The largest share of the MACs that any schedule of the search removes."""
     costs = MergeCosts(model, family, plan, convention)

@@ -25,6 +25,8 @@ class Target(BaseModel):
         width_multiple: MLP widths are multiples of this; 1 reproduces the paper.
         merge: A merge schedule, as `horizontal@4,vertical@8`.
         size_aware: Let attention know how many patches a merged token stands for; None: where nothing is trained.
+        trim_last_block: Let the last block work on the prefix tokens alone, which leaves the logits as they are; None:
+            where the method does so by itself, and the head allows it.
         plan: A plan that fixes everything (or, with a reduction, the start).
     """
 
@@ -37,6 +39,7 @@ class Target(BaseModel):
     width_multiple: int = Field(default=8, ge=1)
     merge: str | None = None
     size_aware: bool | None = None
+    trim_last_block: bool | None = None
     plan: CompressionPlan | None = None
 
     @model_validator(mode="after")
@@ -238,4 +241,9 @@ def _base_plan(subject: Subject, target: Target) -> CompressionPlan:
         raise InputError("--size-aware needs merged tokens; give --merge")
     if target.size_aware is not None:
         base = base.replace(size_aware_attention=target.size_aware)
+    if target.trim_last_block:
+        if base.head is not None:
+            raise InputError("--trim-last-block: a segmentation head reads every token")
+        base = base.replace(trims_last_block=True)
+        subject.family.check(original_of(subject.plan), base)
     return base

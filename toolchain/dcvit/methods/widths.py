@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dcvit.cost import MacsConvention
 from dcvit.errors import InputError
 from dcvit.families import Family
+from dcvit.layers import PrefixBlock
 from dcvit.plan import CompressionPlan
 from dcvit.subject import original_of
 from dcvit.types import TimmModule
@@ -74,6 +75,8 @@ def prunable_layers(
     for index, tokens in enumerate(family.tokens(original_of(plan), plan)):
         block = family.block(model, index)
         attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
+        if isinstance(block, PrefixBlock):  # of its attention only keys and values are left; the MLP is nearly free
+            attention, tokens = None, block.num_prefix_tokens
         # A norm of q and k acts on all channels of a head together, so none of them can go.
         if attention is not None and isinstance(attention.q_norm, nn.Identity):
             # A channel of a head: a row of q, k and v, a column of proj, and one term of each product in QKᵀ and AV.
