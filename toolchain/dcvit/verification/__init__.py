@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,14 @@ def _references(folder: ModelFolder, source: ImageSource | None) -> list[Referen
         shots = draw_few_shot(source, IMAGES, seed=0, channels=preprocessing.input_size[0], at_most=True)
         sets.append(("real images", shots.tensor(preprocessing)))
     session = TorchSession(folder.load(), IMAGES, device="cpu")
-    return [Reference(what, images, session.infer(images), what == "real images") for what, images in sets]
+    return [
+        Reference(what, images, session.infer(images), what == "real images", cache(partial(_at_bf16, folder, images)))
+        for what, images in sets
+    ]
+
+
+def _at_bf16(folder: ModelFolder, images: Tensor) -> Tensor:
+    return TorchSession(folder.load(), IMAGES, "bf16", device="cpu").infer(images)
 
 
 def _random_images(preprocessing: Preprocessing) -> Tensor:

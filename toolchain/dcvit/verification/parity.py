@@ -1,6 +1,7 @@
 """Whether two runtimes compute the same, and how far apart they may be."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,11 +33,25 @@ LEAST_COSINE: dict[Precision, float] = {"bf16": 0.99, "int8": 0.98}
 """Least cosine between two runtimes' logits, a noise of the share ε giving 1 − ε²/2.
 
 - bf16: a rounding is off by u/√3 = 2.3e-3 on average, √(10·D) of them by 2.5 … 4.5 %. Three times that is 14 %, 0.99.
-  Measured on a trained DeiT-Tiny: 0.99999.
+  That is for the model least fit for bf16; for the model at hand `Reference.least_cosine` asks for more.
 - int8: a noise of 2 … 8 % (see `exporting/int8.py`), and twice to three times that is 20 %, 0.98. Measured: 0.9999; a
   tensor with a wrong scale changes logits by tens of percent. There is no bound on a single logit: where one value of
   a token was never seen in calibration it is clipped, which is what int8 does.
 """
+
+TIMES_PYTORCH = 3
+"""How many times PyTorch's own bf16 noise another runtime's may be.
+
+PyTorch rounds every intermediate result, those of norms and softmax too, so hardly anything makes more noise in bf16.
+Measured with OpenVINO on some 50 models with random weights (14 families of timm, widths of 32 … 768, 3 … 12 blocks,
+heads of 8 … 64 channels, merged and cut): PyTorch's noise is 0.4 … 2.7 % of the logits, OpenVINO's 0.8 … 1.35 times
+that. An attention bias that OpenVINO read wrongly (`exporting/bias.py`) made 22 % where the last four blocks of twelve
+had it (cosine 0.977), and 13 % where the last two had it: 0.9915, which 0.99 alone would let pass.
+"""
+
+LEAST_NOISE = 0.02
+"""Share of the logits that any bf16 computation may be off by: three times what the roundings of a single block make,
+√10·u/√3 = 0.7 %."""
 
 LEAST_COSINE_ON_NOISE = 0.8
 """For int8 on random pixels. Its ranges were set on images, and noise lies outside them: this finds broken files only.
@@ -52,12 +67,14 @@ class Reference:
         images: [n, C, H, W].
         logits: [n, classes].
         real: Whether the images are real ones; then the class that wins is compared too.
+        at_bf16: What PyTorch makes of them at bf16; asked for where a bf16 computation is judged.
     """
 
     what: str
     images: Tensor
     logits: Tensor
     real: bool
+    at_bf16: Callable[[], Tensor]
 
     def tolerance(self, precision: Precision) -> float | None:
         """Largest difference that passes, in logits; None where single logits have no bound."""
@@ -68,7 +85,13 @@ class Reference:
         """Least cosine that passes; None where the largest difference says enough."""
         if precision == "int8" and not self.real:
             return LEAST_COSINE_ON_NOISE
+        if precision == "bf16":
+            return max(LEAST_COSINE["bf16"], self._least_cosine_by_pytorch())
         return LEAST_COSINE.get(precision)
+
+    def _least_cosine_by_pytorch(self) -> float:
+        own = math.sqrt(2 * max(1 - cosine(self.at_bf16(), self.logits), 0))
+        return 1 - max(TIMES_PYTORCH * own, LEAST_NOISE) ** 2 / 2
 
     def tie(self, precision: Precision) -> float:
         """A lead in logits that noise of this precision may turn.
@@ -97,7 +120,7 @@ def check_parity(name: str, session: Session, reference: Reference, precision: P
     if least_cosine is not None:
         agrees = cosine(logits, reference.logits)
         passed = passed and agrees >= least_cosine
-        found += f", cosine {agrees:.4f} (at least {least_cosine})"
+        found += f", cosine {agrees:.5f} (at least {least_cosine:.5g})"
     checks = [Check(name, passed, found, error, tolerance)]
     if reference.real:
         checks.append(_top1(f"{name}, top-1", logits, reference.logits, reference.tie(precision)))
