@@ -223,10 +223,9 @@ def test_a_cache_keeps_what_the_teacher_says(
     assert asked.count(False) == 3
 
 
-def test_a_speed_up_is_measured_on_stand_ins_and_on_the_result(
-    tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here latency follows the MACs to the power of 0.8; no clock is asked."""
+@pytest.fixture
+def timed(model: TimmModule, monkeypatch: pytest.MonkeyPatch) -> list[CompressionPlan]:
+    """Plans that were timed; here latency follows the MACs to the power of 0.8, and no clock is asked."""
     whole = count_macs(model, (3, 32, 32)).total
     timed: list[CompressionPlan] = []
 
@@ -253,6 +252,12 @@ def test_a_speed_up_is_measured_on_stand_ins_and_on_the_result(
             return Row(plan)  # type: ignore[return-value]
 
     monkeypatch.setattr("dcvit.joint.measuring", Measuring)
+    return timed
+
+
+def test_a_speed_up_is_measured_on_stand_ins_and_on_the_result(
+    tmp_path: Path, model: TimmModule, timed: list[CompressionPlan]
+) -> None:
     result = run(model, tmp_path / "out", speedup=1.6, merge="horizontal@2")
     assert result.metrics["speedup"]["speedup"] == pytest.approx(1.6, rel=2 * speedup_module.TOLERANCE)
     assert timed[-1] == result.summary.plan
@@ -262,6 +267,22 @@ def test_a_speed_up_is_measured_on_stand_ins_and_on_the_result(
         run(model, tmp_path / "no", SETTINGS.model_copy(update={"prune": False}), speedup=3, merge="horizontal@2")
     enough = run(model, tmp_path / "enough", speedup=1.1, merge="horizontal@1,vertical@1")
     assert not enough.summary.plan.blocks  # merging alone is faster than that
+
+
+def test_merges_are_weighed_at_the_speed_that_is_asked_for(
+    tmp_path: Path, model: TimmModule, timed: list[CompressionPlan]
+) -> None:
+    settings = CaitSettings(training=TrainingRecipe(epochs=0))
+    result = run(model, tmp_path / "out", settings, speedup=1.6, cache=tmp_path / "cache")
+    assert result.metrics["speedup"]["speedup"] == pytest.approx(1.6, rel=2 * speedup_module.TOLERANCE)
+    assert timed[-1] == result.summary.plan
+    weighed = [plan for plan in timed if plan.merges and not plan.blocks]
+    assert weighed, "no schedule was timed on its own"
+    assert all(plan.trims_last_block for plan in timed)
+    count = len(timed)
+    again = run(model, tmp_path / "again", settings, speedup=1.6, cache=tmp_path / "cache")
+    assert again.summary.plan == result.summary.plan
+    assert len(timed) == count + 1  # the choice and the search are kept; the result is always timed
 
 
 @pytest.mark.parametrize(

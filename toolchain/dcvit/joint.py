@@ -15,7 +15,7 @@ from dcvit.methods.cait import CaitSettings, JointProposal, propose_jointly, sta
 from dcvit.methods.cdcp import ChannelPruning
 from dcvit.methods.cut import cut_by_norm
 from dcvit.methods.propose import Target
-from dcvit.methods.speedup import TOLERANCE, Candidates, find_reduction, measuring
+from dcvit.methods.speedup import TOLERANCE, Candidates, Measure, find_reduction, measuring
 from dcvit.plan import CompressionPlan, merges_text
 from dcvit.stopwatch import Stopwatch
 from dcvit.subject import Subject
@@ -80,10 +80,11 @@ class JointCompressor:
             InputError: If the target is out of reach, or the images are not what the model was trained for.
         """
         started = time.perf_counter()
-        stand_in = stand_in_merges(self.subject, target, self.settings)
-        choose = self._weighing.merges(target) if self._trains else stand_in
-        proposal = propose_jointly(self.subject, target, self.settings, choose, trained=self._trains)
-        made = self._make(proposal, target) if target.speedup is None else self._make_as_fast(proposal, target)
+        if target.speedup is None:
+            made = self._make(self._propose(target), target)
+        else:
+            with measuring(self.subject.plan.original(), self.subject.preprocessing, target.runtime) as measure:
+                made = self._make_as_fast(self._propose(target, measure), target, measure)
         made.metrics.update(stages=self.watch.since({}), seconds=time.perf_counter() - started)
         return made
 
@@ -140,41 +141,46 @@ class JointCompressor:
                 training.keep_teacher(self.store, self._identity)
         return training
 
-    def _make_as_fast(self, proposal: JointProposal, target: Target) -> Compressed:
+    def _propose(self, target: Target, measure: Measure | None = None) -> JointProposal:
+        stand_in = stand_in_merges(self.subject, target, self.settings)
+        choose = self._weighing.merges(target, measure) if self._trains else stand_in
+        return propose_jointly(self.subject, target, self.settings, choose, trained=self._trains)
+
+    def _make_as_fast(self, proposal: JointProposal, target: Target, measure: Measure) -> Compressed:
         """Structure alone decides latency: plans are timed, and the trained one again.
 
         Where training finds the widths, uniform ones stand in for them.
         """
         wanted = target.speedup
         assert wanted is not None
-        original = self.subject.plan.original()
-        with measuring(original, self.subject.preprocessing, target.runtime) as measure:
 
-            def find() -> StageResult:
-                if measure(proposal.base).speedup >= wanted:
-                    return StageResult({}, {"macs_reduction": None, "measurements": 1})
-                least, most = proposal.reach
-                if least == most:
-                    raise InputError(
-                        f"--speedup {wanted:g}: merging alone measures ×{measure(proposal.base).speedup:.2f}; "
-                        "give other merges, or let channels be pruned"
-                    )
-                candidates = Candidates(
-                    base=proposal.base,
-                    plan=lambda share: self._plan(proposal.removing(share), target),
-                    base_share=least,
-                    least=least + 0.001,
-                    most=most,
+        def find() -> StageResult:
+            if measure(proposal.base).speedup >= wanted:
+                return StageResult({}, {"macs_reduction": None, "measurements": 1})
+            least, most = proposal.reach
+            if least == most:
+                raise InputError(
+                    f"--speedup {wanted:g}: merging alone measures ×{measure(proposal.base).speedup:.2f}; "
+                    "give other merges, or let channels be pruned"
                 )
-                found = find_reduction(wanted, candidates, measure)
-                return StageResult({}, {"macs_reduction": found.macs_reduction, "measurements": found.measurements})
+            if self._refits:
+                most = least + self._weighing.refit(proposal.base).most_macs(target) / proposal.total
+            candidates = Candidates(
+                base=proposal.base,
+                plan=lambda share: self._plan(proposal.removing(share), target),
+                base_share=least,
+                least=least + 0.001,
+                most=most,
+            )
+            found = find_reduction(wanted, candidates, measure)
+            return StageResult({}, {"macs_reduction": found.macs_reduction, "measurements": found.measurements})
 
-            with self.watch.stage("measuring"):
-                key = {"base": proposal.base.digest, "target": target.model_dump(mode="json")}
-                found = self.store.run("speedup", key, find).record
-            made = self._make(proposal.removing(found["macs_reduction"]), target)
-            with self.watch.stage("measuring"):
-                row = measure(made.plan)
+        with self.watch.stage("measuring"):
+            key = {"base": proposal.base.digest, "target": target.model_dump(mode="json")}
+            found = self.store.run("speedup", key, find).record
+        made = self._make(proposal.removing(found["macs_reduction"]), target)
+        with self.watch.stage("measuring"):
+            row = measure(made.plan)
         if row.speedup < wanted * (1 - TOLERANCE):
             log.warning("the widths that training found make it ×%.3f as fast, not ×%g", row.speedup, wanted)
         made.metrics.update(speedup=row.to_json(), speedup_measurements=found["measurements"])
@@ -187,7 +193,8 @@ class JointCompressor:
             return Compressed(cut_by_norm(self.subject, plan), summary, {})
         student, plan, metrics = self._train(proposal, target)
         summary = summarize(plan, self.subject.plan, target.macs_convention)
-        return Compressed(student.cpu(), summary, metrics, {LOG: self.log.text})
+        texts = {LOG: self.log.text} if self.log.text else {}
+        return Compressed(student.cpu(), summary, metrics, texts)
 
     def _plan(self, proposal: JointProposal, target: Target) -> CompressionPlan:
         """The plan that a proposal comes to, or a stand-in where training finds the widths."""

@@ -8,7 +8,7 @@ from dcvit.cost import count_macs
 from dcvit.data import FewShot
 from dcvit.errors import InputError
 from dcvit.methods.cut import cut_by_norm
-from dcvit.methods.dcvit import predicted_damage
+from dcvit.methods.dcvit import predicted_damage, reach
 from dcvit.methods.propose import Target, survey
 from dcvit.methods.settings import SearchSettings
 from dcvit.plan import CompressionPlan
@@ -52,6 +52,12 @@ class Refit:
             InputError: If it is out of reach.
         """
         return self._compressor.plan(self._removing(target, macs))
+
+    def most_macs(self, target: Target) -> float:
+        """MACs that the narrowest plan saves of the base plan's model."""
+        asking = self._removing(target, 1.0)
+        job, proposal = self._compressor.job(asking)
+        return reach(job, proposal)[1]
 
     def damage(self, target: Target, macs: float, merge: str | None) -> float:
         """KL in nats that is predicted of narrowing until `macs` are saved, where a schedule saves a part.

@@ -8,6 +8,7 @@ from dcvit.methods.cait import CaitSettings, ChooseMerges
 from dcvit.methods.cut import cut_by_norm
 from dcvit.methods.merging import MergeSearch, MergeTrial, Schedule, choose_merges, least_harm, most_reduction
 from dcvit.methods.propose import Target
+from dcvit.methods.speedup import Measure
 from dcvit.plan import CompressionPlan, merges_text
 from dcvit.progress import say
 from dcvit.refit import Refit
@@ -15,7 +16,7 @@ from dcvit.stopwatch import Stopwatch
 from dcvit.subject import Subject
 from dcvit.summary import summarize
 from dcvit.training.hardware import accelerator
-from dcvit.training.stages import StageStore
+from dcvit.training.stages import StageResult, StageStore, weights_digest
 
 CALIBRATION_IMAGES = 128
 """Images that merge schedules are tried on, at most."""
@@ -25,6 +26,9 @@ SHARES = (1 / 8, 1 / 4, 1 / 2, 2 / 3)
 
 LEAST_REDUCTION = 0.01
 """Schedules that remove less of the MACs are not worth a layer."""
+
+_NO_TIME = 1e-3
+"""Least share of the latency that narrower widths are taken to save: a noisy machine may show less."""
 
 NO_MERGE = MergeTrial(merges=(), macs_reduction=0.0, kl=0.0, feature_error=0.0)
 
@@ -57,15 +61,24 @@ class Weighing:
         self.seed, self.store, self.watch = seed, store, watch
         self._data, self._made = data, dict[str, Refit]()
 
-    def merges(self, target: Target) -> ChooseMerges:
-        """Chooses merges for a target: the least harm in all, or for the settings' share where training prunes."""
+    def merges(self, target: Target, measure: Measure | None = None) -> ChooseMerges:
+        """Chooses merges for a target: the least harm in all, or for the settings' share where training prunes.
+
+        Args:
+            target: What to reach.
+            measure: Times plans: then schedules are weighed at the speed-up that the target asks for, and not at equal
+                MACs. A MAC that merging saves is worth more time than one of a narrower MLP, for norms, softmax and
+                transpositions go with it.
+        """
 
         def choose(plan: CompressionPlan, macs_reduction: float) -> Schedule:
             with self.watch.stage("merges"):
-                if self.refits:
-                    found = self._balanced(plan, macs_reduction, target)
-                else:
+                if not self.refits:
                     found = self._search(plan, self.settings.share(macs_reduction), target).best
+                elif measure is None:
+                    found = self._at_equal_macs(plan, macs_reduction, target)
+                else:
+                    found = self._at_equal_speed(plan, macs_reduction, target, measure)
             merges = merges_text(found.merges) or "none, widths do less harm"
             say(f"merges: {merges}, −{found.macs_reduction:.1%} MACs")
             return found.merges
@@ -79,18 +92,52 @@ class Weighing:
             self._made[base.digest] = Refit(self.subject, base, few, seed=self.seed, store=store, watch=self.watch)
         return self._made[base.digest]
 
-    def _balanced(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeTrial:
+    def _at_equal_macs(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeTrial:
         searches = [self._search(plan, share * macs_reduction, target) for share in SHARES]
         trials = {trial.merges: trial for search in searches for trial in search.trials}
         worth = [trial for trial in trials.values() if trial.macs_reduction >= LEAST_REDUCTION]
-        macs = macs_reduction * summarize(plan, plan, target.macs_convention).macs_after
-        refit = self.refit(plan)
+        macs = macs_reduction * self._macs(plan, target)
+        return min([*least_harm(worth), NO_MERGE], key=lambda trial: self._harm(plan, target, trial, macs))
 
-        def harm(trial: MergeTrial) -> float:
-            merge = f"{merges_text(trial.merges)},{plan.merge_operator}" if trial.merges else None
-            return trial.harm + refit.damage(target, macs, merge)
+    def _at_equal_speed(
+        self, plan: CompressionPlan, macs_reduction: float, target: Target, measure: Measure
+    ) -> MergeTrial:
+        """Each schedule with the widths that it takes to be as fast as wanted, if time falls with MACs in a line."""
+        assert target.speedup is not None
+        found = [self._search(plan, share * macs_reduction, target).best for share in SHARES]
+        trials = {merges_text(trial.merges): trial for trial in (NO_MERGE, *found)}
+        goal = 1 / target.speedup
 
-        return min([*least_harm(worth), NO_MERGE], key=harm)
+        def compute() -> StageResult:
+            macs = macs_reduction * self._macs(plan, target)
+            whole = 1 / measure(plan).speedup
+            saved = whole - 1 / measure(self.refit(plan).plan(target, macs)).speedup
+            harms = {}
+            for text, trial in trials.items():
+                taken = 1 / measure(plan.replace(merges=trial.merges)).speedup if trial.merges else whole
+                narrowed = max(0.0, taken - goal) / max(saved, _NO_TIME) * macs
+                merged = trial.macs_reduction * self._macs(plan, target)
+                harms[text] = self._harm(plan, target, trial, merged + narrowed)
+                say(f"{text or 'no merges'}: ×{1 / taken:.3f} before widths, harm {harms[text]:.4f} with them")
+            return StageResult({}, {"merge": min(harms, key=harms.__getitem__)})
+
+        # What was measured once decides for a resumed run too.
+        key = {
+            "model": weights_digest(self.subject.model.state_dict()),
+            "images": self._few_shot.fingerprint["sha256"],
+            "plan": plan.digest,
+            "target": target.model_dump(mode="json"),
+        }
+        return trials[self.store.run("weighed", key, compute).record["merge"]]
+
+    def _harm(self, plan: CompressionPlan, target: Target, trial: MergeTrial, macs: float) -> float:
+        """KL in nats of a schedule, and of the widths that save the rest of `macs`."""
+        merge = f"{merges_text(trial.merges)},{plan.merge_operator}" if trial.merges else None
+        return trial.harm + self.refit(plan).damage(target, macs, merge)
+
+    @staticmethod
+    def _macs(plan: CompressionPlan, target: Target) -> int:
+        return summarize(plan, plan, target.macs_convention).macs_after
 
     def _search(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeSearch:
         family, convention = self.subject.family, target.macs_convention

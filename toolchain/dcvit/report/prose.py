@@ -41,6 +41,8 @@ def depth_in_words(facts: Facts) -> str:
         first, last = facts.tokens_before[-1], facts.summary.tokens[-1]
         operator = "a linear map" if facts.plan.merge_operator == "linear" else "the mean"
         said.append(f"Merging leaves {last} of {first} tokens ({operator} of each pair).")
+    if facts.plan.trims_last_block:
+        said.append("The last block works on the tokens that the head reads alone, which changes no output.")
     return " ".join(said) or "Nothing is cut: this is the original model."
 
 
