@@ -105,6 +105,24 @@ def test_bench_json_keeps_what_earlier_runs_found_of_the_same_files(exported_cop
     assert rows() == [("onnxruntime", "fp32", 7), ("torch", "fp32", 5)]
 
 
+def test_files_that_take_pixels_are_timed_against_the_original_that_does(exported_copy: ModelFolder) -> None:
+    run = partial(benchmark, exported_copy, batch=4, runs=5, threads=1)
+    with pytest.raises(InputError, match=r"no model.b4.fp32.u8.onnx; make it with .* --with-preprocessing"):
+        run(with_preprocessing=True)
+    with pytest.raises(InputError, match="--with-preprocessing is about exported files, and runtime torch"):
+        run(with_preprocessing=True, runtimes=["torch"])
+    export(exported_copy, 4, with_preprocessing=True)
+    (row,) = run(with_preprocessing=True, memory=True).rows
+    assert row.measured is not None
+    assert (row.measured.file, row.measured.with_preprocessing) == ("model.b4.fp32.u8.onnx", True)
+    assert row.memory is not None
+    run(exported_copy.path)
+    rows = json.loads((exported_copy.path / "bench.json").read_text())["results"]
+    assert [(each["file"], each["with_preprocessing"]) for each in rows] == [
+        ("model.b4.fp32.u8.onnx", True), ("model.b4.fp32.onnx", False),
+    ]  # fmt: skip
+
+
 def test_the_papers_protocol_takes_means_of_500_runs(exported_copy: ModelFolder, exported: Path) -> None:
     (row,) = benchmark(exported_copy, exported, batch=4, protocol="paper", threads=1).rows
     assert (row.runs, row.protocol, row.threads) == (500, "paper", 1)

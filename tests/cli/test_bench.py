@@ -105,6 +105,7 @@ def test_the_gate_ends_with_the_status_of_its_outcome(
 def test_a_baseline_is_written_and_judges(tool: Tool, exported_copy: ModelFolder, baseline: Path) -> None:
     written = Baseline.read(baseline)
     assert (written.setting, written.tolerance) == (Setting("onnxruntime", 4, "fp32", "fp32", 1), 0.1)
+    assert written.model_copy(update={"with_preprocessing": True}).setting.with_preprocessing
     (entry,) = written.machines.values()
     assert entry.sha256 == exported_copy.manifest.files["model.b4.fp32.onnx"].sha256
     assert entry.plan_digest == exported_copy.plan.digest

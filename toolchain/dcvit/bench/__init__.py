@@ -35,6 +35,7 @@ def benchmark(
     max_seconds: float | None = None,
     threads: int | None = None,
     memory: bool = False,
+    with_preprocessing: bool = False,
 ) -> BenchResult:
     """Times a folder's model and another one in turn, in one process, and writes `bench.json` into the folder.
 
@@ -54,6 +55,7 @@ def benchmark(
         max_seconds: Time limit for each runtime; by default 60 where the number of runs is open, else none.
         threads: CPU threads of each model; by default one for each core that this process may use.
         memory: Measure peak memory too, each model in a process of its own (some seconds).
+        with_preprocessing: Time the exported files that take pixels; those of the other model do so too.
 
     Raises:
         InputError: If the folder is not whole, a runtime cannot run here or lacks its file, or the two models take
@@ -63,7 +65,8 @@ def benchmark(
     limits = Limits.of(protocol, runs, max_seconds)
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
     settings = [
-        Setting.of(runtime, batch, precision, baseline_precision, threads) for runtime in dict.fromkeys(runtimes)
+        Setting.of(runtime, batch, precision, baseline_precision, threads, with_preprocessing=with_preprocessing)
+        for runtime in dict.fromkeys(runtimes)
     ]
     for setting in settings:
         setting.file(folder)  # a missing one is found before any time is spent
@@ -97,7 +100,12 @@ def _compare(pair: Pair, setting: Setting, limits: Limits, macs: tuple[int, int]
         protocol=limits.protocol,
         warm_up=rounds.warm_up,
         measured=Measured(
-            file, pair.candidate.manifest.files[file].sha256, pair.against, setting.baseline_precision, *macs
+            file,
+            pair.candidate.manifest.files[file].sha256,
+            pair.against,
+            setting.baseline_precision,
+            *macs,
+            setting.with_preprocessing,
         ),
     )
     if not memory:

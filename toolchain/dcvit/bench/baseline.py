@@ -53,6 +53,7 @@ class Baseline(_Strict):
     Attributes:
         model: timm name of the folder's model.
         against: The other model: a timm name or a folder; None is the same model, uncompressed.
+        with_preprocessing: Whether both models take pixels.
         tolerance: Share of the speed-up that it may fall by.
         machines: By kind of machine.
     """
@@ -65,6 +66,7 @@ class Baseline(_Strict):
     precision: Precision
     baseline_precision: Precision
     threads: int | None
+    with_preprocessing: bool = False
     tolerance: float = Field(gt=0, lt=1)
     machines: dict[str, Entry] = Field(default_factory=dict)
 
@@ -96,7 +98,14 @@ class Baseline(_Strict):
         Raises:
             InputError: If this machine cannot.
         """
-        return Setting(self.runtime, self.batch, self.precision, self.baseline_precision, self.threads)
+        return Setting(
+            self.runtime,
+            self.batch,
+            self.precision,
+            self.baseline_precision,
+            self.threads,
+            self.with_preprocessing,
+        )
 
     def entry(self, machine: Machine) -> tuple[Entry, float]:
         """What to compare with on a machine, and the share that the speed-up may fall by there.

@@ -96,7 +96,7 @@ class GateResult:
                 row.name,
                 row.baseline.runtime,
                 str(row.baseline.batch),
-                row.baseline.precision,
+                row.baseline.precision + ", from pixels" * row.baseline.with_preprocessing,
                 f"×{row.expected:.3f}",
                 f"×{row.threshold:.3f} (−{row.tolerance:.0%})",
                 f"×{row.found.speedup:.3f}",

@@ -8,7 +8,7 @@ from dcvit.artifacts import BENCH
 from dcvit.bench.result import BenchResult
 from dcvit.folder import ModelFolder
 
-_KEY = ("runtime", "batch", "precision", "against", "baseline_precision", "protocol", "threads")
+_KEY = ("runtime", "file", "batch", "precision", "against", "baseline_precision", "protocol", "threads")
 
 
 def write_history(folder: ModelFolder, result: BenchResult) -> None:

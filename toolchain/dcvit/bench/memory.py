@@ -1,6 +1,6 @@
 """How much memory a model needs: measured in a fresh process that does nothing else.
 
-    python -m dcvit.bench.memory FOLDER RUNTIME BATCH PRECISION [THREADS]
+    python -m dcvit.bench.memory FOLDER RUNTIME BATCH PRECISION [--pixels] [THREADS]
 
 prints one JSON object. In the process that measures latency the figure would hold the other model, the interpreter's
 leftovers and whatever the caller keeps.
@@ -22,6 +22,7 @@ from dcvit.folder import ModelFolder
 from dcvit.runtimes import limited_to, runtime_named
 
 _PASSES = 3
+_PIXELS = "--pixels"
 _MIB = 2**20
 
 
@@ -50,7 +51,8 @@ def peak_memory(folder: Path, setting: Setting, precision: Precision) -> Memory 
     if _resident_peak() is None:
         return None
     threads = [] if setting.threads is None else [str(setting.threads)]
-    arguments = [str(folder), setting.runtime, str(setting.batch), precision, *threads]
+    pixels = [_PIXELS] * setting.with_preprocessing
+    arguments = [str(folder), setting.runtime, str(setting.batch), precision, *pixels, *threads]
     command = [sys.executable, "-m", "dcvit.bench.memory", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own module)
     if ended.returncode != 0:
@@ -59,7 +61,7 @@ def peak_memory(folder: Path, setting: Setting, precision: Precision) -> Memory 
     return Memory(**json.loads(ended.stdout))
 
 
-def _measure(folder: Path, runtime: str, batch: int, precision: Precision) -> Memory:
+def _measure(folder: Path, runtime: str, batch: int, precision: Precision, *, with_preprocessing: bool) -> Memory:
     model = ModelFolder(folder)
     chosen = runtime_named(runtime)
     images = torch.zeros(batch, *model.manifest.preprocessing.input_size)
@@ -67,7 +69,7 @@ def _measure(folder: Path, runtime: str, batch: int, precision: Precision) -> Me
     free = torch.cuda.mem_get_info()[0] if on_gpu else 0
     _reset_peak()
     before = _resident_peak() or 0
-    session = chosen.open(model, batch, precision)
+    session = chosen.open(model, batch, precision, with_preprocessing=with_preprocessing)
     session.load(images)
     for _ in range(_PASSES):
         session.execute()
@@ -101,9 +103,10 @@ def _resident_peak() -> int | None:
 
 
 def _main() -> None:
-    folder, runtime, batch, precision, *threads = sys.argv[1:]
-    with limited_to(int(threads[0]) if threads else None):
-        found = _measure(Path(folder), runtime, int(batch), cast(Precision, precision))
+    folder, runtime, batch, precision, *more = sys.argv[1:]
+    pixels, threads = _PIXELS in more, [int(each) for each in more if each != _PIXELS]
+    with limited_to(threads[0] if threads else None):
+        found = _measure(Path(folder), runtime, int(batch), cast(Precision, precision), with_preprocessing=pixels)
     print(json.dumps(vars(found)))
 
 

@@ -30,6 +30,7 @@ class Setting:
         precision: Of the candidate.
         baseline_precision: Of the baseline.
         threads: CPU threads of each; None gives them all cores.
+        with_preprocessing: Both models as the exported files that take pixels.
     """
 
     runtime: str
@@ -37,17 +38,25 @@ class Setting:
     precision: Precision
     baseline_precision: Precision
     threads: int | None
+    with_preprocessing: bool = False
 
     @classmethod
     def of(
-        cls, runtime: str, batch: int, precision: Precision, baseline_precision: Precision | None, threads: int | None
+        cls,
+        runtime: str,
+        batch: int,
+        precision: Precision,
+        baseline_precision: Precision | None,
+        threads: int | None,
+        *,
+        with_preprocessing: bool = False,
     ) -> "Setting":
         """The baseline's precision is by default the candidate's.
 
         Raises:
             InputError: If no model can be run so here.
         """
-        return cls(runtime, batch, precision, baseline_precision or precision, threads)
+        return cls(runtime, batch, precision, baseline_precision or precision, threads, with_preprocessing)
 
     def __post_init__(self) -> None:
         """Raises InputError for what no model can be run with here."""
@@ -62,7 +71,9 @@ class Setting:
         Raises:
             InputError: If the folder lacks it.
         """
-        return runtime_named(self.runtime).file(folder, self.batch, self.precision)
+        return runtime_named(self.runtime).file(
+            folder, self.batch, self.precision, with_preprocessing=self.with_preprocessing
+        )
 
 
 @dataclass(frozen=True)
@@ -90,21 +101,30 @@ class Pair:
             if runtime.artifact == "engine":  # both engines are built for the same GPUs
                 capabilities = engine_records(self.candidate)[file.name].compute_capabilities
             export_for(
-                runtime, self.baseline, setting.batch, setting.baseline_precision, capabilities, latency_only=True
+                runtime,
+                self.baseline,
+                setting.batch,
+                setting.baseline_precision,
+                capabilities,
+                with_preprocessing=setting.with_preprocessing,
+                latency_only=True,
             )
-        runtime.file(self.baseline, setting.batch, setting.baseline_precision)
+        runtime.file(
+            self.baseline, setting.batch, setting.baseline_precision, with_preprocessing=setting.with_preprocessing
+        )
 
     def open(self, setting: Setting) -> tuple[Session, Session]:
         """Fresh sessions of the baseline and the candidate, with the same random images loaded."""
         runtime, size = runtime_named(setting.runtime), self.candidate.manifest.preprocessing.input_size
         images = torch.randn(setting.batch, *size, generator=torch.Generator().manual_seed(0))
-        sessions = (
-            runtime.open(self.baseline, setting.batch, setting.baseline_precision),
-            runtime.open(self.candidate, setting.batch, setting.precision),
+        models = (self.baseline, setting.baseline_precision), (self.candidate, setting.precision)
+        before, after = (
+            runtime.open(folder, setting.batch, precision, with_preprocessing=setting.with_preprocessing)
+            for folder, precision in models
         )
-        for session in sessions:
+        for session in (before, after):
             session.load(images)
-        return sessions
+        return before, after
 
 
 OpenPair = Callable[[], tuple[Session, Session]]

@@ -24,6 +24,7 @@ class Measured:
         baseline_precision: Of the other model.
         macs: Multiply-accumulates of the folder's model for one image.
         baseline_macs: Those of the other model.
+        with_preprocessing: Whether both models took pixels and normalised them.
     """
 
     file: str
@@ -32,6 +33,7 @@ class Measured:
     baseline_precision: Precision
     macs: int
     baseline_macs: int
+    with_preprocessing: bool = False
 
     @property
     def macs_ratio(self) -> float:
@@ -205,6 +207,8 @@ def _setting(row: BenchRow) -> tuple[str, ...]:
     precision: str = row.precision
     if row.measured is not None and row.measured.baseline_precision != row.precision:
         precision = f"{row.precision} (original {row.measured.baseline_precision})"
+    if row.measured is not None and row.measured.with_preprocessing:
+        precision += ", from pixels"
     return row.runtime, str(row.batch), precision, device
 
 

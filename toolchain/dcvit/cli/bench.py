@@ -9,7 +9,9 @@ from dcvit.artifacts import Precision
 from dcvit.cli.command import Command
 from dcvit.cli.task import checked_task_option
 
-_OF_THE_BASELINE = ("against", "runtimes", "batch", "precision", "against_precision", "threads")
+_OF_THE_BASELINE = (
+    "against", "runtimes", "batch", "precision", "against_precision", "with_preprocessing", "threads",
+)  # fmt: skip
 _NOT_IN_THE_GATE = ("runs", "protocol", "memory")
 _OF_THE_GATE = ("update", "undecided", "tolerance")
 
@@ -30,6 +32,7 @@ _OF_THE_GATE = ("update", "undecided", "tolerance")
 @click.option(
     "--against-precision", type=click.Choice(get_args(Precision)), help="Of the other model. [default: the same]"
 )
+@click.option("--with-preprocessing", is_flag=True, help="Time the exported files that take pixels.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each model. [default: all cores]")
 @click.option(
     "--protocol",
@@ -80,7 +83,8 @@ def command(folder: Path, baseline: Path | None, update: bool, **given: Any) -> 
     if not update:
         return check(folder, baseline, max_seconds=seconds, undecided=given["undecided"])
     (runtime,) = given["runtimes"]
-    setting = Setting.of(runtime, given["batch"], given["precision"], given["against_precision"], given["threads"])
+    asked = (given[name] for name in ("batch", "precision", "against_precision", "threads"))
+    setting = Setting.of(runtime, *asked, with_preprocessing=given["with_preprocessing"])
     return write_baseline(
         folder, baseline, setting, given["against"], tolerance=given["tolerance"], max_seconds=seconds
     )

@@ -57,7 +57,8 @@ def setting_of(row: dict[str, Any]) -> str:
     """What a row of `bench.json` was measured in."""
     other = row.get("baseline_precision", row["precision"])
     precision = row["precision"] if other == row["precision"] else f"{row['precision']} against {other}"
-    return f"{row['runtime']} {precision}, batch {row['batch']}"
+    pixels = " from pixels" if row.get("with_preprocessing") else ""
+    return f"{row['runtime']} {precision}{pixels}, batch {row['batch']}"
 
 
 def _ridge(drawing: Drawing, times: Times, scale: Scale, base: float, style: str) -> None:
