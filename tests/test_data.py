@@ -1,3 +1,4 @@
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from dcvit.data import CorruptImages, batches, draw_few_shot, open_source, preprocessing_of, seeded
 from dcvit.errors import InputError
 from dcvit.manifest import Preprocessing
+from dcvit.training.images import TrainingImages
 
 PREPROCESSING = Preprocessing(
     input_size=(3, 32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bicubic", crop_pct=1.0
@@ -88,6 +90,21 @@ def test_few_shot_depends_on_the_seed_alone(image_folder: MakeFolder) -> None:
     assert first.fingerprint["sha256"] != other.fingerprint["sha256"]
     assert torch.equal(first.augmented(PREPROCESSING, 5), again.augmented(PREPROCESSING, 5))
     assert not torch.equal(first.augmented(PREPROCESSING, 5), first.augmented(PREPROCESSING, 6))
+
+
+def test_a_fingerprint_is_the_same_wherever_the_images_lie(image_folder: MakeFolder, tmp_path: Path) -> None:
+    root = image_folder(classes=2, each=2)
+    places = [tmp_path / "here", tmp_path / "somewhere" / "else"]
+    for place in places:
+        for shard in range(2):
+            shutil.copytree(root, place / f"shard-{shard}")
+    for name in ("shard-0", "shard-*"):
+        sources = [open_source(place / name, "train") for place in places]
+        drawn = [draw_few_shot(source, 3, seed=0).fingerprint for source in sources]
+        names = [TrainingImages(source, PREPROCESSING, "deit", labelled=True).fingerprint for source in sources]
+        assert drawn[0] == drawn[1]
+        assert names[0] == names[1]
+        assert drawn[0]["source"] == names[0]["source"] == name
 
 
 def test_augmenting_leaves_the_callers_random_state(image_folder: MakeFolder) -> None:

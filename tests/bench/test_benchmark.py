@@ -37,7 +37,7 @@ def test_result_is_written_with_machine_macs_and_protocol(
     result = benchmark(exported_copy.path, runtimes=["onnxruntime", "torch", "torch"], batch=4, runs=10)
     folder = ModelFolder(exported_copy.path)  # checks the sha256 of bench.json
     report = json.loads((folder.path / "bench.json").read_text())
-    assert report == json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert report == json.loads(json.dumps(result.to_json() | {"folder": folder.path.name}, allow_nan=False))
     assert list((tmp_path / "temporary").iterdir()) == []
     assert [row["runtime"] for row in report["results"]] == ["onnxruntime", "torch"]
     original = count_macs(build(folder.plan.original(), device="meta"), (3, 32, 32)).total

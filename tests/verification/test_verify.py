@@ -55,6 +55,7 @@ def test_a_good_folder_passes_on_real_images_and_noise(exported: Path, image_fol
     report = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert report["passed"] is True
     assert report["data"] == str(data)
+    assert str(data.parent) not in (exported / "verify.json").read_text()
     assert {"name", "passed", "max_abs_error"} <= set(report["checks"][0])
     for precision in ("fp32", "fp16"):
         mine = [check for check in result.checks if check.name.startswith(f"model.b4.{precision}.onnx: ")]

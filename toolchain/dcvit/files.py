@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def base_name(path: str | Path) -> str:
+    """The last part of a path: where something lies on the machine that made a file is nobody's business."""
+    name = Path(path).name
+    return name if name not in ("", "..") else Path(path).resolve().name
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a path to write to; the file takes its place at `path` only when the block ends without an error."""

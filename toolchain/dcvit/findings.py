@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dcvit.errors import InputError
+from dcvit.files import base_name
 from dcvit.folder import ModelFolder
 
 VERIFY, EVALUATIONS = "verify.json", "evaluations.json"
@@ -20,7 +21,7 @@ def note_checks(folder: ModelFolder, found: dict[str, Any]) -> None:
     names = {name for check in found["checks"] if (name := checked_file(check["name"])) in folder.manifest.files}
     files = {name: folder.manifest.files[name].sha256 for name in sorted(names)}
     kept = {key: value for key, value in found.items() if key != "folder"}
-    _write(folder, VERIFY, kept | {"files": files})
+    _write(folder, VERIFY, _named(kept) | {"files": files})
 
 
 def checked_file(name: str) -> str:
@@ -29,7 +30,7 @@ def checked_file(name: str) -> str:
 
 
 def note_evaluation(folder: ModelFolder, found: dict[str, Any], *, batch: int, file: str | None) -> None:
-    """Keeps an accuracy; one of the same data, runtime, precision and file replaces the earlier one.
+    """Keeps an accuracy; one of data of the same name, runtime, precision and file replaces the earlier one.
 
     Args:
         folder: The model folder.
@@ -37,7 +38,7 @@ def note_evaluation(folder: ModelFolder, found: dict[str, Any], *, batch: int, f
         batch: Images in every batch.
         file: Of the folder, that ran; None for the model that the folder was made from.
     """
-    row = {key: value for key, value in found.items() if key not in ("model", "iou")}
+    row = _named({key: value for key, value in found.items() if key not in ("model", "iou")})
     row |= {"original": file is None, "batch": batch}
     if file is not None:
         row |= {"file": file, "sha256": folder.manifest.files[file].sha256}
@@ -77,6 +78,11 @@ def read(folder: ModelFolder, name: str) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = json.loads((folder.path / name).read_text(encoding="utf-8"))
     return found
+
+
+def _named(found: dict[str, Any]) -> dict[str, Any]:
+    """What was found, with the images' name in place of their path."""
+    return found | {"data": base_name(found["data"])} if found["data"] else found
 
 
 def _current(folder: ModelFolder, name: str, sha256: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dcvit.artifacts import BENCH
 from dcvit.bench.result import BenchResult
+from dcvit.files import base_name
 from dcvit.folder import ModelFolder
 
 _KEY = ("runtime", "file", "batch", "precision", "against", "baseline_precision", "protocol", "threads")
@@ -16,7 +17,7 @@ def write_history(folder: ModelFolder, result: BenchResult) -> None:
 
     A row stays until the same comparison is measured again, or the file that it was measured with is another one.
     """
-    report = result.to_json()
+    report = result.to_json() | {"folder": base_name(result.folder)}
     new = {_key(row) for row in report["results"]}
     report["results"] = [row for row in _earlier(folder) if _key(row) not in new] + report["results"]
     text = json.dumps(report, indent=2) + "\n"

@@ -14,6 +14,7 @@ from dcvit.data.randomness import seeded
 from dcvit.data.reading import CorruptImages, decode
 from dcvit.data.sources import ImageSource
 from dcvit.errors import InputError
+from dcvit.files import base_name
 from dcvit.manifest import Preprocessing
 
 DEFAULT_SAMPLES = 500
@@ -26,7 +27,7 @@ class FewShot:
 
     Attributes:
         images: Decoded, at their own sizes.
-        fingerprint: Source, number of images, and sha256 over their pixels: equal for equal images.
+        fingerprint: Name of the source, number of images, and sha256 over their pixels: equal for equal images.
     """
 
     images: list[Image.Image]
@@ -73,7 +74,7 @@ def draw_few_shot(source: ImageSource, samples: int, seed: int, channels: int = 
             f"({len(corrupt.names)} are corrupt)"
         )
     fingerprint = {
-        "source": source.name,
+        "source": base_name(source.name),
         "images": len(images),
         "corrupt": len(corrupt.names),
         "sha256": digest.hexdigest(),

@@ -15,6 +15,7 @@ from timm.data.readers import create_reader
 
 from dcvit.data.pairs import PairSource
 from dcvit.errors import InputError, first_line
+from dcvit.files import base_name
 from dcvit.shapes import SHAPES, ShapesSource
 
 DIGITS = "digits"
@@ -106,7 +107,7 @@ class JoinedSource:
 
     def filename(self, index: int) -> str:
         part, local = self._locate(index)
-        return f"{part.name}: {part.filename(local)}"
+        return f"{base_name(part.name)}: {part.filename(local)}"
 
     def reopen(self) -> None:
         """The same for all parts."""

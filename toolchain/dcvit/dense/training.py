@@ -19,6 +19,7 @@ from dcvit.data import CorruptImages, decode, derived_seed
 from dcvit.data.pairs import MaskSource
 from dcvit.dense.data import IGNORE, checked_mask, resized_mask
 from dcvit.errors import InputError
+from dcvit.files import base_name
 from dcvit.manifest import Preprocessing
 from dcvit.runtimes import available_cores
 from dcvit.training.augmentation import ShiftAndFlip, pixel_transform
@@ -109,7 +110,7 @@ class TrainingPairs:
         self.num_images = len(drawn)
         names = "\0".join(source.filename(number) for number in self._chosen.tolist())
         self.fingerprint: dict[str, Any] = {
-            "source": source.name,
+            "source": base_name(source.name),
             "images": len(drawn),
             "sha256_of_names": hashlib.sha256(names.encode()).hexdigest(),
         }

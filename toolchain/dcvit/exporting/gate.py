@@ -7,6 +7,7 @@ import torch
 from dcvit.artifacts import Precision
 from dcvit.data import CorruptImages, ImageSource, batches
 from dcvit.errors import InputError
+from dcvit.files import base_name
 from dcvit.folder import ModelFolder
 from dcvit.progress import track
 from dcvit.records import EvaluationRecord
@@ -52,7 +53,7 @@ def evaluate_file(
         right += int((ours == images.labels).sum())
         right_fp32 += int((theirs == images.labels).sum())
     return EvaluationRecord(
-        data=source.name,
+        data=base_name(source.name),
         images=seen,
         runtime=runtime,
         top1=100 * right / seen if labelled else None,

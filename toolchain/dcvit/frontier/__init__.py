@@ -18,7 +18,7 @@ from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate as accuracy
 from dcvit.exporting.temporary import temporary_folder
-from dcvit.files import whole_folder
+from dcvit.files import base_name, whole_folder
 from dcvit.folder import ModelFolder
 from dcvit.frontier.plot import plot_frontier
 from dcvit.frontier.result import FRONTIER, PLOT, FrontierResult, Point, mark_pareto
@@ -123,7 +123,7 @@ def frontier(
             about={
                 "macs_convention": target.macs_convention,
                 "data": few_shot.fingerprint,
-                "evaluated_on": None if labelled is None else labelled.name,
+                "evaluated_on": None if labelled is None else base_name(labelled.name),
                 "seed": seed,
                 "settings": settings.model_dump(mode="json"),
                 "versions": package_versions(),
@@ -131,7 +131,8 @@ def frontier(
             machine=this_machine() if bench else None,
             seconds=time.perf_counter() - started,
         )
-        (aside / FRONTIER).write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        kept = result.to_json() | {"folder": base_name(out)}
+        (aside / FRONTIER).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
         plot_frontier(result, aside / PLOT)
         accelerator().wait_for_everyone()  # some may still read the checkpoints, which go away now
     return result

@@ -1,9 +1,9 @@
 """What is known of a model's accuracy: `evaluations.json`, the frontier around it, and what export measured."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from dcvit.files import base_name
 from dcvit.records import OnnxRecord
 
 _ACCURACIES = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
@@ -61,7 +61,7 @@ def measured(rows: list[dict[str, Any]], frontier: dict[str, Any], point: dict[s
     """
     found = [_accuracy(row) for row in rows]
     if "top1" in frontier.get("original", {}):
-        data, images = short(frontier["evaluated_on"]), frontier["original"]["images"]
+        data, images = base_name(frontier["evaluated_on"]), frontier["original"]["images"]
         for original, where in ((True, frontier["original"]), (False, point or {})):
             known = any((row.data, row.original) == (data, original) for row in found)
             if "top1" in where and not known:
@@ -75,7 +75,7 @@ def comparisons(files: dict[str, OnnxRecord]) -> list[Comparison]:
         Comparison(
             file=name,
             runtime=found.runtime,
-            data=short(found.data),
+            data=base_name(found.data),
             images=found.images,
             top1=found.top1,
             top1_fp32=found.top1_fp32,
@@ -94,7 +94,7 @@ def _accuracy(row: dict[str, Any]) -> Accuracy:
     return Accuracy(
         name=_ACCURACIES[names[0]],
         value=row[names[0]],
-        data=short(row["data"]),
+        data=base_name(row["data"]),
         images=row["images"],
         runtime=row["runtime"],
         precision=row["precision"],
@@ -102,8 +102,3 @@ def _accuracy(row: dict[str, Any]) -> Accuracy:
         original=row["original"],
         note=others,
     )
-
-
-def short(source: str | None) -> str:
-    """Data by its name; where it lies on the machine that measured is nobody's business."""
-    return Path(source).name if source else ""

@@ -7,11 +7,12 @@ from typing import Any
 
 from dcvit.artifacts import BENCH
 from dcvit.families import Architecture, family_of
+from dcvit.files import base_name
 from dcvit.findings import checks, evaluations, read
 from dcvit.folder import WEIGHTS, ModelFolder
 from dcvit.frontier.result import FRONTIER
 from dcvit.records import EngineRecord, OnnxRecord, engine_records, onnx_records
-from dcvit.report.accuracy import Accuracy, Comparison, comparisons, measured, short
+from dcvit.report.accuracy import Accuracy, Comparison, comparisons, measured
 from dcvit.report.depth import BlockDamage, Depth, Trial, damage_of, trials_of
 from dcvit.subject import original_of
 from dcvit.summary import PlanSummary, summarize
@@ -134,7 +135,7 @@ class Facts:
     def source(self) -> str:
         """The images that it was made with, in words."""
         data = self.manifest.data
-        return f"{data['images']:,} images of {short(data['source'])}" if data else "no images"
+        return f"{data['images']:,} images of {base_name(data['source'])}" if data else "no images"
 
     @property
     def settings(self) -> list[tuple[str, str]]:

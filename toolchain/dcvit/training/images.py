@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dcvit.data import CorruptImages, ImageSource, decode, derived_seed, seeded
 from dcvit.errors import InputError
+from dcvit.files import base_name
 from dcvit.manifest import Preprocessing
 from dcvit.progress import track
 from dcvit.training.augmentation import ShiftAndFlip, deit_transform, pixel_transform
@@ -208,7 +209,7 @@ def _decoded(
     kept = torch.from_numpy(pixels[: len(labels)])
     digest = hashlib.sha256(pixels[: len(labels)].tobytes() + repr(labels).encode())
     fingerprint = {
-        "source": source.name,
+        "source": base_name(source.name),
         "images": len(labels),
         "corrupt": len(corrupt.names),
         "sha256": digest.hexdigest(),
@@ -221,4 +222,4 @@ def _fingerprint_of_names(source: ImageSource, chosen: np.ndarray[Any, Any]) -> 
     digest = hashlib.sha256()
     for number in chosen.tolist():
         digest.update(source.filename(number).encode() + b"\0")
-    return {"source": source.name, "images": len(chosen), "sha256_of_names": digest.hexdigest()}
+    return {"source": base_name(source.name), "images": len(chosen), "sha256_of_names": digest.hexdigest()}
