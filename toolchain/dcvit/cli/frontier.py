@@ -44,7 +44,8 @@ def command(
 ) -> Any:
     """Compress to many sizes from one set of trials: a table, a plot and a model folder for each size.
 
-    MODEL is a timm name or a model folder. OUT holds r0.1/, r0.2/ …, frontier.json and frontier.png.
+    MODEL is a timm name or a model folder. OUT holds r0.1/, r0.2/ …, frontier.json and frontier.png; `dcvit-tool
+    report OUT` makes an HTML page of them all.
     """
     from dcvit.frontier import frontier
 

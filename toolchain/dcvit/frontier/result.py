@@ -105,6 +105,7 @@ class FrontierResult:
         if rows := [point.row for point in self.points if point.row is not None]:
             yield describe(rows)
         yield f"written to {self.folder} in {self.seconds:.1f} s; {self.folder / PLOT} shows it"
+        yield f"`dcvit-tool report {self.folder}` makes an HTML page of it, and one of each size"
 
 
 def describe(rows: Sequence[BenchRow]) -> str:
