@@ -128,14 +128,16 @@ class Study:
             "plan": {name: plan[name] for name in ("blocks", "merges", "merge_operator") if name in plan},
         }
 
-    def train_alike(self, row: Row, make: Callable[[TimmModule], TimmModule]) -> tuple[TimmModule, dict[str, Any]]:
+    def train_alike(
+        self, row: Row, make: Callable[[TimmModule], TimmModule], **changes: Any
+    ) -> tuple[TimmModule, dict[str, Any]]:
         """A row that is no plan: trained exactly as the others are."""
         subject, folder = self.subject(), self.folder(row)
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         compressor = JointCompressor(
             subject,
             self.images(row),
-            settings_of(row),
+            settings_of(row, **changes),
             samples=None,
             seed=row.seed,
             store=StageStore(self.folders / "cache"),
@@ -177,6 +179,11 @@ def top1(model: TimmModule, subject: Subject, test: Path) -> float:
 
 def _control(study: Study, row: Row) -> dict[str, Any]:
     return study.train_alike(row, lambda model: model)[1]
+
+
+def _control_label_free(study: Study, row: Row) -> dict[str, Any]:
+    """Taught by itself: only weight decay and rounding move it."""
+    return study.train_alike(row, lambda model: model, labels=False)[1]
 
 
 def _cait(study: Study, row: Row) -> dict[str, Any]:
@@ -257,11 +264,12 @@ def _tome(study: Study, row: Row) -> dict[str, Any]:
 
 METHODS: dict[str, Callable[[Study, Row], dict[str, Any]]] = {
     "control": _control,
+    "control, label-free": _control_label_free,
     "CAIT": _cait,
     "CAIT, merging at 10": _cait_merging,
     "CAIT, label-free": _label_free,
-    "CAIT as published": _as_published,
-    "CAIT as published, label-free": _as_published_label_free,
+    "CAIT, recipe paper": _as_published,
+    "CAIT, recipe paper, label-free": _as_published_label_free,
     "merging alone": _merging_alone,
     "pruning alone": _pruning_alone,
     "ToMe": _tome,
@@ -336,7 +344,7 @@ def main(
         save(out, {"teacher_top1": teacher.top1, "test_images": teacher.images, "versions": package_versions(),
                    "machine": this_machine().to_json(), "rows": []})  # fmt: skip
     for method in methods[part[0] :: part[1]]:
-        row = Row(method, macs_reduction if method != "control" else 0.0, epochs, shards, lr, seed)
+        row = Row(method, 0.0 if method.startswith("control") else macs_reduction, epochs, shards, lr, seed)
         if any(asdict(row).items() <= done.items() for done in json.loads(out.read_text())["rows"]):
             continue
         with reporting_to(_Lines()):
@@ -349,7 +357,7 @@ def main(
 
 def _bench_all(study: Study, out: Path, max_seconds: float) -> None:
     for number, row in enumerate(json.loads(out.read_text())["rows"]):
-        if row["method"] == "control" or "bench" in row:
+        if row["method"].startswith("control") or "bench" in row:
             continue
         found = bench(study, row, max_seconds)
         report = json.loads(out.read_text())
