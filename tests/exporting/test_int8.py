@@ -34,7 +34,7 @@ def test_linear_layers_are_integers_and_the_rest_is_float(quantized: Path) -> No
     producers = {name: node for node in graph.node for name in node.output}
     weights = {weight.name: weight for weight in graph.initializer}
     layers = record["quantization"]["layers"]
-    assert len(layers) == 16  # qkv, proj, fc1, fc2 of 4 blocks; not the patch embedding and not the head
+    assert len(layers) == 17  # qkv (q and kv in the last), proj, fc1, fc2 of 4 blocks; not the patches, not the head
     assert record["quantization"]["in_float"] == []
     for name in layers:
         node = nodes[name]
@@ -50,7 +50,7 @@ def test_linear_layers_are_integers_and_the_rest_is_float(quantized: Path) -> No
         assert len(set(scales.tolist())) > 1
         assert weights[pixels.input[1]].dims == []  # one a tensor
     kinds = Counter(node.op_type for node in graph.node)
-    assert kinds["QuantizeLinear"] == 16  # nothing else is rounded: no output, no softmax, no GELU
+    assert kinds["QuantizeLinear"] == 17  # nothing else is rounded: no output, no softmax, no GELU
 
 
 def test_the_kernels_are_integer_kernels(quantized: Path, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_kernels_are_integer_kernels(quantized: Path, tmp_path: Path) -> Non
     options.log_severity_level = 4
     onnxruntime.InferenceSession(str(quantized / "model.b4.int8.u8.onnx"), options, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    assert kinds["QGemm"] == 16
+    assert kinds["QGemm"] == 17
     assert kinds["DequantizeLinear"] == 0
 
 

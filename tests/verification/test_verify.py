@@ -121,7 +121,7 @@ def test_int8_bf16_and_pixels_are_verified(quantized: Path, image_folder: Callab
     result = verify(quantized, image_folder(classes=2, each=5))
     assert result.passed, failures(result)
     details = {check.name: check.detail for check in result.checks}
-    assert "16 of 16 layers" in details["model.b4.int8.u8.onnx: int8"]
+    assert "17 of 17 layers" in details["model.b4.int8.u8.onnx: int8"]
     assert "images in uint8" in details["model.b4.int8.u8.onnx: types"]
     for ran in runs("int8"):
         assert "cosine" in details[f"model.b4.int8.u8.onnx: {ran} against PyTorch, real images"]
