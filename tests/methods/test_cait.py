@@ -221,6 +221,9 @@ def test_a_cache_keeps_what_the_teacher_says(
     run(model, tmp_path / "b", merge="vertical@2", cache=cache)
     assert asked.count(True) <= 1  # to know the size of an output
     assert asked.count(False) == 3
+    longer = SETTINGS.model_copy(update={"training": TRAINING.model_copy(update={"epochs": 2})})
+    run(model, tmp_path / "c", longer, merge="vertical@2", cache=cache)  # asks for more than was kept
+    assert asked.count(False) == 3 + 6
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ class Finetuning:
     def keep_teacher(self, store: StageStore, key: dict[str, Any]) -> None:
         """Lets the teacher compute its outputs beforehand, for this training and others; see `Teacher.keep`."""
         if self.teacher is not None and self.task.needs_teacher:
-            images = {"order": [self.order.images, self.order.batch_size, self.seed]}
+            images = {"order": [self.order.images, self.order.batch_size, self.seed], "steps": self.steps}
             looks = self.recipe.model_dump(mode="json", include={"augmentation", "mixup", "cutmix"})
             self.teacher.keep(self.data, self.order, self.steps, self.mixing, store, key | images | looks)
 
