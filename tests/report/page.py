@@ -61,7 +61,7 @@ class _Reader(HTMLParser):
 def read(path: Path) -> Element:
     """A page's elements; fails where one is not closed in its place."""
     reader = _Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
+    reader.feed(path.read_text(encoding="utf-8").replace("<wbr>", ""))  # breaks a line, not a word
     reader.close()
     assert len(reader._open) == 1, f"<{reader._open[-1].tag}> is never closed"
     return reader.root

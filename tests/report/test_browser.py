@@ -39,6 +39,16 @@ _CONTRAST = """() => {
   }).sort((a, b) => a[0] - b[0])[0];
 }"""
 
+_TEXT_OUTSIDE = """drawings => drawings.flatMap(drawing => {
+  const place = drawing.getBoundingClientRect();
+  return [...drawing.querySelectorAll('text')].filter(text => {
+    const box = text.getBoundingClientRect();
+    return box.left < place.left - 1 || box.right > place.right + 1;
+  }).map(text => text.textContent);
+})"""
+_WIDER = """[...document.querySelectorAll('.scroll:not(details .scroll), .bars li')]
+  .filter(each => each.scrollWidth > each.clientWidth).map(each => each.textContent.slice(0, 80))"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -84,6 +94,9 @@ def test_the_page_fits_and_can_be_read(browser: Any, html: Path, size: tuple[int
         f"{shown} svg", "all => all.map(each => each.getBoundingClientRect().width / each.viewBox.baseVal.width)"
     )
     assert min(scales) > 0.9
+    # What is written in a drawing stays in it, and no table that is always open and no bar is wider than its place.
+    assert page.eval_on_selector_all(f"{shown} svg", _TEXT_OUTSIDE) == []
+    assert page.evaluate(_WIDER) == []
     # WCAG 2.1 AA: at least 4.5 : 1 for text.
     ratio, where = page.evaluate(_CONTRAST)
     assert ratio >= 4.5, where

@@ -41,10 +41,9 @@ def draw_latencies(rows: Sequence[dict[str, Any]], width: float) -> Drawing:
     marks = ticks(0, most, 7 if width > 500 else 4)
     for value in marks:
         drawing.line(scale(value), 20, scale(value), each * len(pairs) + 8, "grid")
-        anchor = "start" if value == 0 else "middle"
-        drawing.text(scale(value), each * len(pairs) + 24, tick_label(value), "tick", anchor)
-    if scale(marks[-1]) < width - 34:
-        drawing.text(width - 6, each * len(pairs) + 24, "ms", "tick", "end")
+        # The unit stands where there is always room for it.
+        label, anchor = (tick_label(value), "middle") if value else ("0 ms", "start")
+        drawing.text(scale(value), each * len(pairs) + 24, label, "tick", anchor)
     for place, (row, before, after) in enumerate(pairs):
         top = each * place
         drawing.text(2, top + 13, setting_of(row), "name")
@@ -73,14 +72,16 @@ def _ridge(drawing: Drawing, times: Times, scale: Scale, base: float, style: str
         drawing.line(scale(value), base, scale(value), base - 8, f"mark {style}")
     drawing.rect(scale(times.p50) - 1.25, base - _BAND + 2, 2.5, _BAND - 2, f"median {style}", told)
     label = f"{times.p50:,.4g} ms"
-    # Left of the median, where the bulk of a distribution with a long tail is not.
-    near = scale(times.p50) < 80
-    x = (
-        max(scale(times.p95), right) + 6
-        if near
-        else scale(times.p50 if not times.quantiles else times.quantiles[0]) - 8
-    )
-    drawing.text(x, base - 8, label, f"value {style}", "start" if near else "end")
+    x, anchor = _beside(label, scale(times.quantiles[0] if times.quantiles else times.p50), right, drawing.width)
+    drawing.text(x, base - 8, label, f"value {style}", anchor)
+
+
+def _beside(label: str, left: float, right: float, width: float) -> tuple[float, str]:
+    """Where a label stands that fits: left of a distribution, right of it, or above its thin beginning."""
+    needed = 7.5 * len(label) + 8
+    if left >= needed:
+        return left - 8, "end"
+    return (right + 6, "start") if right + needed <= width else (2, "start")
 
 
 def _density(times: Times, scale: Scale, base: float, right: float) -> list[tuple[float, float]]:

@@ -16,7 +16,7 @@ from dcvit.report.facts import Facts
 from dcvit.report.latency import draw_latencies, setting_of
 from dcvit.report.svg import both
 from dcvit.report.usage import snippets
-from dcvit.report.words import change, points, seconds, si
+from dcvit.report.words import broken_at_dots, change, points, seconds, si
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["seconds"] = seconds
+    made.filters["broken_at_dots"] = broken_at_dots
     made.globals.update(
         version=package_versions().get("dcvit-tool", ""),
         style=Markup(resources.files("dcvit.report").joinpath("templates/style.css").read_text(encoding="utf-8")),  # noqa: S704

@@ -120,7 +120,7 @@ def accuracy_table(rows: list[Accuracy]) -> Table:
 
 def comparison_table(facts: Facts) -> Table:
     """What each precision loses, as measured at export."""
-    columns = (Column("file", "wrap"), Column("top-1", "n"), Column("fp32", "n"), Column("same class", "n"),
+    columns = (Column("file", "file"), Column("top-1", "n"), Column("fp32", "n hide-narrow"), Column("same class", "n"),
                Column("drop (limit)", "n"), Column("on", "hide-narrow"))  # fmt: skip
     rows = [
         (row.file, *("–" if value is None else f"{value:.2f}\u00a0%" for value in (row.top1, row.top1_fp32)),
@@ -163,8 +163,8 @@ def _checks(file: str, found: list[dict[str, Any]]) -> FileChecks:
 
 def bench_table(facts: Facts) -> Table:
     """One row for each comparison."""
-    columns = (Column("measured in"), Column("p50", "n"), Column("p95", "n"), Column("p99", "n"),
-               Column("speed-up [95 %]", "n"), Column("÷ MACs ratio", "n"))  # fmt: skip
+    columns = (Column("measured in"), Column("p50", "n"), Column("p95", "n hide-narrow"),
+               Column("p99", "n hide-narrow"), Column("speed-up [95 %]", "n"), Column("÷ MACs ratio", "n"))  # fmt: skip
     rows = []
     for row in facts.bench:
         threads = "" if row["threads"] is None else f", {row['threads']} threads"
@@ -178,7 +178,7 @@ def bench_table(facts: Facts) -> Table:
 
 def file_table(facts: Facts) -> Table:
     """Every file of the folder with its size and sha256; the report itself is left out."""
-    columns = (Column("file", "wrap"), Column("size", "n"), Column("sha256", "hide-narrow"))
+    columns = (Column("file", "file"), Column("size", "n"), Column("sha256", "hide-narrow"))
     rows = [
         (name, size(entry.bytes), entry.sha256[:16] + "…")
         for name, entry in facts.manifest.files.items()

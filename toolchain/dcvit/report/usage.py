@@ -61,7 +61,9 @@ from PIL import Image
 from timm.data import create_transform
 
 {_transform(facts.manifest.preprocessing, pixels=record.with_preprocessing)}
-session = onnxruntime.InferenceSession("{facts.title}/{name}", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(
+    "{facts.title}/{name}", providers=["CPUExecutionProvider"]
+)
 batch = np.zeros({_input_shape(facts, record)}, dtype=np.{"uint8" if record.with_preprocessing else "float32"})
 batch[0] = {_prepared(facts, record)}
 (logits,) = session.run(["{OUTPUT}"], {{"{INPUT}": batch}})  # {_shape_of(facts, record.batch)}

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from markupsafe import Markup, escape
+
 
 def si(number: float, digits: int = 3) -> str:
     """A count with G, M or k."""
@@ -46,3 +48,8 @@ def speedup(row: dict[str, Any]) -> str:
     """A measured ratio with its 95 % interval."""
     low, high = row["speedup_ci95"]
     return f"×{row['speedup']:.2f} [{low:.2f},\u00a0{high:.2f}]"
+
+
+def broken_at_dots(name: str) -> Markup:
+    """A file's name that a narrow column breaks after its dots, not anywhere."""
+    return Markup(".<wbr>").join(escape(part) for part in name.split("."))
