@@ -23,6 +23,9 @@ def spread_biases(model: ir.Model) -> None:
                 if bias not in spread:
                     spread[bias] = _spread(model.graph, bias, shape)
                 add.replace_input_with(index, spread[bias])
+    for bias in spread:
+        if bias.name and bias.is_initializer() and not bias.uses():
+            del model.graph.initializers[bias.name]
 
 
 def _is_row(bias: ir.Value, logits: tuple[int, ...]) -> bool:
