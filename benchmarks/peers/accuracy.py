@@ -125,7 +125,8 @@ def table(rows: list[Trained], report: dict[str, Any]) -> str:
         "",
         f"DeiT-Tiny at 32 × 32 (patch 4) trained on CIFAR-10, {report['teacher_top1']:.2f} % top-1, is what every row "
         f"starts from. All are trained alike: the same {images} images in the same order, half on labels and half on "
-        "the teacher's outputs; the control is the teacher itself, trained on with the same learning rate. Top-1 on "
+        "the teacher's outputs (label-free: on those alone); the control is the teacher itself, trained on with the "
+        "same learning rate. Top-1 on "
         f"{report['test_images']:,} test images, PyTorch fp32; of several seeds the mean ± standard deviation (seeds). "
         "Peers are as close to the MACs of the others as their own steps allow.",
     ]
