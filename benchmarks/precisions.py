@@ -2,11 +2,13 @@
 
     python benchmarks/precisions.py --data DATA --folders FOLDERS -o benchmarks/results/precisions.json
     python benchmarks/precisions.py --data DATA --folders FOLDERS -o benchmarks/results/precisions.json --bench
+    python benchmarks/precisions.py -o benchmarks/results/precisions.json --table docs/precisions.md
 
 DATA holds `cifar10/train-0.tar`, `cifar10/test.tar` and `teacher/deit_tiny_cifar10.safetensors`. FOLDERS keeps the
 three model folders and their exported files between runs. The first command measures top-1 on all images of `test.tar`;
-the second, on a quiet machine, the latency of batches of 64 against fp32 of the same model in ONNX Runtime and in
-PyTorch, in turn. A row is written as soon as it is measured, and what the file holds already is not measured again.
+the second, on a quiet machine, the latency of batches of 64, in turn with the uncompressed model in ONNX Runtime at
+fp32 and with the same model at fp32 in the same runtime. A row is written as soon as it is measured, and what the file
+holds already is not measured again. The third writes the tables that close the page.
 """
 
 import json
@@ -29,7 +31,7 @@ from dcvit.exporting import export
 from dcvit.files import whole_file
 from dcvit.folder import ModelFolder
 from dcvit.manifest import Manifest
-from dcvit.runtimes import RUNTIMES, runtime_named
+from dcvit.runtimes import RUNTIMES, available_cores, runtime_named
 from dcvit.subject import open_subject
 from few_shot import MODEL, MODEL_KWARGS
 
@@ -45,7 +47,9 @@ RAN: list[tuple[str, Precision]] = [
     ("openvino", "bf16"),
     ("openvino", "int8"),
 ]
-BASELINES: list[tuple[str, Precision]] = [("onnxruntime", "fp32"), ("torch", "fp32")]
+ORIGINAL = "teacher"
+FIGURES = "## Figures\n"
+"""What follows this line of the page is written from the results."""
 Make = Callable[[Path, Path], None]
 
 
@@ -82,7 +86,7 @@ def merged(data: Path, out: Path) -> None:
     )
 
 
-MODELS: dict[str, Make] = {"teacher": teacher, "a third less": a_third_less, "merged": merged}
+MODELS: dict[str, Make] = {ORIGINAL: teacher, "a third less": a_third_less, "merged": merged}
 
 
 class Some:
@@ -104,25 +108,44 @@ class Some:
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--folders", type=click.Path(path_type=Path), required=True, help="Where the model folders are kept.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True))
+@click.option("--folders", type=click.Path(path_type=Path), help="Where the model folders are kept.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option("--model", "models", type=click.Choice(list(MODELS)), multiple=True, default=list(MODELS))
 @click.option("--limit", type=int, help="Images to count on, for a trial. [default: all]")
 @click.option("--bench", is_flag=True, help="Measure latencies instead of accuracies; needs a quiet machine.")
 @click.option("--max-seconds", default=20.0, show_default=True, help="Of timing, for each pair.")
+@click.option("--table", type=click.Path(path_type=Path, exists=True), help="A page to write the results into.")
 def main(
-    data: Path, folders: Path, out: Path, models: tuple[str, ...], limit: int | None, bench: bool, max_seconds: float
+    data: Path | None,
+    folders: Path | None,
+    out: Path,
+    models: tuple[str, ...],
+    limit: int | None,
+    bench: bool,
+    max_seconds: float,
+    table: Path | None,
 ) -> None:
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"accuracy": [], "latency": []}
+    if table:
+        text = table.read_text(encoding="utf-8").split(FIGURES)[0]
+        table.write_text(text + FIGURES + "\n" + "\n".join(_lines(found)) + "\n", encoding="utf-8")
+        return
+    if data is None or folders is None:
+        raise click.UsageError("give --data and --folders, or --table")
     for model in models:
         folder = _folder(model, data, folders)
-        images = Some(data / "cifar10" / "test.tar", limit)
-        kind, rows = ("latency", _latencies) if bench else ("accuracy", _accuracies)
-        done = [row for row in found[kind] if row["model"] == model and row.get("images") in (None, len(images))]
-        for row in rows(model, folder, images, max_seconds, done):
+        torch.set_num_threads(available_cores())  # as many as the other runtimes take
+        if bench:
+            kind, done = "latency", [row for row in found["latency"] if row["model"] == model]
+            rows = _latencies(model, folder, _folder(ORIGINAL, data, folders), max_seconds, done)
+        else:
+            images = Some(data / "cifar10" / "test.tar", limit)
+            done = [row for row in found["accuracy"] if (row["model"], row["images"]) == (model, len(images))]
+            kind, rows = "accuracy", _accuracies(model, folder, images, done)
+        for row in rows:
             found[kind].append(row)
-            found |= {"machine": this_machine().to_json()}
+            found |= {f"{kind}_machine": this_machine().to_json()}
             with whole_file(out) as aside:
                 aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             click.echo(json.dumps(row))
@@ -141,10 +164,7 @@ def _folder(model: str, data: Path, folders: Path) -> ModelFolder:
     return folder
 
 
-def _accuracies(
-    model: str, folder: ModelFolder, images: Some, max_seconds: float, done: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    del max_seconds
+def _accuracies(model: str, folder: ModelFolder, images: Some, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for runtime, precision in _missing(done, ("runtime", "precision"), [*RAN]):
         result = evaluate(folder.path, images, runtime=runtime, precision=precision, batch=BATCH)
         yield {
@@ -157,14 +177,16 @@ def _accuracies(
 
 
 def _latencies(
-    model: str, folder: ModelFolder, images: Some, max_seconds: float, done: list[dict[str, Any]]
+    model: str, folder: ModelFolder, original: ModelFolder, max_seconds: float, done: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    del images
-    pairs = [(*ran, *baseline) for ran in RAN for baseline in BASELINES if ran != baseline]
-    keys = ("runtime", "precision", "against_runtime", "against_precision")
+    common = (ORIGINAL, "onnxruntime", "fp32")
+    pairs = [(*ran, *against) for ran in RAN for against in dict.fromkeys((common, (model, ran[0], "fp32")))]
+    pairs = [pair for pair in pairs if pair[2:] != (model, *pair[:2])]
+    keys = ("runtime", "precision", "against", "against_runtime", "against_precision")
     batch = torch.randn(BATCH, *folder.manifest.preprocessing.input_size, generator=torch.Generator().manual_seed(0))
-    for runtime, precision, against, against_precision in _missing(done, keys, pairs):
-        before = runtime_named(against).open(folder, BATCH, against_precision)
+    for runtime, precision, against, against_runtime, against_precision in _missing(done, keys, pairs):
+        other = original if against == ORIGINAL else folder
+        before = runtime_named(against_runtime).open(other, BATCH, against_precision)
         after = runtime_named(runtime).open(folder, BATCH, precision)
         for session in (before, after):
             session.load(batch)
@@ -176,7 +198,8 @@ def _latencies(
             "model": model,
             "runtime": runtime,
             "precision": precision,
-            "against_runtime": against,
+            "against": against,
+            "against_runtime": against_runtime,
             "against_precision": against_precision,
             "batch": BATCH,
             "median_ms": Latency.of(rounds.candidate_ms).median_ms,
@@ -198,6 +221,44 @@ def _missing(
         runtime = RUNTIMES[case[0]]
         if case not in measured and runtime.unavailable() is None and case[1] in runtime.precisions:
             yield case
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    """A table for each model, and what it was measured on."""
+    for model in MODELS:
+        top1 = {(row["runtime"], row["precision"]): row["top1"] for row in found["accuracy"] if row["model"] == model}
+        yield f"**{model[0].upper()}{model[1:]}**\n"
+        columns = ("runtime", "precision", "top-1, %", "against fp32 there",
+                   "speed-up over the teacher, ONNX Runtime fp32", "speed-up over fp32 there")  # fmt: skip
+        yield f"| {' | '.join(columns)} |\n|---|---|---:|---:|---|---|"
+        for (runtime, precision), share in top1.items():
+            difference = "" if precision == "fp32" else f"{share - top1[runtime, 'fp32']:+.2f}"
+            ratios = [
+                _ratio(found["latency"], model, runtime, precision, *against)
+                for against in ((ORIGINAL, "onnxruntime"), (model, runtime))
+            ]
+            yield "| " + " | ".join((runtime, precision, f"{share:.2f}", difference, *ratios)) + " |"
+        yield ""
+    for kind in ("accuracy", "latency"):
+        if machine := found.get(f"{kind}_machine"):
+            names = [name for name in ("torch", "onnxruntime-gpu", "openvino") if name in machine["versions"]]
+            versions = ", ".join(f"{name} {machine['versions'][name]}" for name in names)
+            yield f"{kind.capitalize()}: {machine['cpu']}, {machine['cores']} cores; {versions}.  "
+    if not found["latency"]:
+        yield "Latencies are not measured yet."
+
+
+def _ratio(rows: list[dict[str, Any]], model: str, runtime: str, precision: str, against: str, other: str) -> str:
+    """A speed-up over the fp32 of some model in some runtime, with its interval."""
+    if (model, runtime, precision) == (against, other, "fp32"):
+        return "1"
+    wanted = (model, runtime, precision, against, other)
+    keys = ("model", "runtime", "precision", "against", "against_runtime")
+    for row in rows:
+        if tuple(row[key] for key in keys) == wanted:
+            low, high = row["speedup_ci95"]
+            return f"×{row['speedup']:.3f} [{low:.3f}, {high:.3f}], {row['runs']} rounds"
+    return ""
 
 
 def _checkpoint(data: Path) -> Path:
