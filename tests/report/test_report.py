@@ -58,7 +58,7 @@ def test_the_costs_are_those_of_the_plan(full: Path, page: pages.Element) -> Non
     costs = summarize(plan, plan.original())
     rows = {row[0]: row[1:] for row in cells(section(page, "summary").all("table")[0])}
     assert rows["MACs"][2] == f"−{100 * costs.macs_reduction:.1f} %"
-    assert rows["tokens, last block"] == ["17", "5", "−70.6 %"]
+    assert rows["tokens into the last block"] == ["17", "5", "−70.6 %"]
     assert rows["latency, batch 4"][2].startswith("×1.5")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from dcvit.data import preprocessing_of
 from dcvit.dense import SegmentationVit, attach_head
 from dcvit.families import Architecture, Family, family_of
+from dcvit.files import base_name
 from dcvit.folder import ModelFolder
 from dcvit.manifest import Preprocessing
 from dcvit.model import build, create, identify, load_checkpoint
@@ -81,7 +82,7 @@ def _open(
         return _subject(copy.deepcopy(model).eval(), plan, "in memory")
     if ModelFolder.is_one(model):
         folder = ModelFolder(model)
-        return _subject(folder.load(), folder.plan, f"model folder {model}")
+        return _subject(folder.load(), folder.plan, f"model folder {base_name(model)}")
     plan = CompressionPlan(model=str(model), model_kwargs=model_kwargs or {})
     pretrained = weights == "pretrained" and checkpoint is None
     if pretrained:

@@ -69,7 +69,7 @@ def summary_table(facts: Facts) -> Table:
 def _tokens(facts: Facts) -> tuple[str, str, str, str]:
     """Of the last block; on average over the blocks the change."""
     before, after = facts.tokens_before, facts.summary.tokens
-    return "tokens, last block", f"{before[-1]:,}", f"{after[-1]:,}", change(before[-1], after[-1])
+    return "tokens into the last block", f"{before[-1]:,}", f"{after[-1]:,}", change(before[-1], after[-1])
 
 
 def block_table(facts: Facts) -> Table:
