@@ -156,7 +156,7 @@ def test_schedules_fit_the_grid() -> None:
 def test_what_cannot_be_is_refused(tiny_plan: CompressionPlan) -> None:
     model, images = made(tiny_plan), images_for(tiny_plan, 2)
     family = family_of(model)
-    most = most_reduction(model, family, tiny_plan, "full")
+    most = most_reduction(MergeCosts(model, family, tiny_plan, "full"))
     assert choose_merges(model, family, tiny_plan, images, macs_reduction=most).best.macs_reduction == most
     with pytest.raises(InputError, match=rf"cannot remove 0\.9000 of the MACs, at most {most:.4f}"):
         choose_merges(model, family, tiny_plan, images, macs_reduction=0.9)

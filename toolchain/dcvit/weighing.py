@@ -3,9 +3,13 @@
 from functools import cached_property
 from pathlib import Path
 
+from torch import Tensor
+
+from dcvit.cost import MacsConvention
 from dcvit.data import DEFAULT_SAMPLES, FewShot, ImageSource, draw_few_shot, open_source
 from dcvit.methods.cait import CaitSettings, ChooseMerges
 from dcvit.methods.cut import cut_by_norm
+from dcvit.methods.merge_costs import MergeCosts
 from dcvit.methods.merging import MergeSearch, MergeTrial, Schedule, choose_merges, least_harm, most_reduction
 from dcvit.methods.propose import Target
 from dcvit.methods.speedup import Measure
@@ -17,6 +21,7 @@ from dcvit.subject import Subject
 from dcvit.summary import summarize
 from dcvit.training.hardware import accelerator
 from dcvit.training.stages import StageResult, StageStore, weights_digest
+from dcvit.types import TimmModule
 
 CALIBRATION_IMAGES = 128
 """Images that merge schedules are tried on, at most."""
@@ -60,6 +65,7 @@ class Weighing:
         self.subject, self.settings, self.refits = subject, settings, refits
         self.seed, self.store, self.watch = seed, store, watch
         self._data, self._made = data, dict[str, Refit]()
+        self._merged: dict[tuple[str, MacsConvention], tuple[TimmModule, MergeCosts]] = {}
 
     def merges(self, target: Target, measure: Measure | None = None) -> ChooseMerges:
         """Chooses merges for a target: the least harm in all, or for the settings' share where training prunes.
@@ -141,16 +147,24 @@ class Weighing:
 
     def _search(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeSearch:
         family, convention = self.subject.family, target.macs_convention
-        model = cut_by_norm(self.subject, plan).to(accelerator().device).requires_grad_(False)
+        if (key := (plan.digest, convention)) not in self._merged:
+            model = cut_by_norm(self.subject, plan).to(accelerator().device).requires_grad_(False)
+            self._merged[key] = model, MergeCosts(model, family, plan, convention)
+        model, costs = self._merged[key]
         return choose_merges(
             model,
             family,
             plan,
-            self._few_shot.tensor(self.subject.preprocessing)[:CALIBRATION_IMAGES],
-            macs_reduction=min(macs_reduction, most_reduction(model, family, plan, convention)),
+            self._calibration,
+            macs_reduction=min(macs_reduction, most_reduction(costs)),
             macs_convention=convention,
             store=self.store,
+            costs=costs,
         )
+
+    @cached_property
+    def _calibration(self) -> Tensor:
+        return self._few_shot.tensor(self.subject.preprocessing)[:CALIBRATION_IMAGES]
 
     @cached_property
     def _few_shot(self) -> FewShot:

@@ -45,6 +45,7 @@ class MergeCosts:
         self._blocks = [_BlockCost.of(family.block(model, index), convention) for index in range(self.depth)]
         self.classes = architecture.num_classes if plan.head is None else plan.head.num_classes
         self._dim = architecture.blocks[0].embed_dim
+        self._reductions: dict[tuple[Merge, ...], float] = {}
         self._tail = 0.0
         """MACs of one token behind the blocks: a final norm or attention pooling works on what merging leaves."""
 
@@ -64,9 +65,11 @@ class MergeCosts:
         )
         return blocks + self._tail * (before[-1] - after[-1]) - self._merging(merges)
 
-    def reduction(self, merges: Sequence[Merge]) -> float:
+    def reduction(self, merges: tuple[Merge, ...]) -> float:
         """The same as a share of the unmerged model's MACs."""
-        return self.saved(merges) / self.total
+        if merges not in self._reductions:
+            self._reductions[merges] = self.saved(merges) / self.total
+        return self._reductions[merges]
 
     def _tokens(self, merges: Sequence[Merge]) -> list[int]:
         """In front of each block, and behind the last one, which no merge stands behind."""

@@ -111,6 +111,7 @@ def choose_merges(
     macs_convention: MacsConvention = "full",
     budget: int = 16,
     store: StageStore | None = None,
+    costs: MergeCosts | None = None,
 ) -> MergeSearch:
     """Searches the schedule of one to three merges that harms a model's outputs least, of those that save enough.
 
@@ -126,13 +127,14 @@ def choose_merges(
         macs_convention: How MACs are counted.
         budget: Schedules to measure at most, beside each merge alone.
         store: Keeps what was measured, for other targets and runs.
+        costs: Of the plan's merges, from an earlier search.
 
     Raises:
         InputError: If the model merges tokens already, cannot merge any, or not enough to save that much.
     """
     if plan.merges:
         raise InputError("--merge: tokens merge already in the model or plan that was given")
-    costs = MergeCosts(model, family, plan, macs_convention)
+    costs = costs or MergeCosts(model, family, plan, macs_convention)
     every = list(schedules(costs.grid, costs.depth))
     enough = [merges for merges in every if costs.reduction(merges) >= macs_reduction]
     if not enough:
@@ -160,9 +162,8 @@ def least_harm(trials: Iterable[MergeTrial]) -> list[MergeTrial]:
     return found
 
 
-def most_reduction(model: TimmModule, family: Family, plan: CompressionPlan, convention: MacsConvention) -> float:
+def most_reduction(costs: MergeCosts) -> float:
     """The largest share of the MACs that any schedule of the search removes."""
-    costs = MergeCosts(model, family, plan, convention)
     return max(costs.reduction(schedule) for schedule in schedules(costs.grid, costs.depth))
 
 
