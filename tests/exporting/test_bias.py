@@ -14,15 +14,28 @@ from dcvit.plan import CompressionPlan
 from dcvit.runtimes import RUNTIMES
 
 
+@pytest.mark.parametrize(
+    ("second", "trimmed", "wanted"),
+    [
+        (3, False, [[1, 1, 5, 5], [1, 1, 9, 9]]),  # one for the blocks after each merge; 17 tokens before
+        (2, True, [[1, 1, 5, 5], [1, 1, 9, 9], [1, 2, 1, 5]]),  # two blocks share a row, and one has a single query
+    ],
+)
 def test_it_is_written_out_over_the_queries_and_computes_the_same(
-    make_folder: Callable[[Path, CompressionPlan], ModelFolder], tmp_path: Path, tiny_plan: CompressionPlan
+    make_folder: Callable[[Path, CompressionPlan], ModelFolder],
+    tmp_path: Path,
+    tiny_plan: CompressionPlan,
+    second: int,
+    trimmed: bool,
+    wanted: list[list[int]],
 ) -> None:
-    merges = ({"after": 1, "axis": "horizontal"}, {"after": 3, "axis": "vertical"})
-    folder = make_folder(tmp_path / "model", tiny_plan.replace(merges=merges, size_aware_attention=True))
+    merges = ({"after": 1, "axis": "horizontal"}, {"after": second, "axis": "vertical"})
+    plan = tiny_plan.replace(merges=merges, size_aware_attention=True, trims_last_block=trimmed)
+    folder = make_folder(tmp_path / "model", plan)
     path = export(folder, 4).onnx.path
     graph = onnx.load(path).graph
     shapes = sorted(list(weight.dims) for weight in graph.initializer if "size_bias" in weight.name)
-    assert shapes == [[1, 1, 5, 5], [1, 1, 9, 9]]  # one for the blocks after each merge; 17 tokens before
+    assert shapes == wanted
     images = torch.randn(12, 3, 32, 32)
     with torch.no_grad():
         expected = folder.load()(images)
@@ -39,4 +52,4 @@ def test_other_biases_stay_as_they_are(
     kwargs = {"img_size": 32, "embed_dim": 24, "depths": [2], "num_heads": [1], "window_size": 4, "num_classes": 7}
     folder = make_folder(tmp_path / "model", CompressionPlan(model=family, model_kwargs=kwargs))
     graph = onnx.load(export(folder, 2).onnx.path).graph
-    assert not [weight.name for weight in graph.initializer if weight.name.endswith("_spread")]
+    assert not [weight.name for weight in graph.initializer if "_spread" in weight.name]

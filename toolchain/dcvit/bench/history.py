@@ -11,15 +11,20 @@ from dcvit.folder import ModelFolder
 
 _KEY = ("runtime", "file", "batch", "precision", "against", "baseline_precision", "protocol", "threads")
 
+_NAMES = ("folder", "against")
+"""Where models lie on this machine is said on screen alone."""
+
 
 def write_history(folder: ModelFolder, result: BenchResult) -> None:
     """Writes the result, and keeps the rows of earlier runs that still hold.
 
     A row stays until the same comparison is measured again, or the file that it was measured with is another one.
     """
-    report = result.to_json() | {"folder": base_name(result.folder)}
-    new = {_key(row) for row in report["results"]}
-    report["results"] = [row for row in _earlier(folder) if _key(row) not in new] + report["results"]
+    report = result.to_json()
+    report |= {name: base_name(report[name]) for name in _NAMES}
+    rows = [row | ({"against": base_name(row["against"])} if "against" in row else {}) for row in report["results"]]
+    new = {_key(row) for row in rows}
+    report["results"] = [row for row in _earlier(folder) if _key(row) not in new] + rows
     text = json.dumps(report, indent=2) + "\n"
     folder.add(BENCH, lambda aside: _write(aside, text))
 

@@ -12,7 +12,6 @@ from dcvit.cost import count_macs
 from dcvit.data import seeded
 from dcvit.errors import InputError
 from dcvit.exporting.temporary import export_for, temporary_folder
-from dcvit.files import base_name
 from dcvit.folder import ModelFolder
 from dcvit.model import build
 from dcvit.progress import say
@@ -145,7 +144,7 @@ def pair_of(folder: ModelFolder, against: Path | str | None) -> Iterator[Pair]:
         InputError: If there is no such model, or it takes images of another size.
     """
     if against is not None and ModelFolder.is_one(against):
-        yield _same_input(Pair(folder, ModelFolder(against), base_name(against), temporary=False))
+        yield _same_input(Pair(folder, ModelFolder(against), str(against), temporary=False))
         return
     plan = folder.plan.original()
     if against is not None:

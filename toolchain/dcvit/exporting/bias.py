@@ -7,11 +7,13 @@ import onnx_ir as ir
 def spread_biases(model: ir.Model) -> None:
     """Writes out a constant bias on attention logits over the queries, [1, 1, 1, N] as [1, 1, N, N], in place.
 
+    Where there is one query, in a trimmed last block, it is written out over the heads: [1, h, 1, N].
+
     Size-aware attention adds one row, log s of each key, for all queries. OpenVINO's bf16 attention reads such a row
     wrongly (2026.4: a cosine of 0.74 with fp32 on a DeiT-Tiny merged twice, against 0.99999 when it is written out).
     The written-out one is as fast.
     """
-    spread: dict[ir.Value, ir.Value] = {}
+    spread: dict[tuple[ir.Value, int], ir.Value] = {}  # a last block that is trimmed has fewer queries
     for node in model.graph:
         if node.op_type != "Softmax" or (add := node.inputs[0].producer() if node.inputs[0] else None) is None:
             continue
@@ -20,11 +22,11 @@ def spread_biases(model: ir.Model) -> None:
         shape = add.outputs[0].shape.numpy()
         for index, bias in enumerate(add.inputs):
             if bias is not None and bias.const_value is not None and _is_row(bias, shape):
-                if bias not in spread:
-                    spread[bias] = _spread(model.graph, bias, shape)
-                add.replace_input_with(index, spread[bias])
-    for bias in spread:
-        if bias.name and bias.is_initializer() and not bias.uses():
+                if (key := (bias, shape[-2])) not in spread:
+                    spread[key] = _spread(model.graph, bias, shape)
+                add.replace_input_with(index, spread[key])
+    for bias, _ in spread:
+        if bias.name and bias.name in model.graph.initializers and not bias.uses():
             del model.graph.initializers[bias.name]
 
 
@@ -36,10 +38,10 @@ def _is_row(bias: ir.Value, logits: tuple[int, ...]) -> bool:
 
 def _spread(graph: ir.Graph, bias: ir.Value, logits: tuple[int, ...]) -> ir.Value:
     assert bias.const_value is not None
-    queries, keys = logits[-2:]
-    name, numbers = f"{bias.name}_spread", bias.const_value.numpy().reshape(1, 1, 1, keys)
-    tensor = ir.tensor(np.repeat(numbers, queries, axis=2), name=name)
-    shape = ir.Shape([1, 1, queries, keys])
-    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    _, heads, queries, keys = logits
+    shape = (1, 1, queries, keys) if queries > 1 else (1, heads, 1, keys)
+    name, row = f"{bias.name}_spread_{queries}", bias.const_value.numpy().reshape(1, 1, 1, keys)
+    tensor = ir.tensor(np.broadcast_to(row, shape).copy(), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
