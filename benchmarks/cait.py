@@ -1,6 +1,7 @@
 """CAIT on the CIFAR-10 teacher, against the teacher trained on alike, each part alone, ToMe and uniform widths.
 
     python benchmarks/cait.py --data DATA -o benchmarks/results/cait.json --epochs 2
+    python benchmarks/cait.py --data DATA -o benchmarks/results/cait.json --agreement  # with the teacher's classes
     python benchmarks/cait.py --data DATA -o benchmarks/results/cait.json --bench      # when nothing else runs
 
 DATA holds `cifar10/train-0.tar` … `train-4.tar`, `cifar10/test.tar` and `teacher/deit_tiny_cifar10.safetensors`. A row
@@ -38,6 +39,7 @@ from dcvit.joint import JointCompressor
 from dcvit.manifest import package_versions
 from dcvit.methods.cait import PAPER as PUBLISHED
 from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
+from dcvit.methods.damage import divergence
 from dcvit.methods.propose import Target
 from dcvit.methods.settings import SearchSettings
 from dcvit.progress import reporting_to
@@ -300,6 +302,21 @@ def bench(study: Study, row: dict[str, Any], max_seconds: float) -> dict[str, An
         return benchmark(ModelFolder(folder.path), MODEL, max_seconds=max_seconds).rows[0].to_json()
 
 
+@torch.no_grad()
+def against_teacher(study: Study, row: dict[str, Any]) -> dict[str, float]:
+    """How far a row's model went from the teacher on the test images, where no label has a say."""
+    path, subject = study.folder(Row(**{name: row[name] for name in Row.__dataclass_fields__})), study.subject()
+    student = ModelFolder(path).load()
+    same = seen = 0
+    kl = 0.0
+    for batch in batches(open_source(study.test, "test"), subject.preprocessing, 250, CorruptImages()):
+        taught, said = subject.model(batch.images), student(batch.images)
+        same += int((taught.argmax(1) == said.argmax(1)).sum())
+        kl += divergence(said, taught) * len(said)
+        seen += len(said)
+    return {"agreement": 100 * same / seen, "kl": kl / seen}
+
+
 class _Lines:
     """Progress as lines."""
 
@@ -330,14 +347,18 @@ class _Lines:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--part", type=(int, int), default=(0, 1), help="I N: only every N-th row, for N processes side by side.")
 @click.option("--bench", "bench_only", is_flag=True, help="Time the models of the rows that have no latency yet.")
+@click.option("--agreement", is_flag=True, help="Compare the models of the rows with the teacher, image by image.")
 @click.option("--max-seconds", default=60.0, show_default=True, help="Of timing, for each row.")
 def main(
     data: Path, out: Path, folders: Path, methods: tuple[str, ...], epochs: float, shards: int, macs_reduction: float,
-    lr: float, seed: int, part: tuple[int, int], bench_only: bool, max_seconds: float,
+    lr: float, seed: int, part: tuple[int, int], bench_only: bool, agreement: bool, max_seconds: float,
 ) -> None:  # fmt: skip
     study = Study(data, folders)
     if bench_only:
         _bench_all(study, out, max_seconds)
+        return
+    if agreement:
+        _compare_all(study, out)
         return
     if not out.exists():
         teacher = evaluate(MODEL, study.test, batch=250, model_kwargs=MODEL_KWARGS, checkpoint=study.checkpoint)
@@ -365,6 +386,18 @@ def _bench_all(study: Study, out: Path, max_seconds: float) -> None:
         save(out, report)
         low, high = found["speedup_ci95"]
         click.echo(f"{row['method']}: MACs ×{row['macs_ratio']:.3f}, ×{found['speedup']:.3f} [{low:.3f}, {high:.3f}]")
+
+
+def _compare_all(study: Study, out: Path) -> None:
+    for number, row in enumerate(json.loads(out.read_text())["rows"]):
+        about = Row(**{name: row[name] for name in Row.__dataclass_fields__})
+        if "agreement" in row or not ModelFolder.is_one(study.folder(about)):
+            continue
+        found = against_teacher(study, row)
+        report = json.loads(out.read_text())
+        report["rows"][number] |= found
+        save(out, report)
+        click.echo(f"{about}: the teacher's class for {found['agreement']:.2f} %, KL {found['kl']:.5f} nats")
 
 
 if __name__ == "__main__":

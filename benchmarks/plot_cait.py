@@ -64,6 +64,12 @@ class Group:
     def is_control(self) -> bool:
         return self.method.startswith("control")
 
+    @property
+    def agreement(self) -> str:
+        """Test images that get the teacher's class, in percent."""
+        found = [row["agreement"] for row in self.rows if "agreement" in row]
+        return spread(found) if found else ""
+
     def gained_on(self, controls: list[dict[str, Any]]) -> str:
         """Points above the control of the same seed, length, learning rate and use of labels."""
         like = "control, label-free" if self.method.endswith("label-free") else "control"
@@ -102,11 +108,21 @@ def study(report: dict[str, Any]) -> str:
             group.speedup,
             group.top1,
             group.gained_on(controls),
+            group.agreement,
         ]
         for group in groups(report)
     ]
     first, machine = report["rows"][0], report["machine"]
-    heads = ["method", "peak lr", "seeds", "MACs", "speed-up, 95 %", "top-1", "against its control"]
+    heads = [
+        "method",
+        "peak lr",
+        "seeds",
+        "MACs",
+        "speed-up, 95 %",
+        "top-1",
+        "against its control",
+        "teacher's class, %",
+    ]
     return f"""## CAIT with training
 
 DeiT-Tiny (32×32, patch 4) trained on CIFAR-10, {report["teacher_top1"]:.2f} % top-1; every row is

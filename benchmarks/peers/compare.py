@@ -126,8 +126,9 @@ def _cait(study: Study) -> Made:
 
 def _uniform(study: Study) -> Made:
     target = Target(macs_reduction=study.macs_reduction, merge="none")
+    whole = CaitSettings(trim=False)
     proposal = propose_jointly(
-        study.subject, target, CaitSettings(), stand_in_merges(study.subject, target), trained=True
+        study.subject, target, whole, stand_in_merges(study.subject, target, whole), trained=True
     )
     plan = proposal.uniform()
     block = plan.blocks[0]
