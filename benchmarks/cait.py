@@ -389,7 +389,7 @@ def _bench_all(study: Study, out: Path, max_seconds: float) -> None:
 
 
 def _compare_all(study: Study, out: Path) -> None:
-    for number, row in enumerate(json.loads(out.read_text())["rows"]):
+    for number, row in reversed(list(enumerate(json.loads(out.read_text())["rows"]))):  # the newest first
         about = Row(**{name: row[name] for name in Row.__dataclass_fields__})
         if "agreement" in row or not ModelFolder.is_one(study.folder(about)):
             continue

@@ -44,6 +44,10 @@ class Group:
     rows: tuple[dict[str, Any], ...]
 
     @property
+    def name(self) -> str:
+        return self.method if self.epochs == 1 else f"{self.method}, {self.epochs:g} epochs"
+
+    @property
     def macs_ratio(self) -> float:
         return statistics.mean(row["macs_ratio"] for row in self.rows)
 
@@ -101,7 +105,7 @@ def study(report: dict[str, Any]) -> str:
     controls = [row for row in report["rows"] if row["method"].startswith("control")]
     rows = [
         [
-            group.method,
+            group.name,
             f"{group.lr:g}",
             str(len(group.rows)),
             f"×{group.macs_ratio:.3f}",
@@ -126,7 +130,7 @@ def study(report: dict[str, Any]) -> str:
     return f"""## CAIT with training
 
 DeiT-Tiny (32×32, patch 4) trained on CIFAR-10, {report["teacher_top1"]:.2f} % top-1; every row is
-trained for {first["epochs"]:g} epoch of 50,000 images ({first["steps"]} steps of 128), half on labels
+trained for one epoch of 50,000 images ({first["steps"]} steps of 128) unless it says more, half on labels
 and half on the teacher's outputs, but for those without labels. The control is the teacher, trained
 on alike; where there are several seeds, mean ± standard deviation, and differences are taken seed by
 seed. Top-1 on {report["test_images"]} test images, PyTorch fp32: one image is 0.02 points, and the
@@ -199,15 +203,16 @@ def plot(report: dict[str, Any], path: Path) -> None:
         found = [row["top1"] for row in group.rows]
         colour = "#bbbbbb" if group.is_control else "#4477aa"
         axes.scatter(found, [place] * len(found), color=colour, zorder=2, s=24, alpha=0.8)
-        axes.annotate(group.top1, (max(found), place), (8, 0), textcoords="offset points", va="center", fontsize=8)
-    names = [f"{group.method}, lr {group.lr:g}, MACs ×{group.macs_ratio:.2f}" for group in listed]
+        beside = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
+        axes.annotate(group.top1, (min(found), place), (-8, 0), **beside)
+    names = [f"{group.name}, lr {group.lr:g}, MACs ×{group.macs_ratio:.2f}" for group in listed]
     axes.set_yticks(range(len(listed)), names, fontsize=8)
     axes.axvline(report["teacher_top1"], color="grey", linestyle=":", zorder=1)
-    axes.margins(x=0.12)
+    axes.margins(x=0.15)
     axes.set(
         ylim=(-0.6, len(listed) - 0.4),
         xlabel="top-1 (%), a point for each seed; dotted: the teacher",
-        title="DeiT-Tiny on CIFAR-10, one epoch of training",
+        title="DeiT-Tiny on CIFAR-10, trained for an epoch",
     )
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)
