@@ -44,7 +44,7 @@ def test_every_flag_reaches_the_training(tool: Tool, tmp_path: Path, model: list
     assert folder.manifest.method == "cait"
     assert folder.plan.merge_operator == "mean"
     assert folder.plan.size_aware_attention
-    assert "merging and pruning and training: 3 in" in ended.stderr
+    assert "merging and training: 3 in" in ended.stderr
 
 
 def test_all_images_are_used_unless_samples_are_asked_for(tool: Tool, tmp_path: Path, model: list[object]) -> None:

@@ -222,7 +222,7 @@ class JointCompressor:
         depends = {"plan": plan.digest, "macs": 0.0 if pruner is None else proposal.macs}
         training = self.finetuning(student, depends, pruner)
         with self.watch.stage("training"):
-            result = training.run(_described(proposal))
+            result = training.run(_described(plan, pruner))
         data = self._material[0]
         metrics: dict[str, Any] = {
             "merge": merges_text(proposal.base.merges),
@@ -271,6 +271,6 @@ class JointCompressor:
         }
 
 
-def _described(proposal: JointProposal) -> str:
-    parts = [name for name, there in (("merging", proposal.base.merges), ("pruning", proposal.macs)) if there]
+def _described(plan: CompressionPlan, pruner: Pruner | None) -> str:
+    parts = [name for name, there in (("merging", plan.merges), ("pruning", pruner)) if there]
     return " and ".join([*parts, "training"])
