@@ -38,7 +38,9 @@ from peers.smaller import evenly, first_and_last, start_narrower, start_shallowe
 from peers.trained import Trained, trained
 
 RESULTS = Path(__file__).parents[1] / "results"
-WHOSE = {"control": "timm"} | {name: whose for name, (whose, _, _) in compare.PEERS.items()}
+WHOSE = {"control": "timm", "control, label-free": "timm"} | {
+    name: whose for name, (whose, _, _) in compare.PEERS.items()
+}
 
 
 def _torch_pruning(sizes: compare.Study) -> compare.Made:
@@ -115,7 +117,7 @@ def table(rows: list[Trained], report: dict[str, Any]) -> str:
         if row.images < most:
             continue
         before = "" if row.untrained is None else f"{row.untrained:.2f}"
-        drop = "" if row.drop is None or row.method == "control" else f"{row.drop:+.2f}"
+        drop = "" if row.drop is None or row.method.startswith("control") else f"{row.drop:+.2f}"
         lines.append(
             f"| {row.method} ({WHOSE.get(row.method, 'ours')}) | {row.setting or ''} | {row.epochs:g} | {row.lr:g} | "
             f"×{row.macs_ratio:.3f} | {row.params / 1e6:.2f} M | {before} | {row.spread} | {drop} |"

@@ -51,7 +51,7 @@ class Trained:
 
 def trained(rows: list[dict[str, Any]]) -> list[Trained]:
     """All kinds of training, in the order of their first row."""
-    controls = {_recipe(row): row["top1"] for row in rows if row["method"] == "control"}
+    controls = {_recipe(row): row["top1"] for row in rows if row["method"].startswith("control")}
     kinds: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         kinds.setdefault((row["method"], row["macs_reduction"], row["epochs"], row["shards"], row["lr"]), []).append(
@@ -61,7 +61,7 @@ def trained(rows: list[dict[str, Any]]) -> list[Trained]:
 
 
 def _recipe(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["epochs"], row["shards"], row["lr"], row["seed"]
+    return row["epochs"], row["shards"], row["lr"], row["seed"], row["method"].endswith("label-free")
 
 
 def _of(seeds: list[dict[str, Any]], controls: dict[tuple[Any, ...], float]) -> Trained:
