@@ -5,7 +5,6 @@
 Writes `docs/cait.md` and `docs/cait.png`; results that are not there are left out.
 """
 
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,14 @@ from typing import Any
 import click
 import matplotlib.pyplot as plt
 
+from page_of_results import write_page
+
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(results: Path, out: Path) -> None:
-    parts = []
-    for name, section in SECTIONS.items():
-        path = results / f"{name}.json"
-        if path.exists():
-            parts.append(section(json.loads(path.read_text())))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".md").write_text("# Merging, pruning and dense tasks, in figures\n\n" + "\n".join(parts))
-    plot(json.loads((results / "cait.json").read_text()), out.with_suffix(".png"))
+    write_page(results, out, "Merging, pruning and dense tasks, in figures", SECTIONS, plot)
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:

@@ -5,7 +5,6 @@
 Writes `docs/few_shot.md` and `docs/few_shot.png`; results that are not there are left out.
 """
 
-import json
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -13,19 +12,14 @@ from typing import Any
 import click
 import matplotlib.pyplot as plt
 
+from page_of_results import write_page
+
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(results: Path, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    parts = []
-    for name, section in SECTIONS.items():
-        path = results / f"{name}.json"
-        if path.exists():
-            parts.append(section(json.loads(path.read_text())))
-    out.with_suffix(".md").write_text("# Few-shot compression, in figures\n\n" + "\n".join(parts))
-    plot(json.loads((results / "few_shot.json").read_text()), out.with_suffix(".png"))
+    write_page(results, out, "Few-shot compression, in figures", SECTIONS, plot)
 
 
 def study(report: dict[str, Any]) -> str:

@@ -288,6 +288,18 @@ def test_merges_are_weighed_at_the_speed_that_is_asked_for(
     assert len(timed) == count + 1  # the choice and the search are kept; the result is always timed
 
 
+def test_the_speed_of_other_weights_is_searched_anew(
+    tmp_path: Path, model: TimmModule, timed: list[CompressionPlan]
+) -> None:
+    """Their plans are called the same until widths are found."""
+    settings = CaitSettings(training=TrainingRecipe(epochs=0))
+    torch.manual_seed(1)
+    for name, weights in (("one", model), ("other", create("vit_tiny_patch16_224", WIDER))):
+        timed.clear()
+        run(weights, tmp_path / name, settings, speedup=1.6, merge="horizontal@2", cache=tmp_path / "cache")
+        assert len(timed) > 1, "the search of the first was taken for that of the second"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

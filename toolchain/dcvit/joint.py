@@ -177,6 +177,8 @@ class JointCompressor:
 
         with self.watch.stage("measuring"):
             key = {"base": proposal.base.digest, "target": target.model_dump(mode="json")}
+            if self._refits:  # the plans that are timed follow from the weights and the images
+                key |= self._weighing.identity
             found = self.store.run("speedup", key, find).record
         made = self._make(proposal.removing(found["macs_reduction"]), target)
         with self.watch.stage("measuring"):

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -98,6 +99,12 @@ class Weighing:
             self._made[base.digest] = Refit(self.subject, base, few, seed=self.seed, store=store, watch=self.watch)
         return self._made[base.digest]
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What every measured damage depends on: digests of the weights and of the images drawn."""
+        digest = weights_digest(self.subject.model.state_dict())
+        return {"model": digest, "images": self._few_shot.fingerprint["sha256"]}
+
     def _at_equal_macs(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeTrial:
         searches = [self._search(plan, share * macs_reduction, target) for share in SHARES]
         trials = {trial.merges: trial for search in searches for trial in search.trials}
@@ -128,12 +135,7 @@ class Weighing:
             return StageResult({}, {"merge": min(harms, key=harms.__getitem__)})
 
         # What was measured once decides for a resumed run too.
-        key = {
-            "model": weights_digest(self.subject.model.state_dict()),
-            "images": self._few_shot.fingerprint["sha256"],
-            "plan": plan.digest,
-            "target": target.model_dump(mode="json"),
-        }
+        key = self.identity | {"plan": plan.digest, "target": target.model_dump(mode="json")}
         return trials[self.store.run("weighed", key, compute).record["merge"]]
 
     def _harm(self, plan: CompressionPlan, target: Target, trial: MergeTrial, macs: float) -> float:

@@ -203,8 +203,8 @@ def summarize_jointly(subject: Subject, target: Target, settings: CaitSettings) 
     if target.speedup is not None:
         raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
     if proposal.macs:
-        how = "your images" if settings.refits(subject) else "training"
-        notes.append(f"{how} find{'' if how == 'your images' else 's'} the widths (here all are cut by the same share)")
+        how = "your images find" if settings.refits(subject) else "training finds"
+        notes.append(f"{how} the widths (here all are cut by the same share)")
     return summarize(proposal.uniform(), subject.plan, target.macs_convention, "; ".join(notes))
 
 

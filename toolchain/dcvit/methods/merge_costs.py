@@ -98,7 +98,7 @@ class _BlockCost:
         if isinstance(block, PrefixBlock):  # all but its keys and values is of the prefix tokens, which never merge
             if not hasattr(block, "attn"):
                 return cls(0, 0)
-            products = 2 * block.num_prefix_tokens * block.attn.kv.out_features // 2
+            products = block.num_prefix_tokens * block.attn.kv.out_features  # QKᵀ and AV of the prefix's queries
             norm = 4 * block.norm1.normalized_shape[0]
             return cls(block.attn.kv.weight.numel() + (products if convention == "full" else norm), 0)
         token = sum(layer.weight.numel() for layer in block.modules() if isinstance(layer, nn.Linear))

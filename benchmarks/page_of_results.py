@@ -1,0 +1,31 @@
+"""A page of tables and a plot from the committed results of several studies."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Report = dict[str, Any]
+
+
+def write_page(
+    results: Path,
+    out: Path,
+    title: str,
+    sections: Mapping[str, Callable[[Report], str]],
+    plots: Callable[[Report, Path], None],
+) -> None:
+    """Writes `out`.md, a section for each study whose results are there, and `out`.png, a plot of the first one's.
+
+    Args:
+        results: The folder of the results, NAME.json each.
+        out: Without a suffix.
+        title: Of the page.
+        sections: By NAME, what makes Markdown of a study's results.
+        plots: Draws the first study's.
+    """
+    found = {name: json.loads(path.read_text()) for name in sections if (path := results / f"{name}.json").exists()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts = [sections[name](report) for name, report in found.items()]
+    out.with_suffix(".md").write_text(f"# {title}\n\n" + "\n".join(parts))
+    plots(found[next(iter(sections))], out.with_suffix(".png"))
