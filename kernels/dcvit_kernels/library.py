@@ -200,33 +200,13 @@ def norm_backward(
 
 
 @mean_norm.register_fake
-def _(
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    height: int,
-    width: int,
-    vertical: bool,
-    prefix: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _with_statistics(_merged_like(x, height, width, vertical, prefix))
+def _(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, *grid: Any) -> Any:
+    return _with_statistics(_merged_like(x, *grid))
 
 
 @linear_norm.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    height: int,
-    width: int,
-    vertical: bool,
-    prefix: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _with_statistics(_merged_like(x, height, width, vertical, prefix))
+def _(x: Tensor, weight: Tensor, bias: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, *grid: Any) -> Any:
+    return _with_statistics(_merged_like(x, *grid))
 
 
 @norm_backward.register_fake

@@ -76,7 +76,7 @@ class Shrinking:
 
 
 def training(student: TimmModule, data: TrainingImages, recipe: TrainingRecipe, **more: Any) -> Finetuning:
-    task = Classification(recipe.distill, recipe.label_smoothing, data.labelled)
+    task = Classification(recipe.distill, data.labelled, recipe.label_smoothing)
     return Finetuning(student, task, data, recipe, num_classes=10, seed=0, **more)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from dcvit.cli.command import Command
-from dcvit.cli.options import run_options, settings_from, target_from, target_options
+from dcvit.cli.options import run_arguments, run_options, settings_from, target_from, target_options
 from dcvit.cli.task import task_options
 from dcvit.cli.training import joint_options, take_preset, training_options, was_given
 
@@ -30,14 +30,6 @@ def command(
     data: str | None,
     out: Path,
     recover: str | None,
-    samples: int,
-    seed: int,
-    checkpoint: Path | None,
-    random_init: bool,
-    model_kwargs: dict[str, Any] | None,
-    cache: Path | None,
-    resume: bool,
-    overwrite: bool,
     task: Any,
     head: Any,
     **flags: Any,
@@ -51,8 +43,10 @@ def command(
 
     take_preset(model, flags)
     settings = settings_from(flags)
+    arguments = run_arguments(flags)
+    if settings.method == "cait" and not was_given("samples"):
+        arguments["samples"] = None  # all
     minutes, tensorboard = flags.pop("checkpoint_every"), flags.pop("tensorboard")
-    all_images = settings.method == "cait" and not was_given("samples")
     return compress(
         model,
         data,
@@ -60,16 +54,9 @@ def command(
         target=target_from(**flags),
         settings=settings,
         recover=recover,  # type: ignore[arg-type]
-        samples=None if all_images else samples,
-        seed=seed,
-        model_kwargs=model_kwargs,
-        checkpoint=checkpoint,
-        weights="random" if random_init else "pretrained",
-        cache=cache,
-        resume=resume,
-        overwrite=overwrite,
         checkpoint_minutes=10.0 if minutes is None else minutes,
         tensorboard=tensorboard,
         task=task,
         head=head,
+        **arguments,
     )

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from dcvit.cli.command import Command
-from dcvit.cli.options import plan_options, run_options, settings_from, target_from
+from dcvit.cli.options import plan_options, run_arguments, run_options, settings_from, target_from
 
 
 @click.command("frontier", cls=Command)
@@ -32,14 +32,6 @@ def command(
     out: Path,
     bench: bool,
     evaluate: str | None,
-    samples: int,
-    seed: int,
-    checkpoint: Path | None,
-    random_init: bool,
-    model_kwargs: dict[str, Any] | None,
-    cache: Path | None,
-    resume: bool,
-    overwrite: bool,
     **flags: Any,
 ) -> Any:
     """Compress to many sizes from one set of trials: a table, a plot and a model folder for each size.
@@ -49,7 +41,7 @@ def command(
     """
     from dcvit.frontier import frontier
 
-    settings = settings_from(flags)
+    settings, arguments = settings_from(flags), run_arguments(flags)
     return frontier(
         model,
         data,
@@ -59,12 +51,5 @@ def command(
         bench=bench,
         evaluate=evaluate,
         settings=settings,
-        samples=samples,
-        seed=seed,
-        model_kwargs=model_kwargs,
-        checkpoint=checkpoint,
-        weights="random" if random_init else "pretrained",
-        cache=cache,
-        resume=resume,
-        overwrite=overwrite,
+        **arguments,
     )

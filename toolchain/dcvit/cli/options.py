@@ -85,7 +85,7 @@ PAPER = {
 
 
 def run_options(function: F) -> F:
-    """Of every run that searches and recovers; `settings_from` reads those that say how."""
+    """Of every run that searches and recovers; `settings_from` reads those that say how, `run_arguments` the others."""
     for decorate in (
         click.option("--overwrite", is_flag=True, help="Replace what an earlier run wrote to OUT."),
         click.option("--resume", is_flag=True, help="Continue an unfinished run."),
@@ -112,6 +112,13 @@ def run_options(function: F) -> F:
     ):  # fmt: skip
         function = decorate(function)
     return function
+
+
+def run_arguments(flags: dict[str, Any]) -> dict[str, Any]:
+    """What every run takes beside its settings, under the names that the Python functions use; out of `flags`."""
+    names = ("samples", "seed", "model_kwargs", "checkpoint", "cache", "resume", "overwrite")
+    weights = "random" if flags.pop("random_init") else "pretrained"
+    return {name: flags.pop(name) for name in names} | {"weights": weights}
 
 
 def _take_recipe(ctx: click.Context, _param: click.Parameter, value: str) -> str:

@@ -2,9 +2,10 @@
 
 from dcvit.data.few_shot import DEFAULT_SAMPLES, FewShot, draw_few_shot
 from dcvit.data.preprocessing import evaluation_transform, preprocessing_of, training_transform
+from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import derived_seed, seeded
 from dcvit.data.reading import Batch, CorruptImages, batches, decode
-from dcvit.data.sources import DIGITS, DigitsSource, FileSource, ImageSource, JoinedSource, open_source
+from dcvit.data.sources import DIGITS, DigitsSource, FileSource, JoinedSource, open_source
 
 __all__ = [
     "DEFAULT_SAMPLES",

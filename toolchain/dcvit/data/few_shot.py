@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from dcvit.data.preprocessing import evaluation_transform, training_transform
+from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import seeded
 from dcvit.data.reading import CorruptImages, decode
-from dcvit.data.sources import ImageSource
 from dcvit.errors import InputError
 from dcvit.files import base_name
 from dcvit.manifest import Preprocessing

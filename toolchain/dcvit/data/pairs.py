@@ -5,7 +5,6 @@ import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,34 +14,6 @@ from timm.data.readers.img_extensions import get_img_extensions
 from dcvit.errors import InputError, first_line
 
 IMAGES, MASKS = "images", "masks"
-
-
-@runtime_checkable
-class MaskSource(Protocol):
-    """Where images and their masks come from."""
-
-    @property
-    def name(self) -> str:
-        """What the user calls it."""
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes of whole images, of which there are none."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        """The encoded image; the label says nothing."""
-
-    def mask(self, index: int) -> NDArray[np.uint8]:
-        """The class of every pixel, [H, W]; 255 does not count.
-
-        Raises:
-            InputError: If the mask cannot be read, or holds no class indices.
-        """
-
-    def filename(self, index: int) -> str:
-        """A name for messages."""
 
 
 class PairSource:

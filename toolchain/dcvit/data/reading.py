@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dcvit.data.preprocessing import evaluation_transform
-from dcvit.data.sources import ImageSource
+from dcvit.data.protocols import ImageSource
 from dcvit.errors import InputError, first_line
 from dcvit.manifest import Preprocessing
 

@@ -7,38 +7,19 @@ from collections.abc import Sequence
 from glob import glob
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 from timm.data.readers import create_reader
 
 from dcvit.data.pairs import PairSource
+from dcvit.data.protocols import ImageSource
 from dcvit.errors import InputError, first_line
 from dcvit.files import base_name
 from dcvit.shapes import SHAPES, ShapesSource
 
 DIGITS = "digits"
-
-
-class ImageSource(Protocol):
-    """Where images come from. Reading one may raise OSError, if the image is corrupt."""
-
-    @property
-    def name(self) -> str:
-        """What the user calls it: a path, or `digits`."""
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes, in the order of their labels."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        """The encoded image and its label."""
-
-    def filename(self, index: int) -> str:
-        """A name for messages."""
 
 
 class FileSource:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dcvit.data import CorruptImages, ImageSource, decode, evaluation_transform
-from dcvit.data.pairs import IMAGES, MASKS, MaskSource
+from dcvit.data.pairs import IMAGES, MASKS
+from dcvit.data.protocols import MaskSource
 from dcvit.errors import InputError
 from dcvit.manifest import Preprocessing
 from dcvit.progress import track

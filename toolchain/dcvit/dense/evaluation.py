@@ -8,7 +8,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from dcvit.data import CorruptImages
-from dcvit.data.pairs import MaskSource
+from dcvit.data.protocols import MaskSource
 from dcvit.dense.data import IGNORE, mask_batches
 from dcvit.manifest import Preprocessing
 from dcvit.progress import track

@@ -5,7 +5,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dcvit.data import CorruptImages, decode, derived_seed
-from dcvit.data.pairs import MaskSource
+from dcvit.data.protocols import MaskSource
 from dcvit.dense.data import IGNORE, checked_mask, resized_mask
 from dcvit.errors import InputError
 from dcvit.files import base_name
@@ -27,6 +26,7 @@ from dcvit.training.hardware import accelerator
 from dcvit.training.images import MAX_CACHE_BYTES
 from dcvit.training.order import Draw
 from dcvit.training.recipe import Augmentation
+from dcvit.training.task import Blend
 
 CROP_SHARE = 0.25, 1.0
 """Area of a random crop, as a share of the image's."""
@@ -34,36 +34,17 @@ CROP_SHAPE = 4 / 3
 """How much wider or narrower than the image it may be."""
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """Cross-entropy of each pixel that counts, KL(teacher ‖ student) of each pixel at τ = 1, or both.
+class Segmentation(Blend):
+    """Of one class a pixel; scores are [B, classes, H, W], labels [B, H, W]."""
 
-    Scores are [B, classes, H, W], labels [B, H, W]; every part is a mean over pixels.
+    def cross_entropy(self, student: Tensor, labels: Tensor) -> Tensor:
+        counted = (labels != IGNORE).sum().clamp(min=1)  # a crop may hold nothing that counts
+        return F.cross_entropy(student, labels, ignore_index=IGNORE, reduction="sum") / counted
 
-    Attributes:
-        distill: Weight w of the KL; the cross-entropy has 1 − w. Without labels the KL has weight 1.
-    """
-
-    distill: float = 0.5
-    labelled: bool = True
-
-    @property
-    def needs_teacher(self) -> bool:
-        return not self.labelled or self.distill > 0
-
-    def losses(self, student: Tensor, teacher: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
-        parts: dict[str, Tensor] = {}
-        weight = self.distill if self.labelled else 1.0
-        if self.labelled and weight < 1:
-            assert labels is not None
-            counted = (labels != IGNORE).sum().clamp(min=1)  # a crop may hold nothing that counts
-            total = F.cross_entropy(student, labels, ignore_index=IGNORE, reduction="sum")
-            parts["cross_entropy"] = (1 - weight) * total / counted
-        if self.needs_teacher:
-            assert teacher is not None
-            divergence = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True)
-            parts["distillation"] = weight * divergence.sum(1).mean()
-        return parts
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """KL(teacher ‖ student), a mean over all pixels: no label says which do not count."""
+        scores = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True)
+        return scores.sum(1).mean()
 
 
 class TrainingPairs:

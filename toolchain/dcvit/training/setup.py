@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dcvit.data import ImageSource, open_source
-from dcvit.data.pairs import MaskSource
+from dcvit.data.protocols import MaskSource
 from dcvit.dense.data import with_masks
 from dcvit.dense.training import Segmentation, TrainingPairs
 from dcvit.errors import InputError
@@ -51,7 +51,7 @@ def set_up(
     images = TrainingImages(
         source, subject.preprocessing, recipe.augmentation, labelled=labelled, samples=samples, seed=seed
     )
-    return images, Classification(recipe.distill, recipe.label_smoothing, labelled)
+    return images, Classification(recipe.distill, labelled, recipe.label_smoothing)
 
 
 def _set_up_segmentation(
