@@ -15,11 +15,11 @@ def narrow_mlp(mlp: TimmModule, kept: Tensor) -> None:
     A gated MLP has a row for the gate and one for the value of each node. The bias of fc2 stays whole.
     """
     if isinstance(mlp, SwiGLU):
-        mlp.fc1_g, mlp.fc1_x = _rows(mlp.fc1_g, kept), _rows(mlp.fc1_x, kept)
+        mlp.fc1_g, mlp.fc1_x = rows_of(mlp.fc1_g, kept), rows_of(mlp.fc1_x, kept)
     elif isinstance(mlp, GluMlp):
-        mlp.fc1 = _rows(mlp.fc1, torch.cat([kept, mlp.fc2.in_features + kept]))
+        mlp.fc1 = rows_of(mlp.fc1, torch.cat([kept, mlp.fc2.in_features + kept]))
     else:
-        mlp.fc1 = _rows(mlp.fc1, kept)
+        mlp.fc1 = rows_of(mlp.fc1, kept)
     mlp.fc2 = _linear(mlp.fc2, mlp.fc2.weight[:, kept], mlp.fc2.bias)
 
 
@@ -51,7 +51,8 @@ def narrow_attention(attention: TimmModule, kept: Tensor, kept_values: Tensor | 
     attention.head_dim, attention.attn_dim, attention.scale = width, heads * width, width**-0.5
 
 
-def _rows(linear: nn.Linear, kept: Tensor) -> nn.Linear:
+def rows_of(linear: nn.Linear, kept: Tensor | slice) -> nn.Linear:
+    """A layer that gives the outputs `kept` of a linear layer alone."""
     return _linear(linear, linear.weight[kept], None if linear.bias is None else linear.bias[kept])
 
 

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcvit.layers.attention_free_block import AttentionFreeBlock
+from dcvit.layers.narrow import rows_of
 from dcvit.layers.token_merge import carry_size_bias
 from dcvit.types import TimmModule
 
@@ -21,7 +22,7 @@ class PrefixAttention(nn.Module):
         self.num_prefix_tokens, self.num_heads = num_prefix_tokens, attention.num_heads
         self.head_dim, self.scale, self.fused_attn = attention.head_dim, attention.scale, attention.fused_attn
         width = self.num_heads * self.head_dim
-        self.q, self.kv = _rows(attention.qkv, 0, width), _rows(attention.qkv, width, 3 * width)
+        self.q, self.kv = rows_of(attention.qkv, slice(width)), rows_of(attention.qkv, slice(width, None))
         self.q_norm, self.k_norm, self.attn_drop = attention.q_norm, attention.k_norm, attention.attn_drop
         self.proj, self.proj_drop = attention.proj, attention.proj_drop
         carry_size_bias(attention, self)
@@ -66,12 +67,3 @@ class PrefixBlock(nn.Module):
         if hasattr(self, "attn"):
             prefix = prefix + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask)))
         return prefix + self.drop_path2(self.ls2(self.mlp(self.norm2(prefix))))
-
-
-def _rows(linear: nn.Linear, start: int, end: int) -> nn.Linear:
-    part = nn.Linear(linear.in_features, end - start, bias=linear.bias is not None, device="meta")
-    trainable = linear.weight.requires_grad
-    part.weight = nn.Parameter(linear.weight[start:end].detach().clone(), requires_grad=trainable)
-    if linear.bias is not None:
-        part.bias = nn.Parameter(linear.bias[start:end].detach().clone(), requires_grad=trainable)
-    return part
