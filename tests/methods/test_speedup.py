@@ -90,6 +90,16 @@ def test_a_line_takes_three_measurements_at_most() -> None:
         assert find_reduction(wanted, bench.candidates(), bench).measurements <= 3
 
 
+def test_plans_that_differ_by_noise_alone_are_not_timed_one_after_the_other() -> None:
+    def latency(left: float) -> float:
+        return (0.25 + 0.75 * left) * (1.04 if left > 0.5555 else 0.96)
+
+    bench = Bench(latency)
+    found = find_reduction(1.5, bench.candidates(), bench)
+    assert found.row.speedup > 1.5
+    assert found.measurements <= 5
+
+
 @pytest.mark.parametrize("bias", [1.0, 0.9, 1.15])
 def test_blocks_that_cost_other_than_their_stand_ins_are_corrected_for(bias: float) -> None:
     bench = Bench(lambda left: left)

@@ -28,6 +28,8 @@ TOLERANCE = 0.03
 """A speed-up is met within this share of it …"""
 _AIM = 0.015
 """… and the search goes on until it is this close: the other half is left to the noise of the next measurement."""
+_FINEST = 0.01
+"""Plans that differ by less of the MACs differ by noise alone."""
 MOST_MEASUREMENTS = 8
 _UNTIL_THE_END = 4
 """Measurements without one fast enough, after which the most that can be cut is measured."""
@@ -135,6 +137,8 @@ def find_reduction(speedup: float, candidates: Candidates, measure: Measure) -> 
             share = _extrapolated(start, slow, goal) if len(timed) < _UNTIL_THE_END else candidates.most
             continue
         widths.append(fast.share - slow.share)
+        if widths[-1] < _FINEST:
+            break
         if len(widths) >= 3 and widths[-1] > widths[-3] / 2:
             share = (slow.share + fast.share) / 2
         else:
