@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +193,9 @@ def _cait(study: Study, row: Row) -> dict[str, Any]:
     return study.compress(row, Target(macs_reduction=row.macs_reduction))
 
 
-def _cait_merging(study: Study, row: Row) -> dict[str, Any]:
+def _cait_merging(study: Study, row: Row, *, after: int) -> dict[str, Any]:
     """With a merge, where the search finds that none pays on a grid of 8 × 8."""
-    return study.compress(row, Target(macs_reduction=row.macs_reduction, merge="horizontal@10"))
+    return study.compress(row, Target(macs_reduction=row.macs_reduction, merge=f"horizontal@{after}"))
 
 
 def _label_free(study: Study, row: Row) -> dict[str, Any]:
@@ -268,7 +269,8 @@ METHODS: dict[str, Callable[[Study, Row], dict[str, Any]]] = {
     "control": _control,
     "control, label-free": _control_label_free,
     "CAIT": _cait,
-    "CAIT, merging at 10": _cait_merging,
+    "CAIT, merging at 10": partial(_cait_merging, after=10),
+    "CAIT, merging at 8": partial(_cait_merging, after=8),
     "CAIT, label-free": _label_free,
     "CAIT, recipe paper": _as_published,
     "CAIT, recipe paper, label-free": _as_published_label_free,

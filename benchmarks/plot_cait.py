@@ -129,7 +129,8 @@ and half on the teacher's outputs, but for those without labels. The control is 
 on alike; where there are several seeds, mean ± standard deviation, and differences are taken seed by
 seed. Top-1 on {report["test_images"]} test images, PyTorch fp32: one image is 0.02 points, and the
 standard error of one figure is 0.6. Speed-up: ONNX Runtime fp32, batch 64, {machine["cores"]} cores of
-an {machine["cpu"]}, against the teacher, interleaved.
+an {machine["cpu"]}, against the teacher, interleaved. An interval is of one run: on this machine the
+same file read up to 8 % less in some runs than in others, so speed-ups that are closer say nothing.
 
 `CAIT` is the default: the last block trimmed to what the head reads, widths refitted on 500 images
 first, merges weighed against widths. `recipe paper` prunes compactors while training and merges for
