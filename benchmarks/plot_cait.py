@@ -207,7 +207,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
     axes.set(
         ylim=(-0.6, len(listed) - 0.4),
         xlabel="top-1 (%), a point for each seed; dotted: the teacher",
-        title="DeiT-Tiny on CIFAR-10, trained on for an epoch, or for more where it says so",
+        title="DeiT-Tiny on CIFAR-10 (one epoch, or as said)",
     )
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=150)

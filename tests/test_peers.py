@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -89,22 +90,29 @@ def trained_row(method: str, top1: float, **changes: object) -> dict:
     return asked | {"top1": top1, "macs_ratio": 1.8, "params": 3e6, "loss": 0.5} | changes
 
 
-def test_accuracy_is_that_of_the_longest_training_at_its_best_learning_rate(
+def test_accuracies_are_of_trainings_of_one_length_at_their_best_learning_rates(
     compare: ModuleType, tmp_path: Path
 ) -> None:
     assert compare.accuracies(tmp_path / "none.json") == {"teacher": None, "methods": {}}
     rows = [
-        trained_row("ToMe", 73.0, epochs=2.0, lr=1e-4),
-        trained_row("ToMe", 74.0, epochs=2.0),
-        trained_row("ToMe", 73.5, epochs=2.0, lr=1e-3),
-        trained_row("ToMe", 75.0),
+        trained_row("ToMe", 73.0, lr=1e-4),
+        trained_row("ToMe", 74.0),
+        trained_row("ToMe", 73.5, lr=1e-3),
+        trained_row("ToMe", 75.0, epochs=2.0),
+        trained_row("CAIT", 76.0, epochs=2.0),
     ]
     paths = [tmp_path / "cait.json", tmp_path / "peers_accuracy.json"]
-    for path, found in zip(paths, (rows, [trained_row("narrower", 71.0)]), strict=True):
-        path.write_text(json.dumps({"teacher_top1": 75.0, "test_images": 5000, "rows": found}))
-    found = compare.accuracies(*paths)
-    assert (found["teacher"], found["test_images"]) == (75.0, 5000)
-    assert {name: method["top1"] for name, method in found["methods"].items()} == {"ToMe": 74.0, "narrower": 71.0}
+
+    def top1s(others: list[dict[str, Any]]) -> dict[str, float]:
+        for path, found in zip(paths, (rows, others), strict=True):
+            path.write_text(json.dumps({"teacher_top1": 75.0, "test_images": 5000, "rows": found}))
+        found = compare.accuracies(*paths)
+        assert (found["teacher"], found["test_images"]) == (75.0, 5000)
+        return {name: method["top1"] for name, method in found["methods"].items()}
+
+    narrower = trained_row("narrower", 71.0)
+    assert top1s([narrower]) == {"ToMe": 75.0, "CAIT": 76.0}  # two methods have either length: the longer one
+    assert top1s([narrower, trained_row("shallower", 70.0)]) == {"ToMe": 74.0, "narrower": 71.0, "shallower": 70.0}
 
 
 def test_the_accuracy_table_compares_each_row_with_its_own_control(peers: Callable[[str], ModuleType]) -> None:

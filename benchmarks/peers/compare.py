@@ -14,6 +14,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -220,15 +221,19 @@ def interleaved(
 def accuracies(*paths: Path) -> dict[str, Any]:
     """What was found by training: the teacher's top-1, and that of each method.
 
-    Where a method was trained more than once, the longest training counts, and of those the best learning rate.
+    Only trainings of one length are set beside each other: the one that most methods have, the longest of these. Of a
+    method's learning rates the best counts.
     """
     reports = [json.loads(path.read_text()) for path in paths if path.is_file()]
     if not reports:
         return {"teacher": None, "methods": {}}
+    kinds = trained([row for report in reports for row in report["rows"]])
+    lengths = {(found.method, found.images_seen) for found in kinds}
+    having = Counter(length for _, length in lengths)
+    common = max(having, key=lambda length: (having[length], length))
     best: dict[str, Trained] = {}
-    for found in trained([row for report in reports for row in report["rows"]]):
-        other = best.get(found.method)
-        if other is None or (found.images_seen, found.top1) > (other.images_seen, other.top1):
+    for found in kinds:
+        if found.images_seen == common and (found.method not in best or found.top1 > best[found.method].top1):
             best[found.method] = found
     methods = {
         name: {"top1": found.top1, "macs_ratio": found.macs_ratio, "lr": found.lr} for name, found in best.items()
@@ -270,8 +275,8 @@ def table(report: dict[str, Any]) -> str:
     lines += [f"{name} does not build: {why}" for name, why in refused.items()]
     if accuracy["methods"]:
         lines.append(
-            f"Top-1 is of the same kind of model at 32 × 32, on {accuracy['test_images']:,} test images: the longest "
-            "training, at the better of its learning rates; MACs there differ from those here (see below)."
+            f"Top-1 is of the same kind of model at 32 × 32, on {accuracy['test_images']:,} test images: trained "
+            "equally long, at the better of their learning rates; MACs there differ from those here (see below)."
         )
     return "\n".join(lines) + "\n"
 
