@@ -52,7 +52,7 @@ def narrow_attention(attention: TimmModule, kept: Tensor, kept_values: Tensor | 
 
 
 def rows_of(linear: nn.Linear, kept: Tensor | slice) -> nn.Linear:
-    """A layer that gives the outputs `kept` of a linear layer alone."""
+    """A linear layer with the outputs `kept` alone: these rows of its weight [out, in] and bias [out], copied."""
     return _linear(linear, linear.weight[kept], None if linear.bias is None else linear.bias[kept])
 
 

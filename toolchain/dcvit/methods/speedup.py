@@ -29,7 +29,7 @@ TOLERANCE = 0.03
 _AIM = 0.015
 """… and the search goes on until it is this close: the other half is left to the noise of the next measurement."""
 _FINEST = 0.01
-"""Plans that differ by less of the MACs differ by noise alone."""
+"""Plans that differ by less than this share of the MACs are not told apart: noise is larger."""
 MOST_MEASUREMENTS = 8
 _UNTIL_THE_END = 4
 """Measurements without one fast enough, after which the most that can be cut is measured."""

@@ -47,11 +47,11 @@ class Blend(ABC):
 
     @abstractmethod
     def cross_entropy(self, student: Tensor, labels: Tensor) -> Tensor:
-        """A mean over all that is labelled."""
+        """In nats, a mean over all that is labelled."""
 
     @abstractmethod
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """KL(teacher ‖ student), a mean over all that is scored."""
+        """KL(teacher ‖ student) in nats, a mean over all that is scored; both are logits of one shape."""
 
     @property
     def _weight(self) -> float:
