@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,9 @@ from dcvit.bench.machine import this_machine
 from dcvit.compressor import Compressor
 from dcvit.data import CorruptImages, batches, draw_few_shot, open_source
 from dcvit.manifest import package_versions
+from dcvit.methods.allocate import Widths
 from dcvit.methods.damage import Examination, logits_of
+from dcvit.methods.dcvit import possible_cuts
 from dcvit.methods.job import Job
 from dcvit.methods.nodes import NodeRanking
 from dcvit.methods.propose import Proposal, Target
@@ -71,20 +72,21 @@ class Setting:
 
     @cached_property
     def examination(self) -> Examination:
-        attention = sorted(block for unit in self.proposal.units for block in unit)
-        return examined(self.job, sorted(self.proposal.blocks), attention, self.proposal.width_multiple)
+        return examined(self.job, possible_cuts(self.proposal), self.proposal.width_multiple)
 
-    def solved(self, *, attention: bool = True) -> Entries:
-        damages = {
-            block: damage if attention else replace(damage, attention=None)
-            for block, damage in self.examination.damages.items()
-        }
+    def solved(self, **known: Any) -> Entries:
+        """The solver's choice where what is known of all blocks is changed."""
+        damages = {block: replace(damage, **known) for block, damage in self.examination.damages.items()}
         proposal = self.proposal
-        return solve(damages, proposal.blocks, proposal.hidden, proposal.macs, proposal.total, proposal.width_multiple)
+        return solve(damages, proposal.blocks, proposal.whole, proposal.macs, proposal.total, proposal.width_multiple)
 
 
 def _no_attention_removed(setting: Setting) -> Entries:
-    return setting.solved(attention=False)
+    return setting.solved(attention=None)
+
+
+def _heads_as_wide(setting: Setting) -> Entries:
+    return setting.solved(heads={})
 
 
 def _one_width(setting: Setting) -> Entries:
@@ -92,7 +94,7 @@ def _one_width(setting: Setting) -> Entries:
     proposal = setting.proposal
     costs: Sequence[UnitCost] = list(proposal.blocks.values())
     share = 1 - proposal.macs / sum(cost.narrowed for cost in costs)
-    width = int(share * proposal.hidden / proposal.width_multiple) * proposal.width_multiple
+    width = int(share * proposal.whole.mlp_hidden / proposal.width_multiple) * proposal.width_multiple
     if width <= 0:
         raise click.ClickException("out of reach")
     return [BlockPlan(index=block, mlp_hidden=width) for block in proposal.blocks]
@@ -101,14 +103,11 @@ def _one_width(setting: Setting) -> Entries:
 def _structure_of_dcvit(setting: Setting) -> Entries:
     """k blocks lose attention and have one width, chosen by their measured damage."""
     damages = setting.examination.damages
-    width = setting.proposal.structure().mlp_hidden or setting.proposal.hidden
-    hidden = setting.proposal.hidden
+    whole = setting.proposal.whole
+    cut = Widths(head_dim=0, mlp_hidden=setting.proposal.structure().mlp_hidden or whole.mlp_hidden)
 
     def harm(unit: tuple[int, ...]) -> float:
-        return sum(
-            (damages[block].attention or 0.0) + float(damages[block].of_width(np.array([width]), hidden)[0])
-            for block in unit
-        )
+        return sum(damages[block].of(cut, whole) for block in unit)
 
     ranked = sorted(setting.proposal.units, key=harm)
     return [entry for unit in setting.proposal.chosen(ranked) for entry in unit]
@@ -116,10 +115,11 @@ def _structure_of_dcvit(setting: Setting) -> Entries:
 
 VARIANTS = (
     Variant("all, untrained"),
-    Variant("no refit of fc2", without=("refit",)),
+    Variant("no refit", without=("refit",)),
     Variant("refit on the teacher's tokens", without=("propagation",)),
     Variant("nodes by E|a|·‖w‖", nodes="importance"),
     Variant("random nodes", nodes="random"),
+    Variant("heads as wide as before", choose=_heads_as_wide),
     Variant("no attention removed", choose=_no_attention_removed),
     Variant("one width for all", choose=_one_width),
     Variant("DC-ViT's structure", choose=_structure_of_dcvit),
@@ -177,7 +177,7 @@ class Study:
             ranking = NodeRanking(
                 job.model, job.family, narrowed, variant.nodes, images=job.calibration, seed=self.seed  # type: ignore[arg-type]
             )  # fmt: skip
-            hidden = setting.proposal.hidden
+            hidden = setting.proposal.whole.mlp_hidden
             orders = {index: _order(ranking, index, hidden) for index in narrowed}
         student = copy.deepcopy(job.model)
         operate(student, job.reference(), job.family, job.start, entries, orders, without=variant.without)
@@ -187,7 +187,7 @@ class Study:
             job.settings = job.settings.model_copy(update={"training": recipe})
             job.train(student, entries, steps, variant.name, last_block=job.depth - 1)
         return self.figures(logits_of(student.eval(), self.test[0])) | {
-            "blocks": {entry.index: (entry.removed, entry.mlp_hidden) for entry in entries},
+            "blocks": {entry.index: (entry.removed, entry.head_dim, entry.mlp_hidden) for entry in entries},
         }
 
 

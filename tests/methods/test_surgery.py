@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dcvit.families import family_of
 from dcvit.methods import reference as reference_module
-from dcvit.methods.damage import divergence, examine, logits_of
+from dcvit.methods.damage import PossibleCuts, divergence, examine, logits_of
 from dcvit.methods.reference import Reference, first_tokens
 from dcvit.methods.surgery import Piece, best_nodes, operate
 from dcvit.model import build
@@ -24,6 +24,8 @@ TEACHERS: dict[str, dict] = {
     "beit_base_patch16_224": {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
 }
 BLOCKS, INNER = [0, 1, 2, 3], [1, 2]
+CUTS = PossibleCuts(tuple(BLOCKS), (), tuple(INNER))
+HEADS = PossibleCuts(tuple(BLOCKS), tuple(INNER), tuple(INNER))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +99,7 @@ def test_refitting_beats_cutting_alone(
 ) -> None:
     model, plan = teacher
     family = family_of(model)
-    found = examine(model, family, plan, BLOCKS, INNER, images, images, multiple=8)
+    found = examine(model, family, plan, CUTS, images, images, multiple=8)
     entries = [BlockPlan.model_validate({"index": index, "removed": removed, "mlp_hidden": 64}) for index in INNER]
     fresh = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     wanted = logits_of(model, fresh)
@@ -110,24 +112,34 @@ def test_refitting_beats_cutting_alone(
 
 def test_damage_grows_with_the_cut(teacher: tuple[TimmModule, CompressionPlan], images: Tensor) -> None:
     model, plan = teacher
-    found = examine(model, family_of(model), plan, BLOCKS, INNER, images, images[:32], multiple=8)
+    found = examine(model, family_of(model), plan, CUTS, images, images[:32], multiple=8)
     assert sorted(found.damages) == sorted(found.orders) == BLOCKS
     for index, damage in found.damages.items():
-        assert sorted(damage.mlp) == [8, 16, 32, 64]
+        assert sorted(damage.mlp) == [8, 16, 32, 64, 96]
         assert damage.mlp[8] > damage.mlp[64] > 0
         assert (damage.attention is not None) == (index in INNER)
         assert sorted(found.orders[index].tolist()) == list(range(128))
 
 
-@pytest.mark.parametrize("entry", [{"index": 0, "mlp_hidden": 32}, {"index": 2, "removed": "attention"}])
+@pytest.mark.parametrize(
+    "entry",
+    [{"index": 0, "mlp_hidden": 32}, {"index": 2, "removed": "attention"}, {"index": 1, "head_dim": 8}],
+    ids=lambda entry: "-".join(map(str, entry.values())),
+)
 def test_damage_is_that_of_the_whole_cut_model(
     teacher: tuple[TimmModule, CompressionPlan], images: Tensor, entry: dict
 ) -> None:
     model, plan = teacher
-    found = examine(model, family_of(model), plan, BLOCKS, INNER, images, images[:32], multiple=8)
+    family = family_of(model)
+    if "head_dim" in entry and not family.cost_modules(model, 1).heads:
+        pytest.skip("its heads keep their width")
+    cuts = HEADS if family.cost_modules(model, 1).heads else CUTS
+    found = examine(model, family, plan, cuts, images, images[:32], multiple=8)
     student = cut(teacher, [BlockPlan.model_validate(entry)], images, found.orders)
     damage = found.damages[entry["index"]]
-    measured = damage.attention if "removed" in entry else damage.mlp[32]
+    measured = {"removed": damage.attention, "head_dim": damage.heads.get(8), "mlp_hidden": damage.mlp[32]}[
+        list(entry)[1]
+    ]
     whole = divergence(logits_of(student, images[:32]), logits_of(model, images[:32]))
     assert measured == pytest.approx(whole, rel=1e-3, abs=1e-9)
 

@@ -59,10 +59,12 @@ class CostModules:
     Attributes:
         removed: Saved as a whole: attention and its norm, or the block itself.
         narrowed: Saved in proportion to the MLP's width; empty where whole blocks go.
+        heads: Saved in proportion to the channels of the heads; empty where these keep their width.
     """
 
     removed: tuple[str, ...]
     narrowed: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
 
 
 class Family(ABC):

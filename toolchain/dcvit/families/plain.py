@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from dcvit.errors import InputError
 from dcvit.families.base import Architecture, BlockSpec, CostModules, Family, KeptNodes
 from dcvit.layers import (
     AttentionFreeBlock,
@@ -76,8 +75,6 @@ class PlainFamily(Family):
                 nodes = kept.get(entry.index, torch.arange(entry.mlp_hidden))
                 narrow_mlp(block.mlp, nodes.to(device))
             if entry.head_dim is not None:
-                if isinstance(block, PrefixBlock):
-                    raise InputError(f"plan: block {entry.index} is trimmed already, and its heads keep their width")
                 channels = torch.arange(entry.head_dim, device=device).expand(block.attn.num_heads, -1)
                 narrow_attention(block.attn, channels)
             if entry.removed == "attention":

@@ -1,5 +1,7 @@
 """timm's `VisionTransformer`: vit_*, deit_*, deit3_*, with any prefix tokens, pooling and LayerScale."""
 
+from dataclasses import replace
+
 import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -7,9 +9,9 @@ from torch import Tensor, nn
 
 import dcvit_kernels
 from dcvit.dense import SegmentationVit
-from dcvit.families.base import KeptNodes
+from dcvit.families.base import CostModules, KeptNodes
 from dcvit.families.plain import PlainFamily
-from dcvit.layers import PrefixBlock, TokenMerge, attach_merge, attach_size_bias
+from dcvit.layers import PrefixBlock, TokenMerge, attach_merge, attach_size_bias, can_narrow_heads
 from dcvit.layers.token_grid import TokenGrid, grids
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
@@ -49,6 +51,11 @@ class VitFamily(PlainFamily):
                     layer = TokenMerge(model.embed_dim, grid.shape, merge.axis, prefix, plan.merge_operator)
                     attach_merge(block, layer.to(device))
                     grid = grid.merged(merge.axis)
+
+    def cost_modules(self, model: TimmModule, index: int) -> CostModules:
+        modules = super().cost_modules(model, index)
+        attention = f"blocks.{index}.attn"
+        return replace(modules, heads=(attention,) if can_narrow_heads(model.get_submodule(attention)) else ())
 
     def cannot_trim(self, model: TimmModule) -> str | None:
         if model.attn_pool is None and model.global_pool == "token" and model.num_prefix_tokens:

@@ -3,7 +3,7 @@
 from dcvit.layers.attention_free_block import AttentionFreeBlock
 from dcvit.layers.layer_scale import mlp_scale
 from dcvit.layers.mlp import cannot_narrow, hidden_width, input_weights
-from dcvit.layers.narrow import narrow_attention, narrow_mlp
+from dcvit.layers.narrow import can_narrow_heads, narrow_attention, narrow_mlp, qkv_layers
 from dcvit.layers.prefix_block import PrefixBlock
 from dcvit.layers.removed_block import RemovedBlock
 from dcvit.layers.token_merge import TokenMerge, apply_merges, attach_merge, attach_size_bias, carry_merges
@@ -16,6 +16,7 @@ __all__ = [
     "apply_merges",
     "attach_merge",
     "attach_size_bias",
+    "can_narrow_heads",
     "cannot_narrow",
     "carry_merges",
     "hidden_width",
@@ -23,4 +24,5 @@ __all__ = [
     "mlp_scale",
     "narrow_attention",
     "narrow_mlp",
+    "qkv_layers",
 ]

@@ -30,7 +30,7 @@ def narrow_attention(attention: TimmModule, kept: Tensor, kept_values: Tensor | 
     are what they were.
 
     Args:
-        attention: Cut in place.
+        attention: Cut in place; one for the prefix tokens alone will do too.
         kept: Of q and k, whose channels meet in a product.
         kept_values: Of v, whose channels are the inputs of proj, where they are others.
     """
@@ -40,15 +40,31 @@ def narrow_attention(attention: TimmModule, kept: Tensor, kept_values: Tensor | 
     rows = (offsets + kept).flatten()
     values = rows if kept_values is None else (offsets + kept_values).flatten()
     qkv = torch.cat([rows, full + rows, 2 * full + values])
-    weight = attention.qkv.weight[qkv].clone()
-    bias = None if attention.qkv.bias is None else attention.qkv.bias[qkv].clone()
+    layers = qkv_layers(attention)
+    weight = torch.cat([layer.weight for layer in layers])[qkv]
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])[qkv]
     rescale = math.sqrt(width / attention.head_dim)
     weight[: heads * width] *= rescale
     if bias is not None:
         bias[: heads * width] *= rescale
-    attention.qkv = _linear(attention.qkv, weight, bias)
+    if len(layers) == 1:
+        attention.qkv = _linear(layers[0], weight, bias)
+    else:
+        queries, others = slice(heads * width), slice(heads * width, None)
+        attention.q = _linear(layers[0], weight[queries], None if bias is None else bias[queries])
+        attention.kv = _linear(layers[1], weight[others], None if bias is None else bias[others])
     attention.proj = _linear(attention.proj, attention.proj.weight[:, values], attention.proj.bias)
     attention.head_dim, attention.attn_dim, attention.scale = width, heads * width, width**-0.5
+
+
+def can_narrow_heads(attention: TimmModule) -> bool:
+    """Whether channels of the heads can go: a norm of q and k would act on all channels of a head together."""
+    return isinstance(attention.q_norm, nn.Identity)
+
+
+def qkv_layers(attention: TimmModule) -> list[nn.Linear]:
+    """The layers that make q, k and v, in this order: one for all, or one for q and one for k and v."""
+    return [attention.qkv] if hasattr(attention, "qkv") else [attention.q, attention.kv]
 
 
 def rows_of(linear: nn.Linear, kept: Tensor | slice) -> nn.Linear:

@@ -1,19 +1,32 @@
-"""Which attention to remove and how wide each MLP stays: the least predicted damage that meets a target."""
+"""Which attention to remove, and how wide heads and MLPs stay: the least predicted damage that meets a target."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dcvit.methods.structure import UnitCost
-from dcvit.plan import BlockPlan
 
 RESOLUTION = 4096
 """Steps into which the MACs to save are divided: savings are rounded down to them, so the target is always met."""
 
-NO_DAMAGE = 1e-7
-"""KL, in nats, of a change too small to measure; keeps the logarithm of a damage finite."""
+NO_DAMAGE = 1e-6
+"""KL, in nats, of a change too small to measure: about what rounding to bfloat16 makes of the logits."""
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How wide one block is.
+
+    Attributes:
+        head_dim: Channels of every head; 0 where its attention is gone.
+        mlp_hidden: Nodes of its MLP.
+    """
+
+    head_dim: int
+    mlp_hidden: int
 
 
 @dataclass(frozen=True)
@@ -23,31 +36,46 @@ class BlockDamage:
     Attributes:
         attention: Without its attention; None where it must stay.
         mlp: By MLP width M', for some widths below the original.
+        heads: By the channels d' that every head keeps, for some below the original; empty where they all stay.
     """
 
     attention: float | None
     mlp: Mapping[int, float]
+    heads: Mapping[int, float] = field(default_factory=dict)
 
-    def of_width(self, widths: npt.NDArray[np.int_], hidden: int) -> npt.NDArray[np.float64]:
-        """Damage of any widths: log-linear between the measured ones, and 0 for the original."""
-        known = [*sorted(self.mlp), hidden]
-        damage = [max(self.mlp[width], NO_DAMAGE) for width in known[:-1]] + [NO_DAMAGE]
-        estimate = np.exp(np.interp(np.log(widths), np.log(known), np.log(damage)))
-        return np.where(widths >= hidden, 0.0, estimate)
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "BlockDamage":
+        """What `to_json` gave."""
+        mlp, heads = ({int(width): kl for width, kl in record[name].items()} for name in ("mlp", "heads"))
+        return cls(record["attention"], mlp, heads)
 
-    def of_entry(self, entry: BlockPlan, hidden: int) -> float:
-        """Damage of what a plan makes of the block."""
-        attention = 0.0 if entry.removed is None else self.attention or 0.0
-        return attention + float(self.of_width(np.array([entry.mlp_hidden or hidden]), hidden)[0])
+    def to_json(self) -> dict[str, Any]:
+        """With widths as strings."""
+        mlp, heads = ({str(width): kl for width, kl in each.items()} for each in (self.mlp, self.heads))
+        return {"attention": self.attention, "mlp": mlp, "heads": heads}
+
+    def of(self, widths: Widths, whole: Widths) -> float:
+        """Damage of what becomes of a block that was `whole`."""
+        attention, mlp = self.of_head_dims([widths.head_dim], whole), self.of_mlps([widths.mlp_hidden], whole)
+        return float(attention[0] + mlp[0])
+
+    def of_mlps(self, hidden: Sequence[int], whole: Widths) -> npt.NDArray[np.float64]:
+        """Damage of MLPs of any widths."""
+        return _interpolated(self.mlp, hidden, whole.mlp_hidden)
+
+    def of_head_dims(self, head_dims: Sequence[int], whole: Widths) -> npt.NDArray[np.float64]:
+        """Damage of heads with any number of channels; with 0, that of losing attention."""
+        kept = [head_dim or whole.head_dim for head_dim in head_dims]
+        gone = np.inf if self.attention is None else self.attention
+        return np.where(np.array(head_dims) == 0, gone, _interpolated(self.heads, kept, whole.head_dim))
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """What becomes of one block."""
-
-    block: int
-    keeps_attention: bool
-    mlp_hidden: int
+def _interpolated(measured: Mapping[int, float], widths: Sequence[int], whole: int) -> npt.NDArray[np.float64]:
+    """Log-linear between the measured widths, and 0 for the original."""
+    known = [*sorted(measured), whole]
+    damage = [max(measured[width], NO_DAMAGE) for width in known[:-1]] + [NO_DAMAGE]
+    estimate = np.exp(np.interp(np.log(widths), np.log(known), np.log(damage)))
+    return np.where(np.array(widths) >= whole, 0.0, estimate)
 
 
 class OutOfReachError(Exception):
@@ -57,40 +85,47 @@ class OutOfReachError(Exception):
 def allocate(
     damages: Mapping[int, BlockDamage],
     costs: Mapping[int, UnitCost],
-    hidden: int,
+    whole: Widths,
     macs: float,
     multiple: int,
-    limits: Mapping[int, Allocation] | None = None,
-) -> list[Allocation]:
-    """Minimises the sum of the blocks' damages, subject to saving at least `macs`.
+    limits: Mapping[int, Widths] | None = None,
+) -> dict[int, Widths]:
+    """Minimises the sum of all damages, subject to saving at least `macs`.
 
-    Damages of several blocks are taken to add up. This is a multiple-choice knapsack, solved exactly (to 1/4096 of the
-    target) by dynamic programming over the blocks.
+    Damages of several blocks, and of a block's attention and MLP, are taken to add up. This is a multiple-choice
+    knapsack, solved exactly (to 1/4096 of the target) by dynamic programming over attentions and MLPs.
 
     Args:
         damages: By block; only these blocks change.
-        costs: MACs of each such block's attention (`removed`) and MLP (`narrowed`).
-        hidden: MLP width M of an uncompressed block.
+        costs: MACs of each such block's attention (`removed`, and of it `heads` if these are narrowed) and MLP
+            (`narrowed`).
+        whole: Widths of an uncompressed block.
         macs: To be saved.
         multiple: Widths are multiples of this, and never below the narrowest that was measured.
         limits: What earlier cuts have left of some blocks: they only lose more.
 
+    Returns:
+        The widths of each block of `damages`.
+
     Raises:
         OutOfReachError: If even the most that is allowed saves too little.
     """
-    blocks = sorted(damages)
-    # best[s]: the least damage with which the blocks so far save s steps (the last entry: at least the target).
+    layers = []
+    for block in sorted(damages):
+        limit = (limits or {}).get(block, whole)
+        layers.append(_attentions(damages[block], costs[block], whole, multiple, limit.head_dim))
+        layers.append(_mlps(damages[block], costs[block], whole, multiple, limit.mlp_hidden))
+    # best[s]: the least damage with which the layers so far save s steps (the last entry: at least the target).
     best = np.full(RESOLUTION + 1, np.inf)
     best[0] = 0.0
-    taken: list[tuple[list[_Option], npt.NDArray[np.int_], npt.NDArray[np.int_]]] = []
-    for block in blocks:
-        options = _options(damages[block], costs[block], hidden, macs, multiple, (limits or {}).get(block))
+    taken: list[tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]] = []
+    for options in layers:
         reached = np.full(RESOLUTION + 1, np.inf)
         choice = np.zeros(RESOLUTION + 1, dtype=int)
         origin = np.zeros(RESOLUTION + 1, dtype=int)
         for number, option in enumerate(options):
             # From every s to s + steps, and from all that overshoot to the last entry.
-            steps = min(option.steps, RESOLUTION)
+            steps = min(int(option.saved / macs * RESOLUTION), RESOLUTION)
             candidate = np.full(RESOLUTION + 1, np.inf)
             candidate[steps:] = best[: RESOLUTION + 1 - steps] + option.damage
             sources = np.arange(-steps, RESOLUTION + 1 - steps)
@@ -98,43 +133,45 @@ def allocate(
             candidate[RESOLUTION], sources[RESOLUTION] = best[last] + option.damage, last
             better = candidate < reached
             reached[better], choice[better], origin[better] = candidate[better], number, sources[better]
-        taken.append((options, choice, origin))
+        taken.append((choice, origin))
         best = reached
     if not np.isfinite(best[RESOLUTION]):
         raise OutOfReachError
-    allocations = []
+    widths: list[int] = []
     state = RESOLUTION
-    for block, (options, choice, origin) in zip(reversed(blocks), reversed(taken), strict=True):
-        option = options[choice[state]]
-        allocations.append(Allocation(block, option.keeps_attention, option.width))
+    for options, (choice, origin) in zip(reversed(layers), reversed(taken), strict=True):
+        widths.append(options[choice[state]].width)
         state = origin[state]
-    return allocations[::-1]
+    widths.reverse()
+    pairs = zip(widths[::2], widths[1::2], strict=True)
+    return {block: Widths(*pair) for block, pair in zip(sorted(damages), pairs, strict=True)}
 
 
 @dataclass(frozen=True)
 class _Option:
-    steps: int
-    damage: float
-    keeps_attention: bool
     width: int
+    saved: float
+    damage: float
 
 
-def _options(
-    damage: BlockDamage, cost: UnitCost, hidden: int, macs: float, multiple: int, limit: Allocation | None
-) -> list[_Option]:
-    narrowest = min(damage.mlp, default=hidden)
-    widths = np.array([*range(-(-narrowest // multiple) * multiple, hidden, multiple), hidden])
-    if limit is not None:
-        widths = widths[widths <= limit.mlp_hidden]
-    mlp_damage = damage.of_width(widths, hidden)
-    saved = cost.narrowed * (1 - widths / hidden)
-    options = []
-    attentions: Sequence[tuple[bool, float, float]] = [(True, 0.0, 0.0)]
+def _attentions(damage: BlockDamage, cost: UnitCost, whole: Widths, multiple: int, limit: int) -> list[_Option]:
+    head_dims = _allowed(min(damage.heads, default=whole.head_dim), whole.head_dim, multiple, limit)
+    saved = [cost.heads * (1 - head_dim / whole.head_dim) for head_dim in head_dims]
     if damage.attention is not None:
-        without = (False, cost.removed, damage.attention)
-        attentions = [without] if limit is not None and not limit.keeps_attention else [*attentions, without]
-    for keeps, removed, extra in attentions:
-        for width, more, harm in zip(widths, saved, mlp_damage, strict=True):
-            steps = int((removed + more) / macs * RESOLUTION)
-            options.append(_Option(steps, float(harm) + extra, keeps, int(width)))
-    return options
+        head_dims, saved = [*head_dims, 0], [*saved, cost.removed]
+    return _options(head_dims, saved, damage.of_head_dims(head_dims, whole))
+
+
+def _mlps(damage: BlockDamage, cost: UnitCost, whole: Widths, multiple: int, limit: int) -> list[_Option]:
+    hidden = _allowed(min(damage.mlp, default=whole.mlp_hidden), whole.mlp_hidden, multiple, limit)
+    saved = [cost.narrowed * (1 - width / whole.mlp_hidden) for width in hidden]
+    return _options(hidden, saved, damage.of_mlps(hidden, whole))
+
+
+def _allowed(narrowest: int, whole: int, multiple: int, limit: int) -> list[int]:
+    widths = [*range(-(-narrowest // multiple) * multiple, whole, multiple), whole]
+    return [width for width in widths if width <= limit]
+
+
+def _options(widths: Sequence[int], saved: Sequence[float], damages: npt.NDArray[np.float64]) -> list[_Option]:
+    return [_Option(*each) for each in zip(widths, saved, damages.tolist(), strict=True)]

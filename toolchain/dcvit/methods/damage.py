@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dcvit.families import Family
 from dcvit.layers import apply_merges
 from dcvit.methods.allocate import BlockDamage
+from dcvit.methods.heads import HeadFit
 from dcvit.methods.least_squares import elimination_order
 from dcvit.methods.reference import CHUNK, first_tokens, through
 from dcvit.methods.surgery import best_nodes, observe, refit, refit_output_layer
@@ -20,8 +21,11 @@ from dcvit.progress import track
 from dcvit.training.hardware import accelerator
 from dcvit.types import TimmModule
 
-FRACTIONS = (1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
-"""Widths that are measured, as shares of the original; the damage of others is interpolated."""
+FRACTIONS = (3 / 4, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
+"""MLP widths that are measured, as shares of the original; the damage of others is interpolated."""
+
+HEAD_FRACTIONS = (1 / 2, 1 / 4, 1 / 8)
+"""The same for the channels of the heads."""
 
 
 @torch.no_grad()
@@ -37,6 +41,21 @@ def logits_of(model: TimmModule, images: Tensor) -> Tensor:
     device = next(model.parameters()).device
     with accelerator().autocast():
         return torch.cat([model(chunk.to(device)).float().cpu() for chunk in images.split(64)])
+
+
+@dataclass(frozen=True)
+class PossibleCuts:
+    """What may be cut, by block.
+
+    Attributes:
+        narrower_mlp: Blocks whose MLP may be narrowed; all others are in here too.
+        narrower_heads: Those whose heads may be narrowed.
+        no_attention: Those that may lose their attention.
+    """
+
+    narrower_mlp: tuple[int, ...]
+    narrower_heads: tuple[int, ...] = ()
+    no_attention: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,8 +76,7 @@ def examine(
     teacher: TimmModule,
     family: Family,
     start: CompressionPlan,
-    blocks: Sequence[int],
-    may_lose_attention: Sequence[int],
+    cuts: PossibleCuts,
     calibration: Tensor,
     metric: Tensor,
     multiple: int,
@@ -69,8 +87,7 @@ def examine(
         teacher: The uncompressed model.
         family: How to reach the blocks.
         start: The plan that the teacher follows.
-        blocks: Those whose MLP may be narrowed.
-        may_lose_attention: Those that may lose their attention.
+        cuts: What is tried.
         calibration: Images [n, C, H, W] that refits are made on.
         metric: Images [S, C, H, W] that the damage is measured on.
         multiple: Widths are multiples of this.
@@ -82,30 +99,43 @@ def examine(
     with accelerator().autocast():  # as `logits_of` does: the same rounding must not count as damage
         scored = first_tokens(teacher, family, metric)
     orders, damages = {}, {}
-    for index in track(range(max(blocks) + 1), "examining blocks"):
+    for index in track(range(max(cuts.narrower_mlp) + 1), "examining blocks"):
         block = family.block(teacher, index)
-        if index not in blocks:
+        if index not in cuts.narrower_mlp:
             tokens = apply_merges(block, through(block, tokens, arguments))
             scored = _advance(block, scored, arguments)
             continue
         moments, output = observe(block, tokens, None, arguments)
         order = elimination_order(moments.gram, block.mlp.fc2.weight).cpu()
-        by_width = {}
-        for share in FRACTIONS:
-            width = max(multiple, round(len(order) * share / multiple) * multiple)
+        by_hidden: dict[int, float] = {}
+        for width in _widths(len(order), FRACTIONS, multiple):
             kept = best_nodes(order, width)
             student = _cut(teacher, family, start, BlockPlan(index=index, mlp_hidden=width), kept)
             refit_output_layer(family.block(student, index), moments, kept)
-            by_width[width] = divergence(_logits_from(student, index, scored, metric), wanted)
+            by_hidden[width] = divergence(_logits_from(student, index, scored, metric), wanted)
+        by_head_dim: dict[int, float] = {}
+        if index in cuts.narrower_heads:
+            fit = HeadFit(block, tokens, arguments)
+            for width in _widths(block.attn.head_dim, HEAD_FRACTIONS, multiple):
+                student = copy.deepcopy(teacher)
+                fit.narrow(family.block(student, index), width)
+                refit(family.block(student, index), tokens, output, arguments)
+                by_head_dim[width] = divergence(_logits_from(student, index, scored, metric), wanted)
         attention = None
-        if index in may_lose_attention:
+        if index in cuts.no_attention:
             student = _cut(teacher, family, start, BlockPlan(index=index, removed="attention"), None)
             refit(family.block(student, index), tokens, output, arguments)
             attention = divergence(_logits_from(student, index, scored, metric), wanted)
-        orders[index], damages[index] = order, BlockDamage(attention, by_width)
+        orders[index], damages[index] = order, BlockDamage(attention, by_hidden, by_head_dim)
         tokens = apply_merges(block, output)
         scored = _advance(block, scored, arguments)
     return Examination(orders, damages)
+
+
+def _widths(whole: int, fractions: Sequence[float], multiple: int) -> list[int]:
+    """Below the whole, wide ones first."""
+    widths = {max(multiple, round(whole * share / multiple) * multiple) for share in fractions}
+    return sorted((width for width in widths if width < whole), reverse=True)
 
 
 def _advance(block: TimmModule, tokens: Tensor, arguments: Mapping[str, Any]) -> Tensor:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcvit.methods.allocate import RESOLUTION
-from dcvit.methods.damage import Examination
+from dcvit.methods.damage import Examination, PossibleCuts
 from dcvit.methods.job import Earlier, Job
 from dcvit.methods.nodes import NodeRanking
 from dcvit.methods.propose import Proposal
-from dcvit.methods.solver import examined, most_macs, recover_at_once, solve
+from dcvit.methods.solver import examined, most_macs, recover_at_once, solve, widths_of
 from dcvit.methods.trials import rank_units, recover_progressively
 from dcvit.plan import BlockPlan
 from dcvit.types import TimmModule
@@ -49,6 +49,16 @@ def search(job: Job, proposal: Proposal) -> list[BlockPlan]:
     return stand_ins(proposal)
 
 
+def possible_cuts(proposal: Proposal, fixed: Sequence[BlockPlan] = ()) -> PossibleCuts:
+    """What the solver may choose from; MLPs that are fixed have to be known too."""
+    narrowed = {block.index for block in fixed if block.mlp_hidden is not None}
+    return PossibleCuts(
+        narrower_mlp=tuple(sorted({*proposal.blocks, *narrowed})),
+        narrower_heads=tuple(sorted(block for block, cost in proposal.blocks.items() if cost.heads)),
+        no_attention=tuple(sorted(block for unit in proposal.units for block in unit)),
+    )
+
+
 def stand_ins(proposal: Proposal) -> list[BlockPlan]:
     """Plan entries of DC-ViT's structure, its blocks spread evenly over the depth."""
     return [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit] if proposal.macs > 0 else []
@@ -65,8 +75,9 @@ def predicted_damage(job: Job, proposal: Proposal) -> float:
         InputError: If the target is out of reach.
     """
     examination = _examined(job, proposal, [])
+    whole = proposal.whole
     return sum(
-        examination.damages[entry.index].of_entry(entry, proposal.hidden) for entry in _entries(proposal, examination)
+        examination.damages[entry.index].of(widths_of(entry, whole), whole) for entry in _entries(proposal, examination)
     )
 
 
@@ -75,9 +86,9 @@ def reach(job: Job, proposal: Proposal) -> tuple[float, float]:
     if _uses_solver(job):
         examination = _examined(job, proposal, _fixed(job, proposal))
         damages = {block: examination.damages[block] for block in proposal.blocks}
-        # The solver counts what each block saves in steps of the target, rounded down.
-        rounding = 1 - (len(damages) + 1) / RESOLUTION
-        return 0.0, rounding * most_macs(damages, proposal.blocks, proposal.hidden)
+        # The solver counts what each attention and MLP saves in steps of the target, rounded down.
+        rounding = 1 - (2 * len(damages) + 1) / RESOLUTION
+        return 0.0, rounding * most_macs(damages, proposal.blocks, proposal.whole)
     return proposal.reach()
 
 
@@ -91,11 +102,8 @@ def _uses_solver(job: Job) -> bool:
 
 
 def _examined(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Examination:
-    blocks = sorted({*proposal.blocks, *(block.index for block in fixed if block.mlp_hidden is not None)})
-    if not blocks:
-        return Examination({}, {})
-    may_lose_attention = sorted(block for unit in proposal.units for block in unit)
-    return examined(job, blocks, may_lose_attention, proposal.width_multiple)
+    cuts = possible_cuts(proposal, fixed)
+    return examined(job, cuts, proposal.width_multiple) if cuts.narrower_mlp else Examination({}, {})
 
 
 def _entries(proposal: Proposal, examination: Examination, after: Sequence[BlockPlan] = ()) -> list[BlockPlan]:
@@ -103,7 +111,7 @@ def _entries(proposal: Proposal, examination: Examination, after: Sequence[Block
         return []
     damages = {block: examination.damages[block] for block in proposal.blocks}
     return solve(
-        damages, proposal.blocks, proposal.hidden, proposal.macs, proposal.total, proposal.width_multiple, after
+        damages, proposal.blocks, proposal.whole, proposal.macs, proposal.total, proposal.width_multiple, after
     )
 
 
@@ -111,10 +119,7 @@ def _solve(job: Job, proposal: Proposal, fixed: list[BlockPlan], after: Earlier 
     examination = _examined(job, proposal, fixed)
     entries = _entries(proposal, examination, [] if after is None else after.entries)
     student = recover_at_once(job, sorted([*fixed, *entries], key=lambda entry: entry.index), examination, after)
-    damage = {
-        str(block): {"attention": each.attention, "mlp": {str(width): kl for width, kl in each.mlp.items()}}
-        for block, each in examination.damages.items()
-    }
+    damage = {str(block): each.to_json() for block, each in examination.damages.items()}
     return student, entries, {"damage": damage}
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dcvit.cost import MacsConvention, count_macs
 from dcvit.errors import InputError
+from dcvit.methods.allocate import Widths
 from dcvit.methods.structure import Structure, UnitCost, solve_structure, solve_width, unit_cost
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan, parse_merges
@@ -64,6 +65,8 @@ class Target(BaseModel):
         return self.model_copy(update={"size_aware": not trained})
 
 
+NO_BLOCK = Widths(head_dim=0, mlp_hidden=0)
+
 Unit = tuple[int, ...]
 """Blocks that are compressed together."""
 
@@ -79,7 +82,7 @@ class Proposal:
         saved: MACs that `base` saves of them.
         units: What each unit that may be compressed costs under the base plan.
         blocks: What each block that is still whole costs; those of no unit may only be narrowed.
-        hidden: MLP width M of an uncompressed block.
+        whole: Widths of an uncompressed block.
         width_multiple: MLP widths are multiples of this.
         macs_convention: How MACs were counted.
     """
@@ -90,7 +93,7 @@ class Proposal:
     saved: int = 0
     units: dict[Unit, UnitCost] = field(default_factory=dict)
     blocks: dict[int, UnitCost] = field(default_factory=dict)
-    hidden: int = 0
+    whole: Widths = NO_BLOCK
     width_multiple: int = 8
     macs_convention: MacsConvention = "full"
 
@@ -113,12 +116,14 @@ class Proposal:
         Raises:
             InputError: If the target is out of its reach; the message gives the range.
         """
-        return solve_structure(list(self.units.values()), self.hidden, self.macs, self.total, self.width_multiple)
+        return solve_structure(
+            list(self.units.values()), self.whole.mlp_hidden, self.macs, self.total, self.width_multiple
+        )
 
     def reach(self) -> tuple[float, float]:
         """MACs that DC-ViT's structure can save, least and most."""
         costs = list(self.units.values())
-        narrowest = 1 - self.width_multiple / self.hidden if self.hidden else 0.0
+        narrowest = 1 - self.width_multiple / self.whole.mlp_hidden if self.whole.mlp_hidden else 0.0
         return (
             sum(cost.removed for cost in costs) / len(costs),
             sum(cost.removed + cost.narrowed * narrowest for cost in costs),
@@ -141,7 +146,7 @@ class Proposal:
                 if sum(cost.removed for cost in costs) >= self.macs * (1 - 1e-9):
                     return [_entries(unit, None) for unit in units]
                 continue
-            width = solve_width(costs, self.hidden, self.macs, self.width_multiple)
+            width = solve_width(costs, self.whole.mlp_hidden, self.macs, self.width_multiple)
             if width is not None:
                 return [_entries(unit, width) for unit in units]
         raise InputError("--macs-reduction: not even all candidate blocks together save that much")
@@ -182,13 +187,14 @@ def survey(subject: Subject, target: Target) -> Proposal:
     original = original_of(subject.plan)
     whole = [index for index in range(subject.architecture.depth) if base.block(index) == BlockPlan(index=index)]
     units = [unit for unit in subject.family.units(original) if set(unit) <= set(whole)]
+    spec = subject.architecture.blocks[units[0][0]] if units else None
     return Proposal(
         base=base,
         total=total,
         saved=total - count.total,
         units={unit: unit_cost(count, subject.family, original, unit) for unit in units},
         blocks={index: unit_cost(count, subject.family, original, (index,)) for index in whole},
-        hidden=subject.architecture.blocks[units[0][0]].mlp_hidden if units else 0,
+        whole=NO_BLOCK if spec is None else Widths(spec.head_dim, spec.mlp_hidden),
         width_multiple=target.width_multiple,
         macs_convention=target.macs_convention,
     )

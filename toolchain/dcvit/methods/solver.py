@@ -1,20 +1,21 @@
 """Our search: measure the damage of every cut once, solve for any target, refit the weights, then train.
 
-Past the paper in three ways: the nodes that stay are chosen and the others made up for in closed form, widths and the
-number of attention-free blocks are free, and what was measured serves every later target.
+Past the paper in four ways: the nodes that stay are chosen and the others made up for in closed form, heads may be
+narrowed too, widths and the number of attention-free blocks are free, and what was measured serves every later target.
 """
 
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from dcvit.errors import InputError
 from dcvit.layers import hidden_width
-from dcvit.methods.allocate import Allocation, BlockDamage, OutOfReachError, allocate
-from dcvit.methods.damage import FRACTIONS, Examination, examine
+from dcvit.methods.allocate import BlockDamage, OutOfReachError, Widths, allocate
+from dcvit.methods.damage import FRACTIONS, HEAD_FRACTIONS, Examination, PossibleCuts, examine
 from dcvit.methods.job import Earlier, Job
 from dcvit.methods.structure import UnitCost
 from dcvit.methods.surgery import best_nodes, operate
@@ -27,35 +28,27 @@ FOLLOW_UP = 1 / 8
 """Share of the steps that a student trains which was cut from a trained one."""
 
 
-def examined(job: Job, blocks: Sequence[int], may_lose_attention: Sequence[int], multiple: int) -> Examination:
+def examined(job: Job, cuts: PossibleCuts, multiple: int) -> Examination:
     """`examine` of the merged model, from disk if an equal job did it before."""
 
     def compute() -> StageResult:
         model = job.merged()
-        found = examine(model, job.family, job.start, blocks, may_lose_attention, job.calibration, job.metric, multiple)
+        found = examine(model, job.family, job.start, cuts, job.calibration, job.metric, multiple)
         orders = {str(block): order for block, order in found.orders.items()}
-        record = {
-            str(block): {"attention": damage.attention, "mlp": {str(w): kl for w, kl in damage.mlp.items()}}
-            for block, damage in found.damages.items()
-        }
+        record = {str(block): damage.to_json() for block, damage in found.damages.items()}
         return StageResult(orders, record)
 
-    key = job.key(
-        blocks=list(blocks), may_lose_attention=list(may_lose_attention), multiple=multiple, fractions=FRACTIONS
-    )
+    key = job.key(**asdict(cuts), multiple=multiple, fractions=(FRACTIONS, HEAD_FRACTIONS))
     with job.watch.stage("examination"), accelerator().main_process_first():  # the others find its result in the store
         kept = job.store.run("examined", key | {"metric": job.settings.metric}, compute)
-    damages = {
-        int(block): BlockDamage(entry["attention"], {int(width): kl for width, kl in entry["mlp"].items()})
-        for block, entry in kept.record.items()
-    }
+    damages = {int(block): BlockDamage.from_json(entry) for block, entry in kept.record.items()}
     return Examination({int(block): order for block, order in kept.tensors.items()}, damages)
 
 
 def solve(
     damages: Mapping[int, BlockDamage],
     costs: Mapping[int, UnitCost],
-    hidden: int,
+    whole: Widths,
     macs: float,
     total: int,
     multiple: int,
@@ -67,31 +60,40 @@ def solve(
         InputError: If no cut saves that much; the message gives the most that can be saved.
     """
     try:
-        limits = {e.index: Allocation(e.index, e.removed is None, e.mlp_hidden or hidden) for e in after}
-        allocations = allocate(damages, costs, hidden, macs, multiple, limits)
+        limits = {entry.index: widths_of(entry, whole) for entry in after}
+        allocated = allocate(damages, costs, whole, macs, multiple, limits)
     except OutOfReachError as error:
-        most = most_macs(damages, costs, hidden)
+        most = most_macs(damages, costs, whole)
         raise InputError(
             f"--macs-reduction: {macs / total:.4f} is out of reach; cutting blocks takes at most {most / total:.4f}"
         ) from error
-    return [
-        BlockPlan(
-            index=each.block,
-            removed=None if each.keeps_attention else "attention",
-            mlp_hidden=each.mlp_hidden if each.mlp_hidden < hidden or not each.keeps_attention else None,
-        )
-        for each in allocations
-        if each.mlp_hidden < hidden or not each.keeps_attention
-    ]
+    return [_entry(block, widths, whole) for block, widths in allocated.items() if widths != whole]
 
 
-def most_macs(damages: Mapping[int, BlockDamage], costs: Mapping[int, UnitCost], hidden: int) -> float:
-    """MACs saved where every block loses all that was measured."""
-    return sum(
-        costs[block].narrowed * (1 - min(damage.mlp) / hidden)
-        + (costs[block].removed if damage.attention is not None else 0)
-        for block, damage in damages.items()
+def widths_of(entry: BlockPlan, whole: Widths) -> Widths:
+    """What a plan makes of a block that was `whole`."""
+    head_dim = 0 if entry.removed == "attention" else entry.head_dim or whole.head_dim
+    return Widths(head_dim, entry.mlp_hidden or whole.mlp_hidden)
+
+
+def _entry(block: int, widths: Widths, whole: Widths) -> BlockPlan:
+    if not widths.head_dim:
+        return BlockPlan(index=block, removed="attention", mlp_hidden=widths.mlp_hidden)
+    return BlockPlan(
+        index=block,
+        head_dim=widths.head_dim if widths.head_dim < whole.head_dim else None,
+        mlp_hidden=widths.mlp_hidden if widths.mlp_hidden < whole.mlp_hidden else None,
     )
+
+
+def most_macs(damages: Mapping[int, BlockDamage], costs: Mapping[int, UnitCost], whole: Widths) -> float:
+    """MACs saved where every block loses all that was measured."""
+    most = 0.0
+    for block, damage in damages.items():
+        heads = costs[block].heads * (1 - min(damage.heads, default=whole.head_dim) / whole.head_dim)
+        most += max(heads, 0.0 if damage.attention is None else costs[block].removed)
+        most += costs[block].narrowed * (1 - min(damage.mlp) / whole.mlp_hidden)
+    return most
 
 
 def recover_at_once(
@@ -131,13 +133,13 @@ def _further(
         if before is None:
             cuts.append(entry)
             continue
-        width = entry.mlp_hidden
+        removed = None if entry.removed == before.removed else entry.removed
+        head_dim = None if entry.head_dim == before.head_dim else entry.head_dim
+        width = None if entry.mlp_hidden == before.mlp_hidden else entry.mlp_hidden
         if width is not None and before.mlp_hidden is not None:
             order = orders[entry.index]
             nodes = best_nodes(order, before.mlp_hidden)
             left[entry.index] = torch.searchsorted(nodes, order[len(order) - before.mlp_hidden :])
-        removed = None if entry.removed == before.removed else entry.removed
-        width = None if width == before.mlp_hidden else width
-        if removed is not None or width is not None:
-            cuts.append(BlockPlan(index=entry.index, removed=removed, mlp_hidden=width))
+        if (removed, head_dim, width) != (None, None, None):
+            cuts.append(BlockPlan(index=entry.index, removed=removed, head_dim=head_dim, mlp_hidden=width))
     return cuts, left

@@ -17,10 +17,12 @@ class UnitCost:
     Attributes:
         removed: Saved as a whole: attention, or entire blocks.
         narrowed: Saved in proportion to the MLP's width; 0 where entire blocks go.
+        heads: Saved in proportion to the channels of the heads; 0 where these keep their width.
     """
 
     removed: float
     narrowed: float
+    heads: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ def unit_cost(count: MacCount, family: Family, model: TimmModule, unit: Sequence
     """What a unit of a counted model costs."""
     modules = [family.cost_modules(model, index) for index in unit]
     return UnitCost(
-        sum(count.under(module.removed) for module in modules), sum(count.under(module.narrowed) for module in modules)
+        removed=sum(count.under(module.removed) for module in modules),
+        narrowed=sum(count.under(module.narrowed) for module in modules),
+        heads=sum(count.under(module.heads) for module in modules),
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dcvit.families import Family
 from dcvit.layers import apply_merges, mlp_scale
+from dcvit.methods.heads import HeadFit
 from dcvit.methods.least_squares import Moments, fit_output_layer
 from dcvit.methods.reference import CHUNK, Reference, hooks, through
 from dcvit.plan import BlockPlan, CompressionPlan
@@ -18,8 +19,8 @@ from dcvit.progress import track
 from dcvit.types import TimmModule
 
 Piece = Literal["refit", "propagation"]
-"""Of the surgery: fc2's closed-form fit, and fitting each block on the tokens that the cut blocks before it give rather
-than on the teacher's."""
+"""Of the surgery: the closed-form fits of heads and of fc2, and fitting each block on the tokens that the cut blocks
+before it give rather than on the teacher's."""
 
 
 @torch.no_grad()
@@ -55,6 +56,10 @@ def operate(
             kept = {}
             if entry.mlp_hidden is not None:
                 kept[index] = best_nodes(orders[index], entry.mlp_hidden)
+            if entry.head_dim is not None and "refit" not in without:
+                before = wanted if "propagation" in without else tokens
+                block = family.block(student, index)
+                HeadFit(block, before, reference.arguments).narrow(block, entry.head_dim)
             family.apply(student, start.original().with_blocks(entry), kept)
         block = family.block(student, index)
         if entry is None or entry.removed == "block" or "refit" in without:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from timm.layers import Mlp
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcvit.cost import MacsConvention
 from dcvit.errors import InputError
 from dcvit.families import Family
-from dcvit.layers import PrefixBlock
+from dcvit.layers import PrefixBlock, can_narrow_heads
 from dcvit.plan import CompressionPlan
 from dcvit.subject import original_of
 from dcvit.types import TimmModule
@@ -77,8 +77,7 @@ def prunable_layers(
         attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
         if isinstance(block, PrefixBlock):  # of its attention only keys and values are left; the MLP is nearly free
             attention, tokens = None, block.num_prefix_tokens
-        # A norm of q and k acts on all channels of a head together, so none of them can go.
-        if attention is not None and isinstance(attention.q_norm, nn.Identity):
+        if attention is not None and can_narrow_heads(attention):
             # A channel of a head: a row of q, k and v, a column of proj, and one term of each product in QKᵀ and AV.
             products = 2 * tokens**2 if macs_convention == "full" else 0
             macs = attention.num_heads * (4 * tokens * dim + products)
