@@ -94,6 +94,20 @@ def test_channels_to_spare_are_given_up_without_loss(tiny_plan: CompressionPlan,
     assert divergence(logits_of(student, fresh), wanted) < 1e-2 * divergence(logits_of(cut, fresh), wanted)
 
 
+@torch.no_grad()
+def test_weights_are_as_large_as_before(tiny_plan: CompressionPlan, images: Tensor) -> None:
+    """A training takes steps of one size in all of them."""
+    model = teacher(tiny_plan)
+    student = narrowed(model, images, 1, 8)
+    before, after = (each.blocks[1].attn for each in (model, student))
+    q, k, v = after.qkv.weight.norm(dim=1).unflatten(0, (3, HEADS * 8))
+    torch.testing.assert_close(q, k)
+    torch.testing.assert_close(v, after.proj.weight.norm(dim=0), rtol=0.5, atol=0)  # `proj` is refitted after
+    for name in ("qkv", "proj"):
+        sizes = [getattr(attention, name).weight.square().mean().sqrt() for attention in (before, after)]
+        assert 0.5 < sizes[1] / sizes[0] < 2
+
+
 def test_no_choice_of_channels_keeps_the_logits_better(tiny_plan: CompressionPlan, images: Tensor) -> None:
     """The attention logits, less what moves all of a query's alike, against all pairs of channels of a narrow head."""
     model = teacher(tiny_plan, embed_dim=8, num_heads=2)

@@ -30,7 +30,11 @@ BLOCKS = (
     BlockPlan(index=3, mlp_hidden=32),
 )
 DAMAGE = {
-    str(block): {"attention": 10.0**-block, "mlp": {"64": 2e-5 * (block + 1), "32": 2e-4 * (block + 1)}}
+    str(block): {
+        "attention": 10.0**-block,
+        "mlp": {"64": 2e-5 * (block + 1), "32": 2e-4 * (block + 1)},
+        "heads": {"8": 1e-5 * (block + 1)},
+    }
     for block in range(4)
 }
 TRAINING = [

@@ -97,6 +97,10 @@ def test_low_damage_is_drawn_low(page: pages.Element) -> None:
     heights = [float(mark.attributes["d"].split()[1].split("L")[0]) for mark in drawing.all("path", "attention")]
     assert heights == sorted(heights)  # damage falls from block to block, so the marks sink; y counts downwards
     assert [mark.text for mark in drawing.all("path", "chosen")] == ["block 1 without attention: 0.1 nats"]
+    heads = [mark for mark in drawing.all("circle") if "heads" in mark.attributes["class"]]
+    assert [mark.text for mark in heads] == [f"block {block}, heads of 8: {block + 1}e-05 nats" for block in range(4)]
+    lower = [float(mark.attributes["cy"]) for mark in heads]
+    assert lower == sorted(lower, reverse=True)  # here damage rises
 
 
 def test_where_the_time_went(page: pages.Element) -> None:

@@ -45,8 +45,8 @@ class BlockDamage:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "BlockDamage":
-        """What `to_json` gave."""
-        mlp, heads = ({int(width): kl for width, kl in record[name].items()} for name in ("mlp", "heads"))
+        """What `to_json` gave, or gave before heads were narrowed."""
+        mlp, heads = ({int(width): kl for width, kl in record.get(name, {}).items()} for name in ("mlp", "heads"))
         return cls(record["attention"], mlp, heads)
 
     def to_json(self) -> dict[str, Any]:

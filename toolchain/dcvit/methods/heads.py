@@ -73,6 +73,7 @@ class HeadFit:
         attention.proj.weight.copy_(self._output)
         channels = torch.arange(head_dim, device=self._weight.device).expand(self._heads, -1)
         narrow_attention(attention, channels)
+        _balance(attention)
         proj = attention.proj
         moments = Moments.empty(proj.in_features, proj.out_features, self._tokens.device)
         for (_, mixed, _), wanted in zip(self._pass(block), self._wanted.split(CHUNK), strict=True):
@@ -99,6 +100,24 @@ class HeadFit:
                 inner.clear()
                 block.forward(chunk, **self._arguments)
                 yield list(inner), seen["mixed"], seen["output"]
+
+
+def _balance(attention: TimmModule) -> None:
+    """Makes q and k of a channel as large as each other, and v and its column of `proj`, in place.
+
+    No product changes, but an optimiser that takes equal steps in all weights needs it.
+    """
+    layers, shape = qkv_layers(attention), (3, attention.num_heads, attention.head_dim)
+    rows = [layer.out_features for layer in layers]
+    sizes = torch.cat([layer.weight for layer in layers]).norm(dim=1).unflatten(0, shape).clamp_min(1e-12)
+    columns = attention.proj.weight.norm(dim=0).unflatten(0, shape[1:]).clamp_min(1e-12)
+    queries_up, values_up = (sizes[1] / sizes[0]).sqrt(), (columns / sizes[2]).sqrt()
+    factors = torch.stack([queries_up, 1 / queries_up, values_up]).flatten()
+    for layer, factor in zip(layers, factors.split(rows), strict=True):
+        layer.weight.mul_(factor[:, None])
+        if layer.bias is not None:
+            layer.bias.mul_(factor)
+    attention.proj.weight.div_(values_up.flatten())
 
 
 class _HeadMoments:

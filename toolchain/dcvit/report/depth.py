@@ -7,6 +7,7 @@ from typing import Any
 
 from dcvit.families import Architecture
 from dcvit.layers.token_grid import grids
+from dcvit.methods.allocate import BlockDamage as Measured
 from dcvit.pictures.channels import Bar, attention_bars, block_bars, mlp_bars
 from dcvit.plan import CompressionPlan
 from dcvit.report.svg import Drawing, Scale, power_label
@@ -130,31 +131,32 @@ class BlockDamage:
     Attributes:
         attention: Without its attention; None where that was not asked.
         mlp: By the width that its MLP keeps, wide ones first.
+        heads: By the channels that its heads keep, wide ones first.
         chosen: Whether the plan takes its attention away.
     """
 
     block: int
     attention: float | None
     mlp: tuple[tuple[int, float], ...]
+    heads: tuple[tuple[int, float], ...]
     chosen: bool
 
 
 def damage_of(metrics: dict[str, Any], plan: CompressionPlan) -> tuple[BlockDamage, ...]:
     """The solver's examination, as the manifest has it; empty where another search chose."""
-    return tuple(
-        BlockDamage(
-            block=int(block),
-            attention=found["attention"],
-            mlp=tuple(sorted(((int(width), kl) for width, kl in found["mlp"].items()), reverse=True)),
-            chosen=plan.block(int(block)).removed is not None,
-        )
-        for block, found in sorted(metrics.get("damage", {}).items(), key=lambda item: int(item[0]))
-    )
+    blocks = []
+    for block, record in sorted(metrics.get("damage", {}).items(), key=lambda item: int(item[0])):
+        found = Measured.from_json(record)
+        mlp, heads = (tuple(sorted(each.items(), reverse=True)) for each in (found.mlp, found.heads))
+        blocks.append(BlockDamage(int(block), found.attention, mlp, heads, plan.block(int(block)).removed is not None))
+    return tuple(blocks)
 
 
 def draw_damage(blocks: Sequence[BlockDamage], width: float) -> Drawing:
-    """KL on a logarithmic scale: a line of dots for the widths of each MLP, a diamond for its attention."""
-    values = [kl for block in blocks for _, kl in block.mlp]
+    """KL on a logarithmic scale: a line of dots for the widths of each MLP, another for its heads, with a diamond for
+    no attention at all.
+    """
+    values = [kl for block in blocks for _, kl in (*block.mlp, *block.heads)]
     values += [block.attention for block in blocks if block.attention is not None]
     positive = [value for value in values if value > 0] or [1e-6]
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
@@ -172,12 +174,16 @@ def draw_damage(blocks: Sequence[BlockDamage], width: float) -> Drawing:
     for block in blocks:
         x = _LEFT + slot * (block.block + 0.5)
         shift = min(7.0, slot / 5)
-        levels = [scale(max(kl, 10.0**low)) for _, kl in block.mlp]
-        if levels:
-            drawing.line(x - shift, min(levels), x - shift, max(levels), "stem")
-        for rank, ((nodes, kl), level) in enumerate(zip(block.mlp, levels, strict=True)):
-            told = f"block {block.block}, MLP of {nodes}: {kl:.2g} nats"
-            drawing.circle(x - shift, level, 3.2, f"dot shade{min(4, rank)}", told)
+        for at, name, style, widths in (
+            (x - shift, "MLP", "dot", block.mlp),
+            (x + shift, "heads", "dot heads", block.heads),
+        ):
+            levels = [scale(max(kl, 10.0**low)) for _, kl in widths]
+            if levels:
+                drawing.line(at, min(levels), at, max(levels), "stem")
+            for rank, ((width, kl), level) in enumerate(zip(widths, levels, strict=True)):
+                told = f"block {block.block}, {name} of {width}: {kl:.2g} nats"
+                drawing.circle(at, level, 3.2, f"{style} shade{round(4 * (rank + 1) / len(widths))}", told)
         if block.attention is not None:
             told = f"block {block.block} without attention: {block.attention:.2g} nats"
             level = scale(max(block.attention, 10.0**low))

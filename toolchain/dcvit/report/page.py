@@ -96,6 +96,7 @@ def _model(facts: Facts) -> dict[str, Any]:
         "pareto": _pareto(facts.frontier, facts.folder.path.resolve().name) if facts.point else [],
         "depth": both(partial(draw_depth, facts.depth)),
         "removed": facts.depth.removed,
+        "heads": any(block.heads for block in facts.damage),
         "depth_in_words": prose.depth_in_words(facts),
         "blocks": tables.block_table(facts),
         "damage": both(partial(draw_damage, facts.damage)) if facts.damage else "",

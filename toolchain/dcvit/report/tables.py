@@ -96,14 +96,15 @@ def damage_table(facts: Facts) -> Table | None:
     """The solver's examination in numbers."""
     if not facts.damage:
         return None
-    widths = sorted({width for block in facts.damage for width, _ in block.mlp}, reverse=True)
-    columns = (Column("block"), Column("no attention", "n"), *(Column(f"MLP {width}", "n") for width in widths))
+    head_dims = sorted({width for block in facts.damage for width, _ in block.heads}, reverse=True)
+    hidden = sorted({width for block in facts.damage for width, _ in block.mlp}, reverse=True)
+    names = ["no attention", *(f"heads {width}" for width in head_dims), *(f"MLP {width}" for width in hidden)]
     rows = []
     for block in facts.damage:
-        mlp = dict(block.mlp)
-        cells = [mlp.get(width) for width in widths]
-        rows.append((str(block.block), *("–" if kl is None else f"{kl:.2g}" for kl in (block.attention, *cells))))
-    return Table(columns, rows)
+        heads, mlp = dict(block.heads), dict(block.mlp)
+        cells = [block.attention, *map(heads.get, head_dims), *map(mlp.get, hidden)]
+        rows.append((str(block.block), *("–" if kl is None else f"{kl:.2g}" for kl in cells)))
+    return Table((Column("block"), *(Column(name, "n") for name in names)), rows)
 
 
 def accuracy_table(rows: list[Accuracy]) -> Table:
