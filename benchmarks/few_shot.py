@@ -71,7 +71,9 @@ class Study:
             )
             seconds = time.perf_counter() - started
             accuracy = evaluate(result.folder, self.data / "cifar10" / "test.tar", batch=250)
-        blocks = {block.index: (block.removed, block.mlp_hidden) for block in result.summary.plan.blocks}
+        blocks = {
+            block.index: (block.removed, block.head_dim, block.mlp_hidden) for block in result.summary.plan.blocks
+        }
         return {
             **asdict(row),
             "top1": accuracy.top1,

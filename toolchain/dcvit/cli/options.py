@@ -66,7 +66,7 @@ def plan_options(function: F) -> F:
         click.option("--merge", help="Token merges: horizontal@4,vertical@8 (and ,linear for a trained operator, the "
                      "default of cait, where 'none' turns merging off)."),
         click.option("--width-multiple", type=click.IntRange(min=1), default=8, show_default=True,
-                     help="MLP widths are multiples of this."),
+                     help="Widths of heads and MLPs are multiples of this."),
         click.option("--macs-convention", type=click.Choice(["full", "dcvit"]), default="full", show_default=True,
                      help="Count every MAC, or as the DC-ViT paper does."),
     ):  # fmt: skip

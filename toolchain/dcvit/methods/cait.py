@@ -40,8 +40,9 @@ class CaitSettings(BaseModel):
 
     Attributes:
         prune: Whether widths change; without it merges have to meet the target alone.
-        widths: `refit` narrows MLPs, and removes attention where that does less, before the training; `cdcp` prunes
-            heads and MLPs while the model trains, as the paper does. None refits classifiers that are still whole.
+        widths: `refit` narrows heads and MLPs by measured damage before the training, and removes attention where that
+            does less; `cdcp` prunes them while the model trains, as the paper does. None refits classifiers that are
+            still whole.
         merge_share: Share of the MACs to be removed that chosen merges take, with `cdcp` or where there are no images
             to weigh merges against widths; all, where widths do not change.
         trim: Whether the last block leaves out what no head reads, which changes no logit.

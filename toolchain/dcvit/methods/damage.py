@@ -48,7 +48,7 @@ class PossibleCuts:
     """What may be cut, by block.
 
     Attributes:
-        narrower_mlp: Blocks whose MLP may be narrowed; all others are in here too.
+        narrower_mlp: Blocks whose MLP may be narrowed; those of the other two are in here too.
         narrower_heads: Those whose heads may be narrowed.
         no_attention: Those that may lose their attention.
     """
