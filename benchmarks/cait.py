@@ -193,6 +193,11 @@ def _cait(study: Study, row: Row) -> dict[str, Any]:
     return study.compress(row, Target(macs_reduction=row.macs_reduction))
 
 
+def _cait_keeping_heads(study: Study, row: Row) -> dict[str, Any]:
+    """Only MLPs are narrowed."""
+    return study.compress(row, Target(macs_reduction=row.macs_reduction, keep_heads=True))
+
+
 def _cait_merging(study: Study, row: Row, *, after: int) -> dict[str, Any]:
     """With a merge, where the search finds that none pays on a grid of 8 × 8."""
     return study.compress(row, Target(macs_reduction=row.macs_reduction, merge=f"horizontal@{after}"))
@@ -269,6 +274,7 @@ METHODS: dict[str, Callable[[Study, Row], dict[str, Any]]] = {
     "control": _control,
     "control, label-free": _control_label_free,
     "CAIT": _cait,
+    "CAIT, heads kept": _cait_keeping_heads,
     "CAIT, merging at 10": partial(_cait_merging, after=10),
     "CAIT, merging at 8": partial(_cait_merging, after=8),
     "CAIT, label-free": _label_free,

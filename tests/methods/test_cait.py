@@ -93,6 +93,22 @@ def test_widths_are_refitted_before_the_training_and_the_last_block_trimmed(tmp_
     assert not torch.equal(before, after)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [SearchSettings(steps=0), CaitSettings(training=TrainingRecipe(epochs=0)), SETTINGS],
+    ids=["few-shot", "refit", "cdcp"],
+)
+def test_heads_can_be_kept(tmp_path: Path, model: TimmModule, settings: CaitSettings | SearchSettings) -> None:
+    for keeps in (False, True):
+        merge = {} if isinstance(settings, SearchSettings) else {"merge": "none"}
+        target = Target(macs_reduction=0.5, keep_heads=keeps, **merge)
+        result = compress(
+            model, "digits", out=tmp_path / str(keeps), target=target, settings=settings, samples=48, model_kwargs=WIDER
+        )
+        assert result.summary.macs_reduction >= 0.5
+        assert any(block.head_dim for block in result.summary.plan.blocks) != keeps
+
+
 def test_merges_are_weighed_against_widths(tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Narrow widths that are said to ruin the model make merges worth their harm, and the other way round."""
     settings = CaitSettings(training=TrainingRecipe(epochs=0))

@@ -212,7 +212,8 @@ class JointCompressor:
         else:
             student = cut_by_norm(self.subject, plan).requires_grad_(True)
         if proposal.macs and not self._refits:
-            pruning = self.settings.pruning.model_copy(update={"width_multiple": target.width_multiple})
+            counted = {"width_multiple": target.width_multiple, "keep_heads": target.keep_heads}
+            pruning = self.settings.pruning.model_copy(update=counted)
             pruner = ChannelPruning(
                 student.to(accelerator().device),
                 self.subject.family,

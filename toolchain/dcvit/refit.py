@@ -84,4 +84,5 @@ class Refit:
             macs_reduction=macs / total,
             macs_convention=convention,
             width_multiple=target.width_multiple,
+            keep_heads=target.keep_heads,
         )

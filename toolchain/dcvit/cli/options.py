@@ -67,6 +67,7 @@ def plan_options(function: F) -> F:
                      "default of cait, where 'none' turns merging off)."),
         click.option("--width-multiple", type=click.IntRange(min=1), default=8, show_default=True,
                      help="Widths of heads and MLPs are multiples of this."),
+        click.option("--keep-heads", is_flag=True, help="No attention head loses channels."),
         click.option("--macs-convention", type=click.Choice(["full", "dcvit"]), default="full", show_default=True,
                      help="Count every MAC, or as the DC-ViT paper does."),
     ):  # fmt: skip
@@ -147,6 +148,7 @@ def settings_from(flags: dict[str, Any]) -> Any:
 def target_from(
     macs_convention: str,
     width_multiple: int,
+    keep_heads: bool,
     merge: str | None,
     size_aware: bool | None,
     plan_file: Path | None,
@@ -166,6 +168,7 @@ def target_from(
             "runtime": runtime,
             "macs_convention": macs_convention,
             "width_multiple": width_multiple,
+            "keep_heads": keep_heads,
             "merge": merge,
             "size_aware": size_aware,
             "trim_last_block": trim_last_block,

@@ -42,6 +42,7 @@ class CdcpSettings(BaseModel):
         every: Steps between re-rankings, T.
         reached_by: Share of the steps by which the masked model meets the target; in between it is approached linearly.
         width_multiple: Widths are multiples of this.
+        keep_heads: Only MLPs are narrowed.
         min_head_dim: Channels that every head keeps at least.
         min_mlp_hidden: Nodes that every MLP keeps at least.
         vanish_norm: A masked row below this norm is set to zero.
@@ -54,6 +55,7 @@ class CdcpSettings(BaseModel):
     every: int = Field(default=20, ge=1)
     reached_by: float = Field(default=0.6, gt=0, lt=1)
     width_multiple: int = Field(default=8, ge=1)
+    keep_heads: bool = False
     min_head_dim: int = Field(default=8, ge=1)
     min_mlp_hidden: int = Field(default=8, ge=1)
     vanish_norm: float = Field(default=1e-4, ge=0)
@@ -123,6 +125,7 @@ class ChannelPruning:
             family,
             plan,
             multiple=self.settings.width_multiple,
+            keep_heads=self.settings.keep_heads,
             min_head_dim=self.settings.min_head_dim,
             min_mlp_hidden=self.settings.min_mlp_hidden,
             macs_convention=macs_convention,

@@ -23,7 +23,8 @@ class Target(BaseModel):
         speedup: How many times faster than the uncompressed model, as measured, instead of a share of the MACs.
         runtime: That the speed-up is measured in; None takes ONNX Runtime on the CPU.
         macs_convention: How MACs are counted.
-        width_multiple: MLP widths are multiples of this; 1 reproduces the paper.
+        width_multiple: Widths of heads and MLPs are multiples of this; 1 reproduces the paper.
+        keep_heads: No attention head loses channels.
         merge: A merge schedule, as `horizontal@4,vertical@8`.
         size_aware: Let attention know how many patches a merged token stands for; None: where nothing is trained.
         trim_last_block: Let the last block work on the prefix tokens alone, which leaves the logits as they are; None:
@@ -38,6 +39,7 @@ class Target(BaseModel):
     runtime: str | None = None
     macs_convention: MacsConvention = "full"
     width_multiple: int = Field(default=8, ge=1)
+    keep_heads: bool = False
     merge: str | None = None
     size_aware: bool | None = None
     trim_last_block: bool | None = None
@@ -185,6 +187,11 @@ def survey(subject: Subject, target: Target) -> Proposal:
     total = count_macs(build(subject.plan, device="meta"), size, convention).total
     count = count_macs(build(base, device="meta"), size, convention)
     original = original_of(subject.plan)
+
+    def cost(unit: Unit) -> UnitCost:
+        found = unit_cost(count, subject.family, original, unit)
+        return replace(found, heads=0.0) if target.keep_heads else found
+
     whole = [index for index in range(subject.architecture.depth) if base.block(index) == BlockPlan(index=index)]
     units = [unit for unit in subject.family.units(original) if set(unit) <= set(whole)]
     spec = subject.architecture.blocks[units[0][0]] if units else None
@@ -192,8 +199,8 @@ def survey(subject: Subject, target: Target) -> Proposal:
         base=base,
         total=total,
         saved=total - count.total,
-        units={unit: unit_cost(count, subject.family, original, unit) for unit in units},
-        blocks={index: unit_cost(count, subject.family, original, (index,)) for index in whole},
+        units={unit: cost(unit) for unit in units},
+        blocks={index: cost((index,)) for index in whole},
         whole=NO_BLOCK if spec is None else Widths(spec.head_dim, spec.mlp_hidden),
         width_multiple=target.width_multiple,
         macs_convention=target.macs_convention,

@@ -50,6 +50,7 @@ def prunable_layers(
     plan: CompressionPlan,
     *,
     multiple: int = 8,
+    keep_heads: bool = False,
     min_head_dim: int = 8,
     min_mlp_hidden: int = 8,
     macs_convention: MacsConvention = "full",
@@ -61,6 +62,7 @@ def prunable_layers(
         family: Of the model.
         plan: Its merges decide how many tokens each block works on.
         multiple: Widths stay multiples of this.
+        keep_heads: Leave the attention heads alone.
         min_head_dim: Channels that a head keeps at least.
         min_mlp_hidden: Nodes that an MLP keeps at least.
         macs_convention: How MACs are counted.
@@ -77,7 +79,7 @@ def prunable_layers(
         attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
         if isinstance(block, PrefixBlock):  # of its attention only keys and values are left; the MLP is nearly free
             attention, tokens = None, block.num_prefix_tokens
-        if attention is not None and can_narrow_heads(attention):
+        if attention is not None and can_narrow_heads(attention) and not keep_heads:
             # A channel of a head: a row of q, k and v, a column of proj, and one term of each product in QKᵀ and AV.
             products = 2 * tokens**2 if macs_convention == "full" else 0
             macs = attention.num_heads * (4 * tokens * dim + products)
