@@ -189,22 +189,13 @@ def _control_label_free(study: Study, row: Row) -> dict[str, Any]:
     return study.train_alike(row, lambda model: model, labels=False)[1]
 
 
-def _cait(study: Study, row: Row) -> dict[str, Any]:
-    return study.compress(row, Target(macs_reduction=row.macs_reduction))
-
-
-def _cait_keeping_heads(study: Study, row: Row) -> dict[str, Any]:
-    """Only MLPs are narrowed."""
-    return study.compress(row, Target(macs_reduction=row.macs_reduction, keep_heads=True))
-
-
-def _cait_merging(study: Study, row: Row, *, after: int) -> dict[str, Any]:
-    """With a merge, where the search finds that none pays on a grid of 8 × 8."""
-    return study.compress(row, Target(macs_reduction=row.macs_reduction, merge=f"horizontal@{after}"))
-
-
-def _label_free(study: Study, row: Row) -> dict[str, Any]:
-    return study.compress(row, Target(macs_reduction=row.macs_reduction), labels=False)
+def _cait(
+    study: Study, row: Row, *, keep_heads: bool = False, after: int | None = None, **changes: Any
+) -> dict[str, Any]:
+    """`after`: with a merge there, though the search finds that none pays on a grid of 8 × 8."""
+    merge = None if after is None else f"horizontal@{after}"
+    target = Target(macs_reduction=row.macs_reduction, keep_heads=keep_heads, merge=merge)
+    return study.compress(row, target, **changes)
 
 
 def _as_published(study: Study, row: Row) -> dict[str, Any]:
@@ -239,7 +230,7 @@ def _few_shot_then(study: Study, row: Row, share: float, merge: str) -> dict[str
             MODEL,
             study.data / "cifar10" / "train-0.tar",
             out=start,
-            macs_reduction=share,
+            target=Target(macs_reduction=share, keep_heads=True),
             settings=SearchSettings(),
             seed=row.seed,
             model_kwargs=MODEL_KWARGS,
@@ -274,10 +265,11 @@ METHODS: dict[str, Callable[[Study, Row], dict[str, Any]]] = {
     "control": _control,
     "control, label-free": _control_label_free,
     "CAIT": _cait,
-    "CAIT, heads kept": _cait_keeping_heads,
-    "CAIT, merging at 10": partial(_cait_merging, after=10),
-    "CAIT, merging at 8": partial(_cait_merging, after=8),
-    "CAIT, label-free": _label_free,
+    "CAIT, label-free": partial(_cait, labels=False),
+    "CAIT, heads kept": partial(_cait, keep_heads=True),
+    "CAIT, heads kept, label-free": partial(_cait, keep_heads=True, labels=False),
+    "CAIT, heads kept, merging at 10": partial(_cait, keep_heads=True, after=10),
+    "CAIT, heads kept, merging at 8": partial(_cait, keep_heads=True, after=8),
     "CAIT, recipe paper": _as_published,
     "CAIT, recipe paper, label-free": _as_published_label_free,
     "merging alone": _merging_alone,

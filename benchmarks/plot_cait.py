@@ -132,10 +132,11 @@ standard error of one figure is 0.6. Speed-up: ONNX Runtime fp32, batch 64, {mac
 an {machine["cpu"]}, against the teacher, interleaved. An interval is of one run: on this machine the
 same file read up to 8 % less in some runs than in others, so speed-ups that are closer say nothing.
 
-`CAIT` is the default: the last block trimmed to what the head reads, widths refitted on 500 images
-first, merges weighed against widths. `recipe paper` prunes compactors while training and merges for
-two thirds of the target. Rows were added after the first ones were known, so the test images had a
-part in choosing the default; all that were finished are shown.
+`CAIT` is the default: the last block trimmed to what the head reads, widths of heads and MLPs refitted
+on 500 images first, merges weighed against widths; with `heads kept` MLPs alone are narrower. `recipe
+paper` prunes compactors while training and merges for two thirds of the target. Rows were added after
+the first ones were known, so the test images had a part in choosing the default; all that were
+finished are shown.
 
 {table(heads, rows)}
 
