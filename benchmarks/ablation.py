@@ -39,7 +39,7 @@ from dcvit.training.stages import StageStore
 from few_shot import MODEL, MODEL_KWARGS, save
 
 Entries = list[BlockPlan]
-REDUCTIONS = (0.5, 0.6, 0.7)
+REDUCTIONS = (0.6, 0.7)
 STEPS = 200
 
 
