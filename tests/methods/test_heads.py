@@ -51,6 +51,7 @@ def narrowed(model: TimmModule, images: Tensor, index: int, head_dim: int) -> Ti
 PLANS: dict[str, tuple[int, dict, dict]] = {
     "plain": (1, {}, {}),
     "without biases of q, k and v": (1, {}, {"qkv_bias": False}),
+    "without a bias of proj": (1, {}, {"proj_bias": False}),
     "size-aware behind a merge": (2, {"merges": ({"after": 1, "axis": "vertical"},), "size_aware_attention": True}, {}),
     "for the prefix alone": (3, {"trims_last_block": True}, {}),
 }

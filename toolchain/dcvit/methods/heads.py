@@ -6,7 +6,7 @@ of their part in the logits; of v, by that of what they add to the tokens. Then 
 a plain attention of this width can have for these two aims, which no choice among the original channels is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,8 +35,11 @@ class HeadFit:
         self._tokens, self._arguments = tokens, arguments
         attention = block.attn
         self._heads, self._width = attention.num_heads, attention.head_dim
-        moments = _HeadMoments(self._heads, self._width, tokens.device)
-        self._wanted = torch.cat([moments.add(*seen) for seen in self._pass(block)])
+        moments, wanted = _HeadMoments(self._heads, self._width, tokens.device), []
+        for qkv, mixed, output in self._pass(block):
+            moments.add(qkv, mixed)
+            wanted.append(output)
+        self._wanted = wanted
         self._turn(attention, moments)
 
     def _turn(self, attention: TimmModule, moments: "_HeadMoments") -> None:
@@ -45,12 +48,12 @@ class HeadFit:
         output = attention.proj.weight.double().T.unflatten(0, shape[1:])  # [h, d, C]
         root_q, inverse_q = _roots(moments.queries)
         root_k, inverse_k = _roots(moments.keys)
-        root_v, inverse_v = _roots(moments.centred_outputs)
+        root_v, inverse_v = _roots(moments.outputs if attention.proj.bias is None else moments.centred_outputs)
         left, strength, right = torch.linalg.svd(root_q @ root_k)
-        balance = strength.sqrt()[:, None]
+        halves = strength.sqrt()[:, None]
         turned_v = torch.linalg.svd(root_v @ output, full_matrices=False).U
         turns = torch.stack(
-            [inverse_q @ left * balance, inverse_k @ right.transpose(1, 2) * balance, inverse_v @ turned_v]
+            [inverse_q @ left * halves, inverse_k @ right.transpose(1, 2) * halves, inverse_v @ turned_v]
         )
         self._weight = torch.einsum("phie,phic->phec", turns, weight).flatten(0, 2)
         self._bias = None
@@ -75,16 +78,16 @@ class HeadFit:
         narrow_attention(attention, channels)
         _balance(attention)
         proj = attention.proj
+        if proj.bias is None:  # which nothing else could make up for
+            return
         moments = Moments.empty(proj.in_features, proj.out_features, self._tokens.device)
-        for (_, mixed, _), wanted in zip(self._pass(block), self._wanted.split(CHUNK), strict=True):
+        for (_, mixed, _), wanted in zip(self._pass(block), self._wanted, strict=True):
             moments.add(mixed, wanted)
-        had = proj.bias if proj.bias is not None else proj.weight.new_zeros(proj.out_features)
-        weight, bias = fit_output_layer(moments, torch.arange(proj.in_features), proj.weight, had)
+        weight, bias = fit_output_layer(moments, torch.arange(proj.in_features), proj.weight, proj.bias)
         proj.weight.copy_(weight)
-        if proj.bias is not None:
-            proj.bias.copy_(bias)
+        proj.bias.copy_(bias)
 
-    def _pass(self, block: TimmModule) -> Any:
+    def _pass(self, block: TimmModule) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
         """For each chunk: q, k and v as they are computed, what the heads put out, and what `proj` makes of it."""
         attention = block.attn
         inner: list[Tensor] = []
@@ -126,30 +129,33 @@ class _HeadMoments:
     Attributes:
         queries: Of q, [h, d, d].
         keys: Of k about its mean in each image, which moves all logits of a query alike, [h, d, d].
-        outputs: Of what the heads put out, with a constant 1 as the last channel, [h, d + 1, d + 1].
+        outputs: Of what the heads put out, [h, d, d].
+        sums: Of the same, [h, d].
+        tokens: That were counted for these two.
     """
 
     def __init__(self, heads: int, width: int, device: torch.device) -> None:
         self._shape = (heads, width)
         self.queries = torch.zeros(heads, width, width, dtype=torch.float64, device=device)
         self.keys = torch.zeros_like(self.queries)
-        self.outputs = self.queries.new_zeros(heads, width + 1, width + 1)
+        self.outputs = torch.zeros_like(self.queries)
+        self.sums, self.tokens = self.queries.new_zeros(heads, width), 0
 
-    def add(self, qkv: list[Tensor], mixed: Tensor, output: Tensor) -> Tensor:
-        """Adds one chunk: q, k and v in one tensor [n, N, 3hd], or q and the others in two; returns its output."""
+    def add(self, qkv: list[Tensor], mixed: Tensor) -> None:
+        """Adds one chunk: q, k and v in one tensor [n, N, 3hd], or q and the others in two; the outputs [n, N, hd]."""
         parts = [each.unflatten(-1, (-1, *self._shape)).float() for each in qkv]
         queries, keys = parts[0][..., 0, :, :], (parts[0][..., 1, :, :] if len(parts) == 1 else parts[1][..., 0, :, :])
         self.queries += _squares(queries)
         self.keys += _squares(keys - keys.mean(1, keepdim=True))
         heads = mixed.unflatten(-1, self._shape).float()
-        self.outputs += _squares(torch.cat([heads, heads.new_ones(*heads.shape[:-1], 1)], dim=-1))
-        return output
+        self.outputs += _squares(heads)
+        self.sums += heads.sum((0, 1))
+        self.tokens += heads.shape[:2].numel()
 
     @property
     def centred_outputs(self) -> Tensor:
         """About the mean, which the bias of `proj` takes up, [h, d, d]."""
-        sums, count = self.outputs[:, :-1, -1], self.outputs[:, -1, -1]
-        return self.outputs[:, :-1, :-1] - sums[:, :, None] * sums[:, None, :] / count[:, None, None]
+        return self.outputs - self.sums[:, :, None] * self.sums[:, None, :] / self.tokens
 
 
 def _squares(values: Tensor) -> Tensor:
