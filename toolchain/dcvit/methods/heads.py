@@ -7,6 +7,7 @@ a plain attention of this width can have for these two aims, which no choice amo
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from dcvit.layers import narrow_attention, qkv_layers
 from dcvit.methods.least_squares import Moments, fit_output_layer
-from dcvit.methods.reference import CHUNK, hooks
+from dcvit.methods.reference import CHUNK, EnoughError, hooks
 from dcvit.types import TimmModule
 
 _NOISE = 1e-7
@@ -91,18 +92,23 @@ class HeadFit:
         """For each chunk: q, k and v as they are computed, what the heads put out, and what `proj` makes of it."""
         attention = block.attn
         inner: list[Tensor] = []
-        seen: dict[str, Tensor] = {}
+        outer: list[Tensor] = []
+
+        def note(_proj: TimmModule, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            outer.extend([inputs[0], output])
+            raise EnoughError  # the MLP need not run
+
         handles = [
             layer.register_forward_hook(lambda _m, _i, output: inner.append(output)) for layer in qkv_layers(attention)
         ]
-        handles.append(
-            attention.proj.register_forward_hook(lambda _m, inputs, output: seen.update(mixed=inputs[0], output=output))
-        )
-        with hooks(*handles):
+        with hooks(*handles, attention.proj.register_forward_hook(note)):
             for chunk in self._tokens.split(CHUNK):
                 inner.clear()
-                block.forward(chunk, **self._arguments)
-                yield list(inner), seen["mixed"], seen["output"]
+                outer.clear()
+                with suppress(EnoughError):
+                    block.forward(chunk, **self._arguments)
+                mixed, output = outer
+                yield list(inner), mixed, output
 
 
 def _balance(attention: TimmModule) -> None:

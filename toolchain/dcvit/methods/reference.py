@@ -55,7 +55,7 @@ class Reference:
             tokens = apply_merges(block, output)
 
 
-class _EnoughError(Exception):
+class EnoughError(Exception):
     """All that was wanted of a forward pass is there."""
 
 
@@ -67,11 +67,11 @@ def first_tokens(model: TimmModule, family: Family, images: Tensor) -> Tensor:
 
     def note(_block: TimmModule, inputs: tuple[Tensor, ...]) -> None:
         seen.append(inputs[0])
-        raise _EnoughError
+        raise EnoughError
 
     with hooks(family.block(model, 0).register_forward_pre_hook(note)):
         for chunk in images.split(CHUNK):
-            with suppress(_EnoughError):  # the blocks need not run
+            with suppress(EnoughError):  # the blocks need not run
                 model(chunk.to(device))
     return torch.cat(seen)
 
