@@ -17,7 +17,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ from dcvit.types import TimmModule
 from few_shot import MODEL, MODEL_KWARGS, save
 from peers.tome import ToMe
 
-TOME = "tome.safetensors"
+TOME, TRAINED = "tome.safetensors", "trained.safetensors"
 AS_PUBLISHED = PUBLISHED.model_dump(include={"widths", "trim"})
 
 
@@ -102,9 +102,11 @@ class Study:
         found = METHODS[row.method](self, row)
         return {**asdict(row), **found, "seconds": round(time.perf_counter() - started, 1)}
 
-    def compress(self, row: Row, target: Target, *, model: Path | None = None, **changes: Any) -> dict[str, Any]:
-        """A row that is a plan of ours; `model` is a compressed one to start from."""
-        whole = {"model_kwargs": MODEL_KWARGS, "checkpoint": self.checkpoint}
+    def compress(
+        self, row: Row, target: Target, *, model: Path | None = None, checkpoint: Path | None = None, **changes: Any
+    ) -> dict[str, Any]:
+        """A row that is a plan of ours; `model` is a compressed one to start from, `checkpoint` other weights."""
+        whole = {"model_kwargs": MODEL_KWARGS, "checkpoint": checkpoint or self.checkpoint}
         result = compress(
             MODEL if model is None else model,
             self.images(row),
@@ -181,7 +183,20 @@ def top1(model: TimmModule, subject: Subject, test: Path) -> float:
 
 
 def _control(study: Study, row: Row) -> dict[str, Any]:
-    return study.train_alike(row, lambda model: model)[1]
+    student, figures = study.train_alike(row, lambda model: model)
+    save_file(student.state_dict(), study.folder(row) / TRAINED)
+    return figures
+
+
+def _trained_first(study: Study, row: Row) -> dict[str, Any]:
+    """The control, narrowed when its training is over: what narrowing alone costs, on equal weights."""
+    control = study.folder(replace(row, method="control", macs_reduction=0.0)) / TRAINED
+    if not control.is_file():
+        raise click.ClickException(f"{row}: its control has to be trained first, into the same --folders")
+    untrained = TrainingRecipe(epochs=0)
+    return study.compress(
+        row, Target(macs_reduction=row.macs_reduction), checkpoint=control, training=untrained.model_dump()
+    )
 
 
 def _control_label_free(study: Study, row: Row) -> dict[str, Any]:
@@ -265,6 +280,7 @@ METHODS: dict[str, Callable[[Study, Row], dict[str, Any]]] = {
     "control": _control,
     "control, label-free": _control_label_free,
     "CAIT": _cait,
+    "CAIT, trained first": _trained_first,
     "CAIT, label-free": partial(_cait, labels=False),
     "CAIT, heads kept": partial(_cait, keep_heads=True),
     "CAIT, heads kept, label-free": partial(_cait, keep_heads=True, labels=False),

@@ -76,9 +76,16 @@ def test_a_trimmed_model_is_a_subject_like_any_other() -> None:
     family_of(model).apply(merged, plan.with_blocks(BlockPlan(index=2, removed="attention", mlp_hidden=64)))
     assert isinstance(merged.blocks[-1], PrefixBlock)
     assert merged(images).shape == (2, 10)
-    with pytest.raises(InputError, match="trimmed already"):
-        again = family_of(model).cut(model, plan.replace(trims_last_block=True))
-        family_of(model).apply(again, plan.with_blocks(BlockPlan(index=2, head_dim=8)))
+
+
+def test_heads_of_a_trimmed_block_are_narrowed_as_before_it_was() -> None:
+    model, plan = made("deit_tiny_patch16_224", {})
+    images = torch.randn(2, 3, 32, 32, dtype=torch.double)
+    family, narrow = family_of(model), plan.with_blocks(BlockPlan(index=2, head_dim=8))
+    trimmed = family.cut(model, plan.replace(trims_last_block=True))
+    family.apply(trimmed, narrow)
+    assert trimmed.blocks[-1].attn.kv.out_features == 2 * trimmed.blocks[-1].attn.q.out_features
+    torch.testing.assert_close(trimmed(images), family.cut(model, narrow)(images), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
