@@ -71,7 +71,8 @@ def stages(report: dict[str, Any]) -> str:
 
 CPU seconds of a whole process on one thread with nothing cached, one core of an {report["machine"]["cpu"]} beside other
 work, 500 images; `before` is the same command before the speed work (the damage of each cut measured on whole models,
-the teacher run again for every size, every size trained from the start).
+the teacher run again for every size, every size trained from the start). All of it was measured before narrower heads
+were examined too, which makes an examination longer.
 
 {listed}
 """
