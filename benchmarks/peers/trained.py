@@ -50,7 +50,8 @@ class Trained:
 
 
 def trained(rows: list[dict[str, Any]]) -> list[Trained]:
-    """All kinds of training, in the order of their first row."""
+    """All kinds of training, in the order of their first row; models that were only cut have none."""
+    rows = [row for row in rows if row["loss"] is not None]
     controls = {_recipe(row): row["top1"] for row in rows if row["method"].startswith("control")}
     kinds: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
