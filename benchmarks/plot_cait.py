@@ -207,7 +207,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
         axes.scatter(found, [place] * len(found), color=colour, zorder=2, s=24, alpha=0.8)
         beside = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
         axes.annotate(group.top1, (min(found), place), (-8, 0), **beside)
-    names = [f"{group.name}, lr {group.lr:g}, MACs ×{group.macs_ratio:.2f}" for group in listed]
+    rates = [f", lr {group.lr:g}" if group.epochs else "" for group in listed]
+    names = [f"{group.name}{rate}, MACs ×{group.macs_ratio:.2f}" for group, rate in zip(listed, rates, strict=True)]
     axes.set_yticks(range(len(listed)), names, fontsize=8)
     axes.axvline(report["teacher_top1"], color="grey", linestyle=":", zorder=1)
     axes.margins(x=0.15)

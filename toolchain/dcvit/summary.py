@@ -1,6 +1,6 @@
 """A plan in figures: what it costs before and after."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,11 +74,25 @@ class PlanSummary:
                 width = "widths of their own" if self.mlp_hidden is None else f"{self.mlp_hidden} MLP nodes"
                 parts.append(f"{without} blocks without attention, with {width}")
             yield "; ".join(parts)
+        kept = [block for block in self.plan.blocks if not block.removed]
+        heads, mlps = ([getattr(block, name) for block in kept] for name in ("head_dim", "mlp_hidden"))
+        narrowed = [*_widths("heads", "channels", heads), *_widths("MLPs", "nodes", mlps)]
+        if narrowed:
+            yield "narrower: " + "; ".join(narrowed)
         yield "tokens per block: " + " ".join(str(count) for count in self.tokens)
         if self.plan.trims_last_block:
             yield "the last block works out its prefix tokens alone"
         if self.note:
             yield self.note
+
+
+def _widths(what: str, units: str, widths: Sequence[int | None]) -> list[str]:
+    """How wide those are that a plan narrows, in words; nothing where it narrows none."""
+    given = sorted(width for width in widths if width is not None)
+    if not given:
+        return []
+    extent = f"{given[0]}" if given[0] == given[-1] else f"{given[0]} to {given[-1]}"
+    return [f"{what} of {len(given)} blocks ({extent} {units})"]
 
 
 def summarize(
