@@ -1,5 +1,6 @@
 """A trimmed last block: the same logits, for fewer MACs; and models whose head reads more, by name."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -86,6 +87,11 @@ def test_heads_of_a_trimmed_block_are_narrowed_as_before_it_was() -> None:
     family.apply(trimmed, narrow)
     assert trimmed.blocks[-1].attn.kv.out_features == 2 * trimmed.blocks[-1].attn.q.out_features
     torch.testing.assert_close(trimmed(images), family.cut(model, narrow)(images), rtol=0, atol=1e-12)
+    # The same where the strongest channels stay.
+    whole, trims = open_subject(model, model_kwargs=SMALL), plan.replace(trims_last_block=True)
+    cut = dataclasses.replace(whole, model=cut_by_norm(whole, trims), plan=trims)
+    both = narrow.replace(trims_last_block=True)
+    torch.testing.assert_close(cut_by_norm(cut, both)(images), cut_by_norm(whole, both)(images), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

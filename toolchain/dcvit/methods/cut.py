@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from dcvit.layers.narrow import narrow_attention
+from dcvit.layers import narrow_attention, qkv_layers
 from dcvit.methods.nodes import NodeRanking
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.subject import Subject
@@ -41,7 +41,7 @@ def put_strongest_first(attention: TimmModule) -> None:
     of proj.
     """
     heads, width = attention.num_heads, attention.head_dim
-    q, k, v = attention.qkv.weight.norm(dim=1).view(3, heads, width)
+    q, k, v = torch.cat([layer.weight for layer in qkv_layers(attention)]).norm(dim=1).view(3, heads, width)
     out = attention.proj.weight.norm(dim=0).view(heads, width)
     narrow_attention(attention, *(_descending(score) for score in (q * k, v * out)))
 

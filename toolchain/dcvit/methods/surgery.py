@@ -59,7 +59,7 @@ def operate(
             if entry.head_dim is not None and "refit" not in without:
                 before = wanted if "propagation" in without else tokens
                 block = family.block(student, index)
-                HeadFit(block, before, reference.arguments).narrow(block, entry.head_dim)
+                HeadFit(block, before, reference.arguments).narrow(block, entry.head_dim)  # `apply` finds it narrow
             family.apply(student, start.original().with_blocks(entry), kept)
         block = family.block(student, index)
         if entry is None or entry.removed == "block" or "refit" in without:
