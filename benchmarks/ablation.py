@@ -20,22 +20,23 @@ import torch
 from torch import Tensor
 
 from dcvit.bench.machine import this_machine
-from dcvit.compressor import Compressor
 from dcvit.data import CorruptImages, batches, draw_few_shot, open_source
-from dcvit.manifest import package_versions
-from dcvit.methods.allocate import Widths
-from dcvit.methods.damage import Examination, logits_of
-from dcvit.methods.dcvit import possible_cuts
-from dcvit.methods.job import Job
-from dcvit.methods.nodes import NodeRanking
-from dcvit.methods.propose import Proposal, Target
-from dcvit.methods.settings import OURS, SearchSettings
-from dcvit.methods.solver import examined, solve
-from dcvit.methods.structure import UnitCost
-from dcvit.methods.surgery import Piece, operate
+from dcvit.methods.cuts.damage import Examination, logits_of
+from dcvit.methods.cuts.nodes import NodeRanking
+from dcvit.methods.cuts.surgery import Piece, operate
+from dcvit.methods.few_shot.allocate import BlockWidths
+from dcvit.methods.few_shot.compressor import Compressor
+from dcvit.methods.few_shot.job import Job
+from dcvit.methods.few_shot.proposal import Proposal
+from dcvit.methods.few_shot.search import possible_cuts
+from dcvit.methods.few_shot.settings import OURS, SearchSettings
+from dcvit.methods.few_shot.solver import examined, solve
+from dcvit.methods.few_shot.structure import UnitCost
+from dcvit.methods.target import Target
 from dcvit.plan import BlockPlan
+from dcvit.stages import StageStore
 from dcvit.subject import open_subject
-from dcvit.training.stages import StageStore
+from dcvit.versions import package_versions
 from few_shot import MODEL, MODEL_KWARGS, save
 
 Entries = list[BlockPlan]
@@ -104,7 +105,7 @@ def _structure_of_dcvit(setting: Setting) -> Entries:
     """k blocks lose attention and have one width, chosen by their measured damage."""
     damages = setting.examination.damages
     whole = setting.proposal.whole
-    cut = Widths(head_dim=0, mlp_hidden=setting.proposal.structure().mlp_hidden or whole.mlp_hidden)
+    cut = BlockWidths(head_dim=0, mlp_hidden=setting.proposal.structure().mlp_hidden or whole.mlp_hidden)
 
     def harm(unit: tuple[int, ...]) -> float:
         return sum(damages[block].of(cut, whole) for block in unit)

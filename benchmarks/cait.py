@@ -26,7 +26,6 @@ import click
 import torch
 from safetensors.torch import load_file, save_file
 
-from dcvit.artifacts import DEFAULT_BATCH, onnx_name
 from dcvit.bench import benchmark
 from dcvit.bench.machine import this_machine
 from dcvit.compression import compress
@@ -34,20 +33,22 @@ from dcvit.cost import count_macs
 from dcvit.data import CorruptImages, JoinedSource, batches, open_source
 from dcvit.evaluation import evaluate
 from dcvit.exporting import export
-from dcvit.exporting.temporary import temporary_folder
-from dcvit.folder import ModelFolder
-from dcvit.joint import JointCompressor
-from dcvit.manifest import package_versions
-from dcvit.methods.cait import PAPER as PUBLISHED
-from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
-from dcvit.methods.damage import divergence
-from dcvit.methods.propose import Target
-from dcvit.methods.settings import SearchSettings
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.temporary import temporary_folder
+from dcvit.methods.cait.compressor import JointCompressor
+from dcvit.methods.cait.proposal import propose_jointly, stand_in_merges
+from dcvit.methods.cait.settings import PAPER as PUBLISHED
+from dcvit.methods.cait.settings import CaitSettings
+from dcvit.methods.cuts.damage import divergence
+from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.target import Target
 from dcvit.progress import reporting_to
+from dcvit.stages import StageStore
 from dcvit.subject import Subject, open_shapes, open_subject
 from dcvit.training.recipe import TrainingRecipe
-from dcvit.training.stages import StageStore
 from dcvit.types import TimmModule
+from dcvit.variant import DEFAULT_BATCH, onnx_name
+from dcvit.versions import package_versions
 from few_shot import MODEL, MODEL_KWARGS, save
 from peers.tome import ToMe
 

@@ -22,10 +22,11 @@ from dcvit.bench.machine import this_machine
 from dcvit.compression import compress
 from dcvit.evaluation import evaluate
 from dcvit.files import whole_file
-from dcvit.manifest import package_versions
-from dcvit.methods.propose import Target, propose
-from dcvit.methods.settings import OURS, PAPER, SearchSettings
+from dcvit.methods.few_shot.proposal import propose
+from dcvit.methods.few_shot.settings import OURS, PAPER, SearchSettings
+from dcvit.methods.target import Target
 from dcvit.subject import open_shapes
+from dcvit.versions import package_versions
 
 MODEL = "deit_tiny_patch16_224"
 MODEL_KWARGS = {

@@ -27,8 +27,8 @@ from dcvit.bench.gate_result import Checked, GateResult
 from dcvit.bench.machine import this_machine
 from dcvit.bench.pair import OpenPair, Setting, pair_of
 from dcvit.exporting import export
-from dcvit.exporting.temporary import temporary_folder
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.temporary import temporary_folder
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.runtimes import Session, limited_to

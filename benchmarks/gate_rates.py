@@ -22,7 +22,7 @@ from dcvit.bench.gate import judge, measure
 from dcvit.bench.machine import this_machine
 from dcvit.bench.pair import Setting, pair_of
 from dcvit.files import whole_file
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import limited_to
 from gate import BATCH, SHORT, folder_of, slowed
 

@@ -18,11 +18,11 @@ from dcvit.bench import benchmark
 from dcvit.compression import compress
 from dcvit.exporting import export
 from dcvit.files import whole_file
-from dcvit.manifest import package_versions
-from dcvit.methods.cait import CaitSettings
-from dcvit.presets import PRESETS
+from dcvit.methods.cait.presets import PRESETS
+from dcvit.methods.cait.settings import CaitSettings
 from dcvit.runtimes.flavors import installed
 from dcvit.verification import verify
+from dcvit.versions import package_versions
 
 
 def _preset(name: str) -> tuple[str, dict[str, Any]]:

@@ -20,7 +20,6 @@ import click
 import numpy as np
 import torch
 
-from dcvit.artifacts import Precision
 from dcvit.bench.machine import this_machine
 from dcvit.bench.rounds import Limits, run_rounds
 from dcvit.bench.statistics import Latency, speedup, speedup_interval
@@ -29,10 +28,11 @@ from dcvit.data import open_source
 from dcvit.evaluation import evaluate
 from dcvit.exporting import export
 from dcvit.files import whole_file
-from dcvit.folder import ModelFolder
-from dcvit.manifest import Manifest
+from dcvit.folder.manifest import Manifest
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import RUNTIMES, available_cores, runtime_named
 from dcvit.subject import open_subject
+from dcvit.variant import Precision
 from few_shot import MODEL, MODEL_KWARGS
 
 BATCH = 64

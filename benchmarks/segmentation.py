@@ -19,25 +19,25 @@ from typing import Any
 import click
 import onnx
 
-from dcvit.artifacts import DEFAULT_BATCH
 from dcvit.bench import benchmark
 from dcvit.bench.machine import this_machine
 from dcvit.compression import compress
+from dcvit.data.shapes import ShapesSource
 from dcvit.evaluation import evaluate
 from dcvit.exporting import export
 from dcvit.files import whole_file
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.inspection import inspect
-from dcvit.joint import JointCompressor
-from dcvit.manifest import package_versions
-from dcvit.methods.cait import CaitSettings
+from dcvit.methods.cait.compressor import JointCompressor
+from dcvit.methods.cait.settings import CaitSettings
 from dcvit.plan import HeadKind
 from dcvit.runtimes.flavors import installed
-from dcvit.shapes import ShapesSource
+from dcvit.stages import StageStore
 from dcvit.subject import open_subject
 from dcvit.training.recipe import TrainingRecipe
-from dcvit.training.stages import StageStore
+from dcvit.variant import DEFAULT_BATCH
 from dcvit.verification import verify
+from dcvit.versions import package_versions
 
 MODEL = "vit_tiny_patch16_224"
 MODEL_KWARGS = {

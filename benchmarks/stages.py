@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from dcvit.bench.machine import this_machine
-from dcvit.manifest import package_versions
+from dcvit.versions import package_versions
 from few_shot import MODEL, MODEL_KWARGS, save
 
 SIZES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65)

@@ -30,13 +30,13 @@ from dcvit.errors import DcvitError, InputError
 from dcvit.exporting import export
 from dcvit.families import Family, family_of
 from dcvit.files import whole_file
-from dcvit.folder import ModelFolder
-from dcvit.manifest import package_versions
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.model import build, create
 from dcvit.plan import BlockPlan, CompressionPlan, parse_merges
 from dcvit.runtimes.flavors import installed
 from dcvit.summary import PlanSummary, summarize
 from dcvit.verification import Check, verify
+from dcvit.versions import package_versions
 
 DOCS = Path(__file__).parents[1] / "docs" / "support.md"
 README = Path(__file__).parents[1] / "README.md"

@@ -13,11 +13,11 @@ from timm.data import create_transform
 from torch import Tensor
 
 from dcvit.data import CorruptImages, ImageSource, batches, decode, open_source, preprocessing_of, seeded
-from dcvit.digits import MODEL, MODEL_KWARGS, WEIGHTS
+from dcvit.demo_model import MODEL, MODEL_KWARGS, WEIGHTS
 from dcvit.families import family_of
-from dcvit.manifest import Preprocessing
+from dcvit.hardware import accelerator, fast_backward
 from dcvit.model import create
-from dcvit.training.hardware import accelerator, fast_backward
+from dcvit.preprocessing import Preprocessing
 from dcvit.types import TimmModule
 
 

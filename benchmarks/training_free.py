@@ -18,11 +18,11 @@ import torch
 import dcvit
 from dcvit.data import draw_few_shot, open_source
 from dcvit.files import whole_file
-from dcvit.manifest import package_versions
-from dcvit.methods.merging import MergeSearch, choose_merges
+from dcvit.methods.cait.merging import MergeSearch, choose_merges
 from dcvit.plan import merges_text
+from dcvit.stages import StageStore
 from dcvit.subject import Subject, open_subject
-from dcvit.training.stages import StageStore
+from dcvit.versions import package_versions
 from few_shot import MODEL, MODEL_KWARGS
 
 SCHEDULES = {

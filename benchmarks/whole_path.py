@@ -15,7 +15,7 @@ import click
 
 import dcvit
 from dcvit.files import whole_file
-from dcvit.manifest import package_versions
+from dcvit.versions import package_versions
 from few_shot import MODEL, MODEL_KWARGS
 
 

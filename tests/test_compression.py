@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from dcvit.compression import compress
 from dcvit.errors import InputError
-from dcvit.folder import ModelFolder
-from dcvit.methods.settings import SearchSettings
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.model import create
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.training import mimic as mimic_module
@@ -85,7 +85,7 @@ def test_resume_gives_the_same_to_the_bit(
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr("dcvit.methods.job.mimic", stops_at_the_third)
+    monkeypatch.setattr("dcvit.methods.few_shot.job.mimic", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run("stopped")
     assert (tmp_path / "stopped" / "checkpoints").is_dir()
@@ -117,7 +117,7 @@ def test_the_solver_meets_targets_and_serves_later_ones_from_its_cache(
         model, "digits", out=tmp_path / "a", macs_reduction=0.3, settings=settings, samples=16, cache=tmp_path / "cache"
     )
     # Without the blocks' first examination nothing could be measured again.
-    monkeypatch.setattr("dcvit.methods.solver.examine", None)
+    monkeypatch.setattr("dcvit.methods.few_shot.solver.examine", None)
     second = compress(
         model, "digits", out=tmp_path / "b", macs_reduction=0.5, settings=settings, samples=16, cache=tmp_path / "cache"
     )

@@ -9,7 +9,7 @@ import torch
 
 from dcvit.data import CorruptImages, batches, draw_few_shot, open_source, preprocessing_of, seeded
 from dcvit.errors import InputError
-from dcvit.manifest import Preprocessing
+from dcvit.preprocessing import Preprocessing
 from dcvit.training.images import TrainingImages
 
 PREPROCESSING = Preprocessing(

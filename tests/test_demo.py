@@ -6,8 +6,8 @@ import pytest
 from safetensors.torch import load_file
 
 from dcvit.demo import MACS_REDUCTION, run_demo
-from dcvit.digits import MODEL, MODEL_KWARGS, WEIGHTS
-from dcvit.folder import ModelFolder
+from dcvit.demo_model import MODEL, MODEL_KWARGS, WEIGHTS
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.model import create
 
 

@@ -15,14 +15,14 @@ from dcvit.bench.statistics import Latency
 from dcvit.cli.main import cli
 from dcvit.compression import compress
 from dcvit.errors import InputError
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.frontier import frontier
 from dcvit.frontier.result import Point, mark_pareto
-from dcvit.methods import job as job_module
-from dcvit.methods import solver
-from dcvit.methods.propose import Target
-from dcvit.methods.settings import SearchSettings
+from dcvit.methods.few_shot import job as job_module
+from dcvit.methods.few_shot import solver
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.speedup import Measure
+from dcvit.methods.target import Target
 from dcvit.model import create
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `cait` and `peers`, howeve
 from cait import Row, Study, top1
 from dcvit.bench.machine import this_machine
 from dcvit.evaluation import evaluate
-from dcvit.manifest import package_versions
 from dcvit.model import create
+from dcvit.versions import package_versions
 from few_shot import MODEL, MODEL_KWARGS, save
 from peers import compare
 from peers.page import put

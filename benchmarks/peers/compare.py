@@ -36,17 +36,18 @@ from dcvit.errors import InputError
 from dcvit.exporting.onnx import write_onnx
 from dcvit.exporting.tensorrt import build_engine, engine_target
 from dcvit.files import whole_file
-from dcvit.folder import ModelFolder
-from dcvit.manifest import package_versions
-from dcvit.methods.cait import CaitSettings, propose_jointly, stand_in_merges
-from dcvit.methods.propose import Target
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.methods.cait.presets import PRESETS
+from dcvit.methods.cait.proposal import propose_jointly, stand_in_merges
+from dcvit.methods.cait.settings import CaitSettings
+from dcvit.methods.target import Target
 from dcvit.model import build, create
-from dcvit.presets import PRESETS
 from dcvit.runtimes import limited_to
 from dcvit.runtimes.flavors import installed
 from dcvit.runtimes.onnx_runtime import OrtSession
 from dcvit.subject import Subject, open_subject
 from dcvit.types import TimmModule
+from dcvit.versions import package_versions
 from peers.page import put
 from peers.pruned import prune
 from peers.tome import ToMe

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dcvit.methods.cut import cut_by_norm
+from dcvit.methods.cuts.by_norm import cut_by_norm
 from dcvit.plan import BlockPlan
 from dcvit.subject import Subject
 from dcvit.types import TimmModule

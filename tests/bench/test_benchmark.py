@@ -16,7 +16,7 @@ from dcvit.bench.warm_up import warm_up
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.exporting import export
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.runtimes import available_cores

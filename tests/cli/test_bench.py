@@ -13,7 +13,7 @@ from dcvit.bench.check import update
 from dcvit.bench.gate import Judgement
 from dcvit.bench.pair import Setting
 from dcvit.bench.warm_up import warm_up
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 
 Tool = Callable[..., Any]
 

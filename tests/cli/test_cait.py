@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.model import create
 from dcvit.plan import CompressionPlan
 

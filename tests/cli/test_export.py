@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dcvit.folder import ModelFolder
-from dcvit.records import EvaluationRecord
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.records import EvaluationRecord
 from dcvit.runtimes import flavors
 
 Tool = Callable[..., Any]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 
 Tool = Callable[..., Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 
 Tool = Callable[..., Any]
 

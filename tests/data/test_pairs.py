@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from dcvit.data import CorruptImages, decode, open_source
+from dcvit.data.masks import count_classes, mask_batches, with_masks
 from dcvit.data.pairs import PairSource
-from dcvit.dense.data import count_classes, mask_batches, with_masks
+from dcvit.data.shapes import CLASSES, ShapesSource
 from dcvit.errors import InputError
-from dcvit.manifest import Preprocessing
-from dcvit.shapes import CLASSES, ShapesSource
+from dcvit.preprocessing import Preprocessing
 
 WHOLE = Preprocessing(
     input_size=(3, 20, 28), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0, crop_mode="squash"

@@ -12,7 +12,7 @@ from dcvit.dense import DenseBackbone, SegmentationVit, attach_head
 from dcvit.dense.head import head_levels
 from dcvit.errors import InputError
 from dcvit.families import family_of
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.model import build, create
 from dcvit.plan import BlockPlan, CompressionPlan, HeadPlan
 from dcvit.types import TimmModule

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import CompressionPlan
 
 

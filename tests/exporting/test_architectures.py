@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dcvit.exporting import export
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import BlockPlan, CompressionPlan, parse_merges
 from dcvit.verification import verify
 

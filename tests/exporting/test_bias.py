@@ -9,7 +9,7 @@ import torch
 
 from dcvit.agreement import cosine
 from dcvit.exporting import export
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes import RUNTIMES
 

@@ -12,7 +12,7 @@ import torch
 import dcvit.exporting.onnx
 from dcvit.errors import InputError
 from dcvit.exporting import export
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import CompressionPlan
 
 MakeFolder = Callable[[Path, CompressionPlan], ModelFolder]

@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 from dcvit.exporting import export
-from dcvit.folder import ModelFolder
-from dcvit.manifest import Manifest
+from dcvit.folder.manifest import Manifest
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.model import build
 from dcvit.plan import CompressionPlan
 

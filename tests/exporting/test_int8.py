@@ -14,7 +14,7 @@ from dcvit.agreement import cosine
 from dcvit.errors import CheckFailedError
 from dcvit.exporting import export
 from dcvit.exporting.int8 import Calibration
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes.onnx_runtime import OrtSession
 

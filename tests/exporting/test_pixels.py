@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from dcvit.errors import InputError
 from dcvit.exporting import export
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import RUNTIMES, flavors
 from dcvit.runtimes.base import pixels_of
 

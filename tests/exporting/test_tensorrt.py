@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from dcvit.errors import InputError
 from dcvit.exporting import export
 from dcvit.exporting.tensorrt import EngineTarget, _cause, build_engine, engine_target, header_faults
-from dcvit.folder import ModelFolder
-from dcvit.records import engine_records
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.records import engine_records
 from dcvit.runtimes import flavors
 
 needs_rtx = pytest.mark.skipif(not flavors.installed("tensorrt-rtx"), reason="tensorrt_rtx is not installed")

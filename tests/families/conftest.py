@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dcvit.folder import ModelFolder
-from dcvit.manifest import Manifest, Preprocessing
+from dcvit.folder.manifest import Manifest
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import CompressionPlan
+from dcvit.preprocessing import Preprocessing
 
 
 @pytest.fixture

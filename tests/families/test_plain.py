@@ -16,7 +16,7 @@ from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.families import family_of
 from dcvit.layers import hidden_width
-from dcvit.methods.settings import SearchSettings
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.model import build, create, identify
 from dcvit.plan import BlockPlan, CompressionPlan, parse_merges
 

@@ -8,12 +8,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dcvit.cost import MacsConvention, count_macs
+from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.families import family_of
 from dcvit.families.base import CostModules
 from dcvit.model import build, create, identify
-from dcvit.plan import BlockPlan, CompressionPlan, parse_merges
+from dcvit.plan import BlockPlan, CompressionPlan, MacsConvention, parse_merges
 
 Reweight = Callable[[nn.Module], nn.Module]
 

@@ -11,8 +11,8 @@ from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.families import family_of
 from dcvit.layers import PrefixBlock
-from dcvit.methods.cut import cut_by_norm
-from dcvit.methods.widths import prunable_layers
+from dcvit.methods.cait.prunable import prunable_layers
+from dcvit.methods.cuts.by_norm import cut_by_norm
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan, HeadPlan, Merge
 from dcvit.subject import open_subject

@@ -17,10 +17,10 @@ from dcvit.cli.main import cli
 from dcvit.compression import compress
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
-from dcvit.folder import ModelFolder
-from dcvit.methods.propose import Target
-from dcvit.methods.settings import SearchSettings
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.speedup import MOST_MEASUREMENTS, TOLERANCE, Candidates, Measure, correct, find_reduction, measuring
+from dcvit.methods.target import Target
 from dcvit.model import build, create
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.subject import open_shapes
@@ -220,7 +220,7 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[CompressionPlan]:
 
         yield measure
 
-    monkeypatch.setattr("dcvit.compressor.measuring", made_up)
+    monkeypatch.setattr("dcvit.methods.few_shot.compressor.measuring", made_up)
     return measured
 
 
@@ -229,7 +229,7 @@ def test_compress_meets_a_speedup_and_trains_once(
     tmp_path: Path, tiny_plan: CompressionPlan, by_macs: list[CompressionPlan], search: str, monkeypatch: Any
 ) -> None:
     trained: list[str] = []
-    from dcvit.methods.job import Job
+    from dcvit.methods.few_shot.job import Job
 
     original = Job.train
     monkeypatch.setattr(Job, "train", lambda self, *a, **k: trained.append("once") or original(self, *a, **k))

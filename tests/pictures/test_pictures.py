@@ -10,7 +10,7 @@ from PIL import Image
 
 from dcvit.errors import InputError
 from dcvit.families import Architecture, Family, family_of
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.inspection import inspect
 from dcvit.model import build
 from dcvit.pictures.channels import Bar, attention_bars, block_bars, draw_channels, mlp_bars

@@ -15,8 +15,8 @@ from dcvit.bench.statistics import Latency, speedup, speedup_interval
 from dcvit.cost import count_macs
 from dcvit.evaluation import evaluate
 from dcvit.exporting import export
-from dcvit.findings import note_evaluation
-from dcvit.folder import ModelFolder
+from dcvit.folder.findings import note_evaluation
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.frontier.result import FRONTIER, FrontierResult, Point, mark_pareto
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.training.log import LOG

@@ -12,8 +12,8 @@ import onnx
 import pytest
 
 from dcvit.errors import InputError
-from dcvit.findings import note_evaluation
-from dcvit.folder import ModelFolder
+from dcvit.folder.findings import note_evaluation
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.report import report
 from dcvit.summary import summarize

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dcvit.data.preprocessing import evaluation_transform
+from dcvit.data.transforms import evaluation_transform
 from dcvit.exporting import export
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.report.facts import Facts
 from dcvit.report.usage import Snippet, snippets
 

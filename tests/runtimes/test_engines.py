@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dcvit.errors import InputError
-from dcvit.folder import ModelFolder
-from dcvit.records import EngineRecord
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.records import EngineRecord
 from dcvit.runtimes import RUNTIMES, flavors
 from dcvit.runtimes.inspector import Layer, read_layers
 from dcvit.runtimes.tensorrt import EngineSession, mismatch, stale

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dcvit.errors import InputError
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes import RUNTIMES, available_cores, runtime_named
 from dcvit.runtimes.onnx_runtime import OrtSession

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from dcvit.data import open_source
 from dcvit.errors import CheckFailedError, InputError
-from dcvit.manifest import Preprocessing
 from dcvit.model import build, create
 from dcvit.plan import CompressionPlan
+from dcvit.preprocessing import Preprocessing
+from dcvit.stages import StageStore
 from dcvit.training.ema import MovingAverage
 from dcvit.training.finetune import CHECKPOINT, Checkpoints, Finetuning
 from dcvit.training.images import TrainingImages
 from dcvit.training.log import TrainingLog
 from dcvit.training.recipe import TrainingRecipe
-from dcvit.training.stages import StageStore
 from dcvit.training.task import Classification
 from dcvit.training.teacher import Teacher
 from dcvit.types import TimmModule

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dcvit.data import CorruptImages, batches, open_source
 from dcvit.errors import InputError
-from dcvit.manifest import Preprocessing
+from dcvit.preprocessing import Preprocessing
 from dcvit.training import images as images_module
 from dcvit.training.images import TrainingImages
 from dcvit.training.mixing import Mixing

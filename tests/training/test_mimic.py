@@ -6,10 +6,11 @@ import torch
 
 from dcvit.data import draw_few_shot, open_source
 from dcvit.families import family_of
-from dcvit.manifest import Preprocessing
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
-from dcvit.training.mimic import MimicRecipe, cosine, mimic
+from dcvit.preprocessing import Preprocessing
+from dcvit.training.mimic import cosine, mimic
+from dcvit.training.recipe import MimicRecipe
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
 

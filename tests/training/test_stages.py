@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcvit.training.stages import StageResult, StageStore, weights_digest
+from dcvit.stages import StageResult, StageStore, weights_digest
 
 
 def test_a_stage_runs_once_for_a_key(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from dcvit.exporting import metadata_of
-from dcvit.folder import ModelFolder
-from dcvit.records import OnnxRecord, QuantizationRecord, onnx_records
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.records import OnnxRecord, QuantizationRecord, onnx_records
 from dcvit.verification.checks import Check
 from dcvit.verification.graph import check_graph
 

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from dcvit.errors import InputError
 from dcvit.exporting import export
-from dcvit.folder import WEIGHTS, ModelFolder
+from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes import flavors, onnx_runtimes
 from dcvit.verification import VerifyResult, verify

@@ -6,7 +6,7 @@ from dcvit.bench import benchmark
 from dcvit.compression import compress
 from dcvit.evaluation import evaluate
 from dcvit.exporting import export
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.types import TimmModule
 from dcvit.verification import verify
 

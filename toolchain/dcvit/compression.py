@@ -9,20 +9,22 @@ from typing import Any
 
 from torch import nn
 
-from dcvit.compressor import Compressor, Recover, require_classifier
 from dcvit.data import DEFAULT_SAMPLES, ImageSource, draw_few_shot, open_source, seeded
-from dcvit.dense.new_head import new_head
 from dcvit.errors import InputError
-from dcvit.folder import ModelFolder, require_free
-from dcvit.joint import JointCompressor
-from dcvit.methods.cait import CaitSettings
-from dcvit.methods.propose import Target, propose
-from dcvit.methods.settings import SearchSettings
+from dcvit.folder.model_folder import ModelFolder, require_free
+from dcvit.hardware import accelerator
+from dcvit.methods.base import Recover
+from dcvit.methods.cait.compressor import JointCompressor
+from dcvit.methods.cait.settings import CaitSettings
+from dcvit.methods.few_shot.compressor import Compressor, require_classifier
+from dcvit.methods.few_shot.proposal import propose
+from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.target import Target
+from dcvit.new_head import new_head
 from dcvit.plan import HeadKind, HeadPlan, Task
+from dcvit.stages import StageStore
 from dcvit.subject import Weights, open_subject
 from dcvit.summary import PlanSummary
-from dcvit.training.hardware import accelerator
-from dcvit.training.stages import StageStore
 
 CHECKPOINTS = "checkpoints"
 

@@ -8,18 +8,18 @@ from typing import Any
 
 from rich.table import Table
 
-from dcvit.artifacts import DEFAULT_BATCH
 from dcvit.bench import BenchResult, benchmark
 from dcvit.compression import CompressResult, compress
 from dcvit.data import DIGITS
-from dcvit.digits import MODEL, MODEL_KWARGS, WEIGHTS
+from dcvit.demo_model import MODEL, MODEL_KWARGS, WEIGHTS
 from dcvit.evaluation import EvaluateResult, evaluate
 from dcvit.exporting import ExportResult, export
-from dcvit.findings import check_original, note_evaluation
-from dcvit.methods.settings import SearchSettings
+from dcvit.folder.findings import check_original, note_evaluation
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.progress import say
 from dcvit.report import ReportResult, report
 from dcvit.runtimes.flavors import default_flavor, installed
+from dcvit.variant import DEFAULT_BATCH
 from dcvit.verification import VerifyResult, verify
 
 MACS_REDUCTION = 0.5

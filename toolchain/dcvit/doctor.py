@@ -11,9 +11,9 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from dcvit.manifest import package_versions
+from dcvit.hardware import accelerator
 from dcvit.runtimes import RUNTIMES, available_cores
-from dcvit.training.hardware import accelerator
+from dcvit.versions import package_versions
 
 
 @dataclass(frozen=True)

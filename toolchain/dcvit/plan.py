@@ -22,6 +22,8 @@ MergeOperator = Literal["mean", "linear"]
 HeadKind = Literal["linear", "multi-level"]
 Unmerge = Literal["repeat", "bilinear"]
 Task = Literal["classification", "segmentation"]
+MacsConvention = Literal["full", "dcvit"]
+"""How MACs are counted: every one, or as the DC-ViT paper does (see `dcvit.cost`)."""
 
 
 class _Frozen(BaseModel):

@@ -13,10 +13,10 @@ from dcvit.data import preprocessing_of
 from dcvit.dense import SegmentationVit, attach_head
 from dcvit.families import Architecture, Family, family_of
 from dcvit.files import base_name
-from dcvit.folder import ModelFolder
-from dcvit.manifest import Preprocessing
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.model import build, create, identify, load_checkpoint
 from dcvit.plan import CompressionPlan, HeadPlan
+from dcvit.preprocessing import Preprocessing
 from dcvit.types import TimmModule
 
 Weights = Literal["pretrained", "random"]

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from dcvit.cost import MacsConvention, count_macs, count_params
+from dcvit.cost import count_macs, count_params
 from dcvit.families import family_of
 from dcvit.model import build
-from dcvit.plan import CompressionPlan
+from dcvit.plan import CompressionPlan, MacsConvention
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dcvit.artifacts import DEFAULT_BATCH, Precision
 from dcvit.bench.history import write_history
 from dcvit.bench.machine import Machine, this_machine
 from dcvit.bench.memory import peak_memory
@@ -15,9 +14,10 @@ from dcvit.bench.pair import Pair, Setting, macs_of, pair_of
 from dcvit.bench.result import BenchResult, BenchRow, Measured
 from dcvit.bench.rounds import Limits, run_rounds
 from dcvit.bench.statistics import Latency, Protocol, speedup, speedup_interval
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.progress import say
 from dcvit.runtimes import limited_to
+from dcvit.variant import DEFAULT_BATCH, Precision
 
 __all__ = ["BenchResult", "BenchRow", "Limits", "Machine", "benchmark"]
 

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dcvit.artifacts import Precision
 from dcvit.bench.gate import Measurement
 from dcvit.bench.machine import Machine
 from dcvit.bench.pair import Setting
 from dcvit.errors import InputError, first_line
 from dcvit.files import whole_file
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.variant import Precision
 
 DEFAULT_TOLERANCE = 0.05
 ELSEWHERE = 3

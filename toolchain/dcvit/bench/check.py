@@ -8,7 +8,7 @@ from dcvit.bench.gate_result import Checked, GateResult, Undecided, Updated
 from dcvit.bench.machine import Machine, this_machine
 from dcvit.bench.pair import OpenPair, Setting, pair_of
 from dcvit.errors import InputError
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.progress import say
 from dcvit.runtimes import limited_to
 

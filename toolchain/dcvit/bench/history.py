@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dcvit.artifacts import BENCH
 from dcvit.bench.result import BenchResult
 from dcvit.files import base_name
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.variant import BENCH
 
 _KEY = ("runtime", "file", "batch", "precision", "against", "baseline_precision", "protocol", "threads")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from dcvit.manifest import package_versions
 from dcvit.runtimes import available_cores
+from dcvit.versions import package_versions
 
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
 """Those that decide which of its kernels a runtime takes."""

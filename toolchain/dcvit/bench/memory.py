@@ -15,11 +15,11 @@ from typing import Literal, cast
 
 import torch
 
-from dcvit.artifacts import Precision
 from dcvit.bench.pair import Setting
 from dcvit.errors import CheckFailedError
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import limited_to, runtime_named
+from dcvit.variant import Precision
 
 _PASSES = 3
 _PIXELS = "--pixels"

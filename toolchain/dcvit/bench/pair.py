@@ -7,17 +7,18 @@ from pathlib import Path
 
 import torch
 
-from dcvit.artifacts import Precision, check_batch, check_precision
 from dcvit.cost import count_macs
 from dcvit.data import seeded
 from dcvit.errors import InputError
-from dcvit.exporting.temporary import export_for, temporary_folder
-from dcvit.folder import ModelFolder
+from dcvit.exporting.for_runtime import export_for
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.records import engine_records
+from dcvit.folder.temporary import temporary_folder
 from dcvit.model import build
 from dcvit.progress import say
-from dcvit.records import engine_records
 from dcvit.runtimes import Session, runtime_named
 from dcvit.subject import open_shapes
+from dcvit.variant import Precision, check_batch, check_precision
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcvit.artifacts import Precision
 from dcvit.bench.machine import Machine
 from dcvit.bench.memory import Memory
 from dcvit.bench.rounds import Stopped
 from dcvit.bench.statistics import Latency, Protocol, Verdict, verdict
 from dcvit.bench.warm_up import WarmUp
+from dcvit.variant import Precision
 
 
 @dataclass(frozen=True)

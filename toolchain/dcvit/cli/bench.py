@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 import click
 
-from dcvit.artifacts import Precision
 from dcvit.cli.command import Command
 from dcvit.cli.task import checked_task_option
+from dcvit.variant import Precision
 
 _OF_THE_BASELINE = (
     "against", "runtimes", "batch", "precision", "against_precision", "with_preprocessing", "threads",

@@ -52,7 +52,7 @@ def command(
     MODEL is a timm name or a model folder.
     """
     from dcvit.evaluation import evaluate
-    from dcvit.findings import check_original, note_evaluation
+    from dcvit.folder.findings import check_original, note_evaluation
 
     compressed = None if as_original_of is None else check_original(as_original_of, model)
     result = evaluate(

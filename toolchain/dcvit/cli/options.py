@@ -135,8 +135,8 @@ def settings_from(flags: dict[str, Any]) -> Any:
     if flags["method"] == "cait":
         return cait_settings_from(flags)
     refuse_training_flags(flags, flags["method"])
-    from dcvit.methods.settings import OURS, SearchSettings
-    from dcvit.training.mimic import MimicRecipe
+    from dcvit.methods.few_shot.settings import OURS, SearchSettings
+    from dcvit.training.recipe import MimicRecipe
 
     chosen = {name: flags.pop(name) for name in ("method", "search", "steps", "trial_steps", "nodes", "metric")}
     training = MimicRecipe() if flags.pop("recipe") == "paper" else OURS
@@ -158,7 +158,7 @@ def target_from(
     trim_last_block: bool | None = None,
 ) -> Any:
     """The `Target` that the flags of `target_options`, or of `plan_options` alone, describe."""
-    from dcvit.methods.propose import Target
+    from dcvit.methods.target import Target
     from dcvit.plan import CompressionPlan
 
     return Target.model_validate(

@@ -20,8 +20,9 @@ def command(model: str, model_kwargs: dict[str, Any] | None, **flags: Any) -> An
 
     MODEL is a timm name or a model folder. Needs no data and no weights.
     """
-    from dcvit.methods.cait import CaitSettings, summarize_jointly
-    from dcvit.methods.propose import propose, summarize_proposal
+    from dcvit.methods.cait.proposal import summarize_jointly
+    from dcvit.methods.cait.settings import CaitSettings
+    from dcvit.methods.few_shot.proposal import propose, summarize_proposal
     from dcvit.subject import open_shapes
 
     take_preset(model, flags)

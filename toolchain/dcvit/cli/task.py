@@ -36,7 +36,7 @@ def checked_task_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check(model: Any, task: str) -> None:
     from dcvit.errors import InputError
-    from dcvit.folder import ModelFolder
+    from dcvit.folder.model_folder import ModelFolder
 
     found = ModelFolder(model).plan.task if ModelFolder.is_one(model) else "classification"
     if found != task:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from dcvit.presets import PRESETS
+from dcvit.methods.cait.presets import PRESETS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,7 +76,7 @@ def cait_settings_from(flags: dict[str, Any]) -> Any:
     Raises:
         click.UsageError: If a flag is given that CAIT does not know, or the command does not train.
     """
-    from dcvit.methods.cait import PAPER, CaitSettings
+    from dcvit.methods.cait.settings import PAPER, CaitSettings
 
     if "epochs" not in flags:
         raise click.UsageError("--method cait trains every size on its own; run `dcvit-tool compress` for each")

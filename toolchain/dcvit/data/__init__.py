@@ -1,11 +1,11 @@
 """Images: where they come from, how they are prepared, and drawing a few of them."""
 
 from dcvit.data.few_shot import DEFAULT_SAMPLES, FewShot, draw_few_shot
-from dcvit.data.preprocessing import evaluation_transform, preprocessing_of, training_transform
 from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import derived_seed, seeded
 from dcvit.data.reading import Batch, CorruptImages, batches, decode
 from dcvit.data.sources import DIGITS, DigitsSource, FileSource, JoinedSource, open_source
+from dcvit.data.transforms import evaluation_transform, preprocessing_of, training_transform
 
 __all__ = [
     "DEFAULT_SAMPLES",

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dcvit.data.preprocessing import evaluation_transform, training_transform
 from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import seeded
 from dcvit.data.reading import CorruptImages, decode
+from dcvit.data.transforms import evaluation_transform, training_transform
 from dcvit.errors import InputError
 from dcvit.files import base_name
-from dcvit.manifest import Preprocessing
+from dcvit.preprocessing import Preprocessing
 
 DEFAULT_SAMPLES = 500
 """Images of a few-shot method."""

@@ -10,10 +10,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from dcvit.data.preprocessing import evaluation_transform
 from dcvit.data.protocols import ImageSource
+from dcvit.data.transforms import evaluation_transform
 from dcvit.errors import InputError, first_line
-from dcvit.manifest import Preprocessing
+from dcvit.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
 

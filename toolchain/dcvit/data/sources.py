@@ -15,9 +15,9 @@ from timm.data.readers import create_reader
 
 from dcvit.data.pairs import PairSource
 from dcvit.data.protocols import ImageSource
+from dcvit.data.shapes import SHAPES, ShapesSource
 from dcvit.errors import InputError, first_line
 from dcvit.files import base_name
-from dcvit.shapes import SHAPES, ShapesSource
 
 DIGITS = "digits"
 

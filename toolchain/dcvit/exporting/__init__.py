@@ -7,26 +7,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dcvit.artifacts import (
-    DEFAULT_BATCH,
-    Flavor,
-    Precision,
-    check_batch,
-    check_precision,
-    engine_name,
-    onnx_name,
-)
 from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import CheckFailedError, InputError
-from dcvit.exporting.gate import MAX_DROP, evaluate_file
+from dcvit.exporting.accuracy_limit import MAX_DROP, evaluate_file
 from dcvit.exporting.int8 import Calibration
 from dcvit.exporting.onnx import OPSETS, write_onnx
 from dcvit.exporting.result import ExportedFile, ExportResult
 from dcvit.exporting.tensorrt import EngineTarget, build_engine, engine_target
-from dcvit.folder import WEIGHTS, ModelFolder
-from dcvit.manifest import Manifest
+from dcvit.folder.manifest import Manifest
+from dcvit.folder.model_folder import WEIGHTS, ModelFolder
+from dcvit.folder.records import EngineRecord, EvaluationRecord, OnnxRecord
 from dcvit.progress import say
-from dcvit.records import EngineRecord, EvaluationRecord, OnnxRecord
+from dcvit.variant import DEFAULT_BATCH, Flavor, Precision, check_batch, check_precision, engine_name, onnx_name
 
 __all__ = ["METADATA", "ExportResult", "ExportedFile", "calibration_from", "export", "metadata_of"]
 

@@ -21,8 +21,8 @@ from dcvit.agreement import cosine
 from dcvit.errors import CheckFailedError
 from dcvit.exporting.gemm import linears_to_gemm
 from dcvit.exporting.quiet import quiet
+from dcvit.folder.records import QuantizationRecord
 from dcvit.progress import say, track
-from dcvit.records import QuantizationRecord
 from dcvit.runtimes.onnx_runtime import OrtSession
 
 AGREEMENT = 0.995

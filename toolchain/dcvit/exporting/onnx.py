@@ -7,7 +7,6 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from dcvit.artifacts import Precision
 from dcvit.cost import count_params
 from dcvit.errors import InputError
 from dcvit.exporting.bias import spread_biases
@@ -15,9 +14,10 @@ from dcvit.exporting.half import to_half
 from dcvit.exporting.int8 import Calibration, to_int8
 from dcvit.exporting.pixels import take_pixels
 from dcvit.exporting.quiet import quiet
-from dcvit.manifest import Preprocessing
-from dcvit.records import QuantizationRecord
+from dcvit.folder.records import QuantizationRecord
+from dcvit.preprocessing import Preprocessing
 from dcvit.types import TimmModule
+from dcvit.variant import Precision
 
 OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
 """20 is the first with a Gelu operator; TensorRT ≥ 10 and ONNX Runtime ≥ 1.17 read it. 22 is the first whose

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from dcvit.manifest import Preprocessing
+from dcvit.preprocessing import Preprocessing
 
 
 def take_pixels(model: ir.Model, preprocessing: Preprocessing) -> None:

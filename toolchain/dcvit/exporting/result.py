@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcvit.artifacts import Precision
-from dcvit.records import OnnxRecord
+from dcvit.folder.records import OnnxRecord
+from dcvit.variant import Precision
 
 
 @dataclass(frozen=True)

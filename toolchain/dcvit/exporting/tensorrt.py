@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from dcvit.artifacts import Flavor
 from dcvit.errors import InputError
-from dcvit.records import BuilderRecord, NetworkRecord, TensorRecord
+from dcvit.folder.records import BuilderRecord, NetworkRecord, TensorRecord
 from dcvit.runtimes import flavors
 from dcvit.runtimes.caches import cache_folder
 from dcvit.runtimes.inspector import Layer
+from dcvit.variant import Flavor
 
 DEFAULT_COMPUTE_CAPABILITIES = ("8.6", "8.9", "12.0")
 """GeForce and workstation GPUs from Ampere to Blackwell: what TensorRT-RTX is for."""

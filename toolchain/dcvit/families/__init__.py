@@ -3,7 +3,7 @@
 from dcvit.errors import InputError
 from dcvit.families.base import Architecture, BlockSpec, Family
 from dcvit.families.beit import BeitFamily
-from dcvit.families.cait import CaitFamily
+from dcvit.families.class_attention import CaitFamily
 from dcvit.families.eva import EvaFamily
 from dcvit.families.resnet import ResnetFamily
 from dcvit.families.swin import SwinFamily, SwinV2Family

@@ -13,23 +13,24 @@ from torch import nn
 from dcvit.bench import BenchRow
 from dcvit.bench.machine import this_machine
 from dcvit.compression import check_cache, check_output, leaving_nothing_behind
-from dcvit.compressor import Compressed, Compressor, require_classifier
 from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate as accuracy
-from dcvit.exporting.temporary import temporary_folder
 from dcvit.files import base_name, whole_folder
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.temporary import temporary_folder
 from dcvit.frontier.plot import plot_frontier
 from dcvit.frontier.result import FRONTIER, PLOT, FrontierResult, Point, mark_pareto
-from dcvit.manifest import package_versions
-from dcvit.methods.propose import Target
-from dcvit.methods.settings import SearchSettings
+from dcvit.hardware import accelerator
+from dcvit.methods.base import Compressed
+from dcvit.methods.few_shot.compressor import Compressor, require_classifier
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.speedup import Measure, measuring
+from dcvit.methods.target import Target
 from dcvit.progress import say
+from dcvit.stages import StageStore
 from dcvit.subject import Weights, open_subject
-from dcvit.training.hardware import accelerator
-from dcvit.training.stages import StageStore
+from dcvit.versions import package_versions
 
 __all__ = ["REDUCTIONS", "FrontierResult", "Point", "frontier"]
 

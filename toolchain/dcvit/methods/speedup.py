@@ -11,17 +11,18 @@ from typing import TypeVar
 
 from accelerate.utils import broadcast_object_list
 
-from dcvit.artifacts import DEFAULT_BATCH
 from dcvit.bench import BenchRow, benchmark
 from dcvit.data import seeded
 from dcvit.errors import InputError
-from dcvit.exporting.temporary import export_for, temporary_folder
-from dcvit.manifest import Preprocessing
+from dcvit.exporting.for_runtime import export_for
+from dcvit.folder.temporary import temporary_folder
+from dcvit.hardware import accelerator
 from dcvit.model import build
 from dcvit.plan import CompressionPlan
+from dcvit.preprocessing import Preprocessing
 from dcvit.progress import say
 from dcvit.runtimes import runtime_named
-from dcvit.training.hardware import accelerator
+from dcvit.variant import DEFAULT_BATCH
 
 DEFAULT_RUNTIME = "onnxruntime"
 TOLERANCE = 0.03

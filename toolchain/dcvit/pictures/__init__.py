@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from dcvit.data import ImageSource, open_source
 from dcvit.errors import InputError
-from dcvit.folder import ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.pictures.channels import draw_channels
 from dcvit.pictures.tokens import draw_tokens, first_image
 from dcvit.subject import open_shapes

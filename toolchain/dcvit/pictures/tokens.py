@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from dcvit.data import CorruptImages, ImageSource, batches
 from dcvit.families import Architecture
 from dcvit.layers.token_grid import TokenGrid
-from dcvit.manifest import Preprocessing
 from dcvit.plan import CompressionPlan
+from dcvit.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

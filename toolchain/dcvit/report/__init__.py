@@ -8,7 +8,7 @@ from typing import Any
 
 from dcvit.errors import InputError
 from dcvit.files import whole_file
-from dcvit.folder import MANIFEST, ModelFolder
+from dcvit.folder.model_folder import MANIFEST, ModelFolder
 from dcvit.frontier.result import FRONTIER
 from dcvit.report.card import CARD, frontier_card, model_card, write_card
 from dcvit.report.facts import Facts

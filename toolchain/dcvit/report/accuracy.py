@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcvit.files import base_name
-from dcvit.records import OnnxRecord
+from dcvit.folder.records import OnnxRecord
 
 _ACCURACIES = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
 

@@ -3,8 +3,8 @@
 import json
 import shlex
 
-from dcvit.artifacts import DEFAULT_BATCH, export_command, onnx_name
 from dcvit.report.facts import Facts
+from dcvit.variant import DEFAULT_BATCH, export_command, onnx_name
 
 
 def verify(facts: Facts) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcvit.families import Architecture
+from dcvit.folder.records import BlockDamage
 from dcvit.layers.token_grid import grids
-from dcvit.methods.allocate import BlockDamage as Measured
 from dcvit.pictures.channels import Bar, attention_bars, block_bars, mlp_bars
 from dcvit.plan import CompressionPlan
 from dcvit.report.svg import Drawing, Scale, power_label
@@ -125,7 +125,7 @@ def _number_blocks(drawing: Drawing, depth: int, slot: float, y: float) -> None:
 
 
 @dataclass(frozen=True)
-class BlockDamage:
+class DrawnDamage:
     """What each cut of one block, made alone, does to the outputs: mean KL to the original, in nats.
 
     Attributes:
@@ -142,17 +142,17 @@ class BlockDamage:
     chosen: bool
 
 
-def damage_of(metrics: dict[str, Any], plan: CompressionPlan) -> tuple[BlockDamage, ...]:
+def damage_of(metrics: dict[str, Any], plan: CompressionPlan) -> tuple[DrawnDamage, ...]:
     """The solver's examination, as the manifest has it; empty where another search chose."""
     blocks = []
     for block, record in sorted(metrics.get("damage", {}).items(), key=lambda item: int(item[0])):
-        found = Measured.from_json(record)
+        found = BlockDamage.model_validate(record)
         mlp, heads = (tuple(sorted(each.items(), reverse=True)) for each in (found.mlp, found.heads))
-        blocks.append(BlockDamage(int(block), found.attention, mlp, heads, plan.block(int(block)).removed is not None))
+        blocks.append(DrawnDamage(int(block), found.attention, mlp, heads, plan.block(int(block)).removed is not None))
     return tuple(blocks)
 
 
-def draw_damage(blocks: Sequence[BlockDamage], width: float) -> Drawing:
+def draw_damage(blocks: Sequence[DrawnDamage], width: float) -> Drawing:
     """KL on a logarithmic scale: a line of dots for the widths of each MLP, another for its heads, with a diamond for
     no attention at all.
     """
@@ -193,7 +193,7 @@ def draw_damage(blocks: Sequence[BlockDamage], width: float) -> Drawing:
 
 
 @dataclass(frozen=True)
-class Trial:
+class DrawnTrial:
     """A trained trial of cutting some blocks.
 
     Attributes:
@@ -212,18 +212,18 @@ class Trial:
         return "+".join(map(str, self.blocks))
 
 
-def trials_of(metrics: dict[str, Any], plan: CompressionPlan) -> tuple[Trial, ...]:
+def trials_of(metrics: dict[str, Any], plan: CompressionPlan) -> tuple[DrawnTrial, ...]:
     """DC-ViT's or PRACTISE's trials by position in the model; empty where there were none."""
     trials = []
     for found in metrics.get("trials", []):
         entries = [entry["index"] if isinstance(entry, dict) else int(entry) for entry in found["blocks"]]
         score, unit = (found["kl"], "nats") if "kl" in found else (found["score"], "score")
         chosen = all(plan.block(index).removed for index in entries)
-        trials.append(Trial(tuple(entries), score, unit, chosen))
+        trials.append(DrawnTrial(tuple(entries), score, unit, chosen))
     return tuple(sorted(trials, key=lambda trial: trial.blocks))
 
 
-def draw_trials(trials: Sequence[Trial], width: float) -> Drawing:
+def draw_trials(trials: Sequence[DrawnTrial], width: float) -> Drawing:
     """A bar for each trial: small ones lose little."""
     top, tall = 22, 150
     drawing = Drawing(width, top + tall + 26, "What each trial left, by the blocks that it cut")

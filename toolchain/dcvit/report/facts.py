@@ -5,18 +5,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dcvit.artifacts import BENCH
 from dcvit.families import Architecture, family_of
 from dcvit.files import base_name
-from dcvit.findings import checks, evaluations, read
-from dcvit.folder import WEIGHTS, ModelFolder
+from dcvit.folder.findings import checks, evaluations, read
+from dcvit.folder.model_folder import WEIGHTS, ModelFolder
+from dcvit.folder.records import EngineRecord, OnnxRecord, engine_records, onnx_records
 from dcvit.frontier.result import FRONTIER
-from dcvit.records import EngineRecord, OnnxRecord, engine_records, onnx_records
 from dcvit.report.accuracy import Accuracy, Comparison, comparisons, measured
-from dcvit.report.depth import BlockDamage, Depth, Trial, damage_of, trials_of
+from dcvit.report.depth import Depth, DrawnDamage, DrawnTrial, damage_of, trials_of
 from dcvit.subject import original_of
 from dcvit.summary import PlanSummary, summarize
 from dcvit.training.log import LOG
+from dcvit.variant import BENCH
 
 
 class Facts:
@@ -70,12 +70,12 @@ class Facts:
         return Depth.of(self.plan, self.architecture, self.tokens_before, self.summary.tokens)
 
     @property
-    def damage(self) -> tuple[BlockDamage, ...]:
+    def damage(self) -> tuple[DrawnDamage, ...]:
         """What each cut does alone, by the solver."""
         return damage_of(self.metrics, self.plan)
 
     @property
-    def trials(self) -> tuple[Trial, ...]:
+    def trials(self) -> tuple[DrawnTrial, ...]:
         """What each trial left."""
         return trials_of(self.metrics, self.plan)
 

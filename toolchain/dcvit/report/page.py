@@ -8,7 +8,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from dcvit.manifest import package_versions
 from dcvit.report import commands, prose, tables
 from dcvit.report.curves import draw_pareto, draw_training, training_series
 from dcvit.report.depth import draw_damage, draw_depth, draw_trials
@@ -17,6 +16,7 @@ from dcvit.report.latency import draw_latencies, setting_of
 from dcvit.report.svg import both
 from dcvit.report.usage import snippets
 from dcvit.report.words import broken_at_dots, change, points, seconds, si
+from dcvit.versions import package_versions
 
 
 @dataclass(frozen=True)

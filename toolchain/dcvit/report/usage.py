@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from dcvit.artifacts import DEFAULT_BATCH, export_command
 from dcvit.exporting.onnx import INPUT, OUTPUT
-from dcvit.manifest import Preprocessing
-from dcvit.records import EngineRecord, OnnxRecord
+from dcvit.folder.records import EngineRecord, OnnxRecord
+from dcvit.preprocessing import Preprocessing
 from dcvit.report.facts import Facts
+from dcvit.variant import DEFAULT_BATCH, export_command
 
 _IMAGE = 'Image.open("image.jpg").convert("{mode}")'
 

@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dcvit.artifacts import Precision
 from dcvit.errors import InputError
-from dcvit.folder import ModelFolder
-from dcvit.manifest import Preprocessing
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.preprocessing import Preprocessing
+from dcvit.variant import Precision
 
 Artifact = Literal["weights", "onnx", "engine"]
 

@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 import torch
 
-from dcvit.artifacts import Flavor
 from dcvit.errors import InputError
+from dcvit.variant import Flavor
 
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INSTALL: dict[Flavor, str] = {

@@ -3,10 +3,10 @@
 from abc import abstractmethod
 from pathlib import Path
 
-from dcvit.artifacts import Precision, export_command, onnx_name
-from dcvit.folder import ModelFolder
-from dcvit.manifest import Preprocessing
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes.base import Artifact, Runtime, Session
+from dcvit.variant import Precision, export_command, onnx_name
 
 
 class OnnxFileRuntime(Runtime):

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcvit.artifacts import Precision
 from dcvit.errors import InputError, first_line
-from dcvit.manifest import Preprocessing
+from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes import flavors
 from dcvit.runtimes.base import Session, available_cores, gpu_name, pixels_of
 from dcvit.runtimes.caches import cache_folder
 from dcvit.runtimes.onnx_file import OnnxFileRuntime
+from dcvit.variant import Precision
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcvit.artifacts import PRECISIONS, Precision
 from dcvit.errors import InputError, first_line
-from dcvit.manifest import Preprocessing
+from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes.base import Session, available_cores, pixels_of
 from dcvit.runtimes.onnx_file import OnnxFileRuntime
+from dcvit.variant import PRECISIONS, Precision
 
 # What the floating-point part is computed in; int8 is in the file.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dcvit.artifacts import Precision
 from dcvit.errors import InputError, first_line
-from dcvit.folder import WEIGHTS, ModelFolder
+from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name
 from dcvit.types import TimmModule
+from dcvit.variant import Precision
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

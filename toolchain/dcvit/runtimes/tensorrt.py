@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcvit.artifacts import Flavor, Precision, engine_name, export_command
 from dcvit.errors import InputError
 from dcvit.files import whole_file
-from dcvit.folder import ModelFolder
-from dcvit.manifest import Preprocessing
-from dcvit.records import EngineRecord, engine_records
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.records import EngineRecord, engine_records
+from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes import flavors
 from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name, pixels_of
 from dcvit.runtimes.caches import cache_folder
+from dcvit.variant import Flavor, Precision, engine_name, export_command
 
 
 class TensorRT(Runtime):

@@ -10,8 +10,8 @@ from timm.data import create_transform
 from torch import Tensor
 
 from dcvit.data import derived_seed
-from dcvit.data.preprocessing import Transform
-from dcvit.manifest import Preprocessing
+from dcvit.data.transforms import Transform
+from dcvit.preprocessing import Preprocessing
 
 
 def pixel_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], np.ndarray[Any, Any]]:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from dcvit.data import derived_seed, seeded
 from dcvit.errors import CheckFailedError, InputError
+from dcvit.hardware import accelerator, fast_backward
 from dcvit.progress import track
+from dcvit.stages import StageStore, digest_of
 from dcvit.training.checkpoint import TrainingState, read_state, write_state
 from dcvit.training.ema import MovingAverage
-from dcvit.training.hardware import accelerator, fast_backward
 from dcvit.training.images import TrainingData
 from dcvit.training.log import TrainingLog
 from dcvit.training.mimic import cosine
@@ -25,7 +26,6 @@ from dcvit.training.mixing import Mixing
 from dcvit.training.order import Order
 from dcvit.training.pruner import Pruner
 from dcvit.training.recipe import TrainingRecipe
-from dcvit.training.stages import StageStore, digest_of
 from dcvit.training.task import Task
 from dcvit.training.teacher import Teacher
 from dcvit.types import TimmModule

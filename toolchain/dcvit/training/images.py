@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from dcvit.data import CorruptImages, ImageSource, decode, derived_seed, seeded
 from dcvit.errors import InputError
 from dcvit.files import base_name
-from dcvit.manifest import Preprocessing
+from dcvit.hardware import accelerator
+from dcvit.preprocessing import Preprocessing
 from dcvit.progress import track
 from dcvit.training.augmentation import ShiftAndFlip, deit_transform, pixel_transform
-from dcvit.training.hardware import accelerator
 from dcvit.training.order import Draw
 from dcvit.training.recipe import Augmentation
 

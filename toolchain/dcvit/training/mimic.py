@@ -7,37 +7,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from dcvit.families import Family
+from dcvit.hardware import accelerator, fast_backward
 from dcvit.progress import track
-from dcvit.training.hardware import accelerator, fast_backward
+from dcvit.training.recipe import MimicRecipe
 from dcvit.training.views import TeacherOutput, ViewBank
 from dcvit.types import TimmModule
-
-
-class MimicRecipe(BaseModel):
-    """How a student is trained.
-
-    Attributes:
-        batch_size: Images a step, over all processes.
-        lr: Peak learning rate of AdamW; it falls to 0 along a cosine.
-        warmup: Share of the steps over which the learning rate rises.
-        loss_warmup_epochs: The loss is scaled by min(epoch / this, 1); 0 turns it off.
-        logit_weight: Weight of KL(teacher ‖ student) on the logits, beside the MSE on the features.
-        clip_norm: Largest norm of the gradient; 0 turns clipping off.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    batch_size: int = Field(default=64, ge=1)
-    lr: float = Field(default=3e-5, gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    warmup: float = Field(default=0.0, ge=0, lt=1)
-    loss_warmup_epochs: float = Field(default=20.0, ge=0)
-    logit_weight: float = Field(default=0.0, ge=0)
-    clip_norm: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True)

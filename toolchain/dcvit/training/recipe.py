@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dcvit.manifest import Preprocessing
 from dcvit.plan import Task as TaskName
+from dcvit.preprocessing import Preprocessing
 
 Augmentation = Literal["deit", "crop", "none"]
 SMALL_INPUT = 64
@@ -62,3 +62,26 @@ class TrainingRecipe(BaseModel):
             name: value if getattr(self, name) is None else getattr(self, name) for name, value in mixing.items()
         }
         return self.model_copy(update={"augmentation": augmentation, **chosen})
+
+
+class MimicRecipe(BaseModel):
+    """How a student is trained.
+
+    Attributes:
+        batch_size: Images a step, over all processes.
+        lr: Peak learning rate of AdamW; it falls to 0 along a cosine.
+        warmup: Share of the steps over which the learning rate rises.
+        loss_warmup_epochs: The loss is scaled by min(epoch / this, 1); 0 turns it off.
+        logit_weight: Weight of KL(teacher ‖ student) on the logits, beside the MSE on the features.
+        clip_norm: Largest norm of the gradient; 0 turns clipping off.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int = Field(default=64, ge=1)
+    lr: float = Field(default=3e-5, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    loss_warmup_epochs: float = Field(default=20.0, ge=0)
+    logit_weight: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=0.0, ge=0)

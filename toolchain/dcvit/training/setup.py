@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from dcvit.data import ImageSource, open_source
+from dcvit.data.masks import with_masks
 from dcvit.data.protocols import MaskSource
-from dcvit.dense.data import with_masks
-from dcvit.dense.training import Segmentation, TrainingPairs
 from dcvit.errors import InputError
 from dcvit.subject import Subject
 from dcvit.training.images import TrainingData, TrainingImages
 from dcvit.training.recipe import TrainingRecipe
+from dcvit.training.segmentation import Segmentation, TrainingPairs
 from dcvit.training.task import Classification, Task
 
 

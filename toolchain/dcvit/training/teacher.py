@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dcvit.hardware import accelerator
 from dcvit.progress import track
-from dcvit.training.hardware import accelerator
+from dcvit.stages import StageResult, StageStore
 from dcvit.training.images import TrainingData
 from dcvit.training.mixing import Mixing
 from dcvit.training.order import Draw, Order
-from dcvit.training.stages import StageResult, StageStore
 from dcvit.types import TimmModule
 
 MAX_KEPT_BYTES = 256 << 20

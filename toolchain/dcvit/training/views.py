@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dcvit.data import FewShot
 from dcvit.families import Family
-from dcvit.manifest import Preprocessing
+from dcvit.hardware import accelerator
+from dcvit.preprocessing import Preprocessing
 from dcvit.progress import track
-from dcvit.training.hardware import accelerator
 from dcvit.types import TimmModule
 
 MAX_VIEWS = 16

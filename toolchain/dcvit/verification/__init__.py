@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcvit.artifacts import DEFAULT_BATCH, Precision, export_command
 from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.exporting import metadata_of
-from dcvit.findings import note_checks
-from dcvit.folder import WEIGHTS, ModelFolder
-from dcvit.manifest import Preprocessing
+from dcvit.folder.findings import note_checks
+from dcvit.folder.model_folder import WEIGHTS, ModelFolder
+from dcvit.folder.records import OnnxRecord, engine_records, onnx_records
+from dcvit.preprocessing import Preprocessing
 from dcvit.progress import track
-from dcvit.records import OnnxRecord, engine_records, onnx_records
 from dcvit.runtimes import Session, onnx_runtimes
 from dcvit.runtimes.openvino import OpenVino
 from dcvit.runtimes.pytorch import TorchSession
+from dcvit.variant import DEFAULT_BATCH, Precision, export_command
 from dcvit.verification.checks import Check, holds
 from dcvit.verification.engine import check_engine
 from dcvit.verification.graph import check_graph

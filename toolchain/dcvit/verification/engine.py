@@ -8,13 +8,13 @@ from typing import Any
 import onnx
 import torch
 
-from dcvit.artifacts import Precision
 from dcvit.exporting.tensorrt import header_faults, read_network
-from dcvit.folder import ModelFolder
-from dcvit.records import EngineRecord, NetworkRecord, TensorRecord
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.records import EngineRecord, NetworkRecord, TensorRecord
 from dcvit.runtimes import flavors
 from dcvit.runtimes.inspector import Layer, layers_of
 from dcvit.runtimes.tensorrt import EngineSession, mismatch, stale
+from dcvit.variant import Precision
 from dcvit.verification.checks import Check, holds
 from dcvit.verification.parity import Reference, check_parity
 

@@ -7,7 +7,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from dcvit.exporting.half import KEPT_FP32
-from dcvit.records import OnnxRecord
+from dcvit.folder.records import OnnxRecord
 from dcvit.verification.checks import Check, holds
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from dcvit.agreement import cosine
-from dcvit.artifacts import Precision
 from dcvit.runtimes import Session
+from dcvit.variant import Precision
 from dcvit.verification.checks import Check
 
 RELATIVE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 0.16}

@@ -1,0 +1,93 @@
+"""From a classifier to a segmentation model, and from that to a smaller one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dcvit.compression import compress
+from dcvit.dense import SegmentationVit
+from dcvit.errors import InputError
+from dcvit.evaluation import evaluate
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.frontier import frontier
+from dcvit.methods.cait.settings import CaitSettings
+from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.plan import CompressionPlan, HeadPlan
+from dcvit.training.recipe import TrainingRecipe
+
+SETTINGS = CaitSettings(training=TrainingRecipe(epochs=60, batch_size=8, lr=5e-3, augmentation="none"))
+
+
+@pytest.fixture
+def start(odd_plan: CompressionPlan) -> dict[str, Any]:
+    """A classifier of 40×56 pixels, untrained."""
+    kwargs = {key: value for key, value in odd_plan.model_kwargs.items() if key != "num_classes"}
+    return {"model": odd_plan.model, "model_kwargs": kwargs, "weights": "random"}
+
+
+def test_a_head_is_trained_along_and_the_result_compressed(
+    start: dict[str, Any], telling_pairs: Path, tmp_path: Path
+) -> None:
+    large, small = tmp_path / "large", tmp_path / "small"
+    compress(**start, data=telling_pairs, out=large, task="segmentation", head="multi-level", settings=SETTINGS)
+    plan = ModelFolder(large).plan
+    assert plan.head == HeadPlan(kind="multi-level", num_classes=5)  # as many as the masks hold
+    assert plan.is_identity
+    assert ModelFolder(large).manifest.preprocessing.crop_mode == "squash"
+    untrained = tmp_path / "untrained"
+    compress(**start, out=untrained, head=plan.head, merge="horizontal@1", settings=CaitSettings(), recover="none")
+    assert evaluate(untrained, telling_pairs).figures["pixel_accuracy"] < 40
+    assert evaluate(large, telling_pairs).figures["pixel_accuracy"] > 60
+    made = compress(large, telling_pairs, out=small, settings=SETTINGS, macs_reduction=0.4)
+    assert made.summary.macs_reduction >= 0.4
+    folder = ModelFolder(small)
+    assert folder.plan.merges
+    assert folder.plan.head == plan.head
+    assert isinstance(folder.load(), SegmentationVit)
+    scores = folder.load()(torch.randn(1, 3, 40, 56))
+    assert scores.shape == (1, 5, 40, 56)
+    assert evaluate(small, telling_pairs).figures["pixel_accuracy"] > 50
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"task": "segmentation", "settings": SearchSettings()}, "learns from a classifier; give --method cait"),
+        ({"task": "segmentation", "data": None, "recover": "none"}, "give --data with masks, or num_classes"),
+        ({"task": "segmentation", "data": "digits"}, "digits has no masks"),
+        ({"task": "classification", "head": "linear"}, "--head is for --task segmentation"),
+        ({"task": "segmentation", "model": "resnet18", "model_kwargs": {"num_classes": 4}}, "needs a Vision Transf"),
+        ({"task": "segmentation", "settings": SETTINGS.model_copy(update={"labels": False})}, "--no-labels: the head"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    start: dict[str, Any], pair_folder: Path, tmp_path: Path, asked: dict[str, Any], message: str
+) -> None:
+    arguments = start | {"data": pair_folder, "settings": SETTINGS, "merge": "horizontal@1"} | asked
+    with pytest.raises(InputError, match=message):
+        compress(**arguments, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_frontier_is_refused(segmentation_folder: ModelFolder, pair_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="learns from a classifier"):
+        frontier(segmentation_folder.path, pair_folder, out=tmp_path / "out", samples=2)
+
+
+def test_a_segmentation_model_keeps_its_head(segmentation_folder: ModelFolder, tmp_path: Path) -> None:
+    for asked in ({"task": "classification"}, {"head": "linear"}):
+        with pytest.raises(InputError, match="is a segmentation model already"):
+            compress(segmentation_folder.path, out=tmp_path / "out", recover="none", **asked)  # type: ignore[arg-type]
+
+
+def test_a_new_head_depends_on_the_seed_alone(start: dict[str, Any], tmp_path: Path) -> None:
+    """So a training that was stopped finds the head that it started with."""
+    target: dict[str, Any] = {"head": HeadPlan(num_classes=3), "merge": "horizontal@1", "recover": "none"}
+    digests = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(number)
+        out = compress(**start, **target, out=tmp_path / str(number), seed=seed, settings=CaitSettings()).folder
+        digests.append(ModelFolder(out).manifest.files["model.safetensors"].sha256)
+    assert digests[0] == digests[1] != digests[2]

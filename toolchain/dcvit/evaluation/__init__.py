@@ -1,0 +1,222 @@
+"""Accuracy on labelled images or masks, through any runtime."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dcvit.data import CorruptImages, ImageSource, batches, open_source
+from dcvit.data.masks import with_masks
+from dcvit.errors import InputError
+from dcvit.evaluation.segmentation import compare_masks
+from dcvit.exporting.for_runtime import export_for
+from dcvit.folder.findings import note_evaluation
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.temporary import temporary_folder
+from dcvit.progress import track
+from dcvit.runtimes import Runtime, Session, runtime_named
+from dcvit.subject import Weights, open_subject, original_of
+from dcvit.variant import DEFAULT_BATCH, Precision, check_batch, check_precision
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Accuracy of one model on one set of images.
+
+    Attributes:
+        figures: Shares in percent: `top1` and `top5` of a classifier, `miou` and `pixel_accuracy` of a segmentation
+            model.
+        images: How many were used.
+        corrupt: How many were skipped because they cannot be decoded.
+        device: What computed.
+        iou: Intersection over union of each class in percent, for a segmentation model.
+    """
+
+    model: str
+    data: str
+    figures: dict[str, float]
+    images: int
+    corrupt: int
+    runtime: str
+    precision: Precision
+    device: str
+    iou: tuple[float, ...] = ()
+
+    @property
+    def top1(self) -> float:
+        """Share of the images whose label has the largest logit, in percent."""
+        return self.figures["top1"]
+
+    @property
+    def top5(self) -> float:
+        """The same for the five largest (fewer where the model has fewer classes), in percent."""
+        return self.figures["top5"]
+
+    @property
+    def miou(self) -> float:
+        """Mean intersection over union of a segmentation model, in percent."""
+        return self.figures["miou"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that scripts read."""
+        fields = dict(vars(self))
+        classes = {"iou": list(self.iou)} if self.iou else {}
+        return fields.pop("figures") | {name: value for name, value in fields.items() if name != "iou"} | classes
+
+    def lines(self) -> Iterable[Any]:
+        """The accuracy, and on what."""
+        shares = ", ".join(f"{_IN_WORDS[name]} {share:.2f} %" for name, share in self.figures.items())
+        yield (
+            f"{shares} on {self.images} images of {self.data} "
+            f"({self.model}, {self.runtime} {self.precision}, {self.device})"
+        )
+        if self.iou:
+            yield "IoU of each class: " + ", ".join(f"{label}: {share:.2f} %" for label, share in enumerate(self.iou))
+        if self.corrupt:
+            yield f"{self.corrupt} images were skipped: they cannot be decoded"
+
+
+_IN_WORDS = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+
+
+def evaluate(
+    model: str | Path | nn.Module,
+    data: str | Path | ImageSource,
+    *,
+    runtime: str = "torch",
+    precision: Precision = "fp32",
+    with_preprocessing: bool = False,
+    batch: int = DEFAULT_BATCH,
+    model_kwargs: dict[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    weights: Weights = "pretrained",
+) -> EvaluateResult:
+    """Counts how often a classifier is right; of a segmentation model, the mean intersection over union.
+
+    What was found of a model folder is kept in it, in `evaluations.json`.
+
+    Args:
+        model: A model folder, a timm name, or a timm module in memory.
+        data: A folder of class folders, a tar of one, or `digits` (its test split). Classes are numbered by name. For a
+            segmentation model a folder or tar with `images/` and `masks/`, or `shapes` (its test split).
+        runtime: One of `dcvit.runtimes.RUNTIMES`; a model folder must hold the file that it runs.
+        precision: Of the computation.
+        with_preprocessing: Run the exported file that takes pixels.
+        batch: Images in every batch; names the exported file.
+        model_kwargs: For a timm name.
+        checkpoint: Weights for a timm name.
+        weights: For a timm name without a checkpoint.
+
+    Raises:
+        InputError: If the model or the data cannot be read, the images have no labels or not as many classes as the
+            model, or the runtime cannot run here.
+    """
+    check_batch(batch)
+    check_precision(precision)
+    chosen = runtime_named(runtime)
+    source = open_source(data, "test")
+    asked = _Asked(chosen, batch, precision, with_preprocessing)
+    with _opened(model, asked, model_kwargs, checkpoint, weights) as (folder, session):
+        corrupt = CorruptImages()
+        measure = _count_top if folder.plan.task == "classification" else _compare_masks
+        figures, images, iou = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
+        result = EvaluateResult(
+            model=model.__class__.__name__ if isinstance(model, nn.Module) else str(model),
+            data=source.name,
+            figures=figures,
+            images=images,
+            corrupt=len(corrupt.names),
+            runtime=runtime,
+            precision=precision,
+            device=session.device,
+            iou=iou,
+        )
+        note_evaluation(folder, result.to_json(), batch=batch, file=asked.file(folder))
+        return result
+
+
+Measured = tuple[dict[str, float], int, tuple[float, ...]]
+"""Figures in percent, how many images they are of, and the IoU of each class."""
+
+
+def _count_top(
+    folder: ModelFolder, session: Session, source: ImageSource, corrupt: CorruptImages, description: str
+) -> Measured:
+    _check_classes(folder, source)
+    right1 = right5 = seen = 0
+    read = batches(source, folder.manifest.preprocessing, session.batch, corrupt)
+    for images in track(read, description, math.ceil(len(source) / session.batch)):
+        logits = session.infer(images.images)
+        best = logits.topk(min(5, logits.shape[1])).indices == images.labels[:, None]
+        right1 += int(best[:, 0].sum())
+        right5 += int(best.any(1).sum())
+        seen += len(logits)
+    return {"top1": 100 * right1 / seen, "top5": 100 * right5 / seen}, seen, ()
+
+
+def _compare_masks(
+    folder: ModelFolder, session: Session, source: ImageSource, corrupt: CorruptImages, description: str
+) -> Measured:
+    assert folder.plan.head is not None
+    classes = folder.plan.head.num_classes
+    found = compare_masks(session, with_masks(source), folder.manifest.preprocessing, classes, corrupt, description)
+    return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, found.images, found.iou
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What to run a model in."""
+
+    runtime: Runtime
+    batch: int
+    precision: Precision
+    with_preprocessing: bool
+
+    def file(self, folder: ModelFolder) -> str:
+        """Name of the file that is run."""
+        return self.runtime.file(folder, self.batch, self.precision, with_preprocessing=self.with_preprocessing).name
+
+    def open(self, folder: ModelFolder) -> Session:
+        """Loads a folder's model."""
+        return self.runtime.open(folder, self.batch, self.precision, with_preprocessing=self.with_preprocessing)
+
+
+@contextmanager
+def _opened(
+    model: str | Path | nn.Module,
+    asked: _Asked,
+    model_kwargs: dict[str, Any] | None,
+    checkpoint: Path | None,
+    weights: Weights,
+) -> Iterator[tuple[ModelFolder, Session]]:
+    if not isinstance(model, nn.Module) and ModelFolder.is_one(model):
+        if model_kwargs is not None or checkpoint is not None or weights != "pretrained":
+            raise InputError(
+                f"{model} is a model folder and has weights of its own; "
+                "leave out --checkpoint, --random-init and --model-kwargs"
+            )
+        folder = ModelFolder(model)
+        yield folder, asked.open(folder)
+        return
+    subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
+    with temporary_folder(subject.model, subject.plan, subject.preprocessing) as folder:
+        export_for(asked.runtime, folder, asked.batch, asked.precision, with_preprocessing=asked.with_preprocessing)
+        yield folder, asked.open(folder)
+
+
+def _check_classes(folder: ModelFolder, source: ImageSource) -> None:
+    classes = len(source.classes)
+    if classes < 2:
+        raise InputError(
+            f"--data: the images of {source.name} have no labels; evaluate needs one folder for each class"
+        )
+    expected = original_of(folder.plan).num_classes
+    if classes != expected:
+        raise InputError(
+            f"--data: {source.name} has {classes} classes and the model {expected}; "
+            "give the data that the model was trained for"
+        )

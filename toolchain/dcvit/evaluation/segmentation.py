@@ -1,0 +1,75 @@
+"""Agreement of predicted with true masks."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+from dcvit.data import CorruptImages
+from dcvit.data.masks import IGNORE, mask_batches
+from dcvit.data.protocols import MaskSource
+from dcvit.preprocessing import Preprocessing
+from dcvit.progress import track
+from dcvit.runtimes import Session
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Over all pixels of all images that count, at the model's input size; shares in percent.
+
+    Attributes:
+        miou: Intersection over union, the mean over the classes that occur in a mask or a prediction.
+        pixel_accuracy: Share of the pixels whose class has the largest score.
+        iou: Intersection over union of each class; 0 for one that does not occur.
+        images: How many there were.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    iou: tuple[float, ...]
+    images: int
+
+
+def compare_masks(
+    session: Session,
+    source: MaskSource,
+    preprocessing: Preprocessing,
+    num_classes: int,
+    corrupt: CorruptImages,
+    description: str,
+) -> Agreement:
+    """Runs a segmentation model over images with masks; pixels of class 255 do not count.
+
+    Args:
+        session: The model in a runtime.
+        source: Images and masks.
+        preprocessing: How an image becomes the model's input.
+        num_classes: That the model tells apart.
+        corrupt: Takes the images that cannot be decoded.
+        description: For the progress bar.
+
+    Raises:
+        InputError: If no image can be decoded, or a mask is missing or holds a class that the model does not know.
+    """
+    counted: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORE, "validate_args": False}
+    measures = MetricCollection(
+        {
+            "miou": MulticlassJaccardIndex(average="macro", **counted),
+            "iou": MulticlassJaccardIndex(average="none", **counted),
+            "accuracy": MulticlassAccuracy(average="micro", **counted),
+        }
+    )
+    images = 0
+    batches = mask_batches(source, preprocessing, num_classes, session.batch, corrupt)
+    for batch in track(batches, description, math.ceil(len(source) / session.batch)):
+        measures.update(session.infer(batch.images).argmax(1), batch.masks)
+        images += len(batch.images)
+    found = measures.compute()
+    return Agreement(
+        miou=100 * float(found["miou"]),
+        pixel_accuracy=100 * float(found["accuracy"]),
+        iou=tuple(100 * float(share) for share in found["iou"]),
+        images=images,
+    )

@@ -1,0 +1,106 @@
+"""What verify and evaluate found, kept in the model folder for the report: `verify.json` and `evaluations.json`."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from dcvit.errors import InputError
+from dcvit.files import base_name
+from dcvit.folder.model_folder import ModelFolder
+
+VERIFY, EVALUATIONS = "verify.json", "evaluations.json"
+
+_KEY = ("original", "data", "runtime", "precision", "batch", "file")
+
+log = logging.getLogger(__name__)
+
+
+def note_checks(folder: ModelFolder, found: dict[str, Any]) -> None:
+    """Keeps the checks of a verification, and the sha256 that the checked files had."""
+    names = {name for check in found["checks"] if (name := checked_file(check["name"])) in folder.manifest.files}
+    files = {name: folder.manifest.files[name].sha256 for name in sorted(names)}
+    kept = {key: value for key, value in found.items() if key != "folder"}
+    _write(folder, VERIFY, _named(kept) | {"files": files})
+
+
+def checked_file(name: str) -> str:
+    """The file that a check is about, by the check's name."""
+    return name.split(":")[0]
+
+
+def note_evaluation(folder: ModelFolder, found: dict[str, Any], *, batch: int, file: str | None) -> None:
+    """Keeps an accuracy; one of data of the same name, runtime, precision and file replaces the earlier one.
+
+    Args:
+        folder: The model folder.
+        found: What `EvaluateResult.to_json` gives.
+        batch: Images in every batch.
+        file: Of the folder, that ran; None for the model that the folder was made from.
+    """
+    row = _named({key: value for key, value in found.items() if key not in ("model", "iou")})
+    row |= {"original": file is None, "batch": batch}
+    if file is not None:
+        row |= {"file": file, "sha256": folder.manifest.files[file].sha256}
+    rows = [each for each in evaluations(folder) if _key(each) != _key(row)]
+    _write(folder, EVALUATIONS, {"results": [*rows, row]})
+
+
+def check_original(folder: Path, model: str) -> ModelFolder:
+    """A model folder that was made from a model, whose accuracy `note_evaluation` may then keep as the original's.
+
+    Raises:
+        InputError: If there is no model folder, or it was made from a model of another name.
+    """
+    opened = ModelFolder(folder)
+    name = ModelFolder(model).plan.model if ModelFolder.is_one(model) else model
+    if name != opened.plan.model:
+        raise InputError(f"--as-original-of: {folder} was made from {opened.plan.model}, not from {name}")
+    return opened
+
+
+def evaluations(folder: ModelFolder) -> list[dict[str, Any]]:
+    """The accuracies that still hold: those of files that are as they were, and those of the original."""
+    rows: list[dict[str, Any]] = read(folder, EVALUATIONS).get("results", [])
+    return [row for row in rows if row["original"] or _current(folder, row["file"], row["sha256"])]
+
+
+def checks(folder: ModelFolder) -> list[dict[str, Any]]:
+    """The checks that still hold: those of files that are as they were."""
+    found = read(folder, VERIFY)
+    current = {name for name, digest in found.get("files", {}).items() if _current(folder, name, digest)}
+    return [check for check in found.get("checks", []) if checked_file(check["name"]) in current]
+
+
+def read(folder: ModelFolder, name: str) -> dict[str, Any]:
+    """A JSON file of the folder; empty where there is none."""
+    if name not in folder.manifest.files:
+        return {}
+    found: dict[str, Any] = json.loads((folder.path / name).read_text(encoding="utf-8"))
+    return found
+
+
+def _named(found: dict[str, Any]) -> dict[str, Any]:
+    """What was found, with the images' name in place of their path."""
+    return found | {"data": base_name(found["data"])} if found["data"] else found
+
+
+def _current(folder: ModelFolder, name: str, sha256: str) -> bool:
+    entry = folder.manifest.files.get(name)
+    return entry is not None and entry.sha256 == sha256
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in _KEY)
+
+
+def _write(folder: ModelFolder, name: str, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    try:
+        folder.add(name, lambda aside: _put(aside, text))
+    except PermissionError:  # what was found is found all the same
+        log.warning("%s cannot be written to, so %s is not kept for its report", folder.path, name)
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

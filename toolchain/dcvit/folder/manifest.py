@@ -1,0 +1,47 @@
+"""What a model folder says about itself."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dcvit.preprocessing import Preprocessing
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FileEntry(_Strict):
+    """One file of the folder."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(_Strict):
+    """Where a compressed model comes from and what is in its folder.
+
+    Attributes:
+        method: The method that found the plan.
+        plan_digest: sha256 of the plan's canonical JSON.
+        preprocessing: How images are prepared.
+        settings: Every setting of the run, as given or by default.
+        data: Fingerprint of the images used; None where no data was.
+        metrics: What the run measured (MACs, parameters, errors, seconds).
+        versions: Of the packages that made it.
+        exports: One entry for each ONNX file and engine, by file name.
+        files: sha256 and size of every file in the folder but the manifest itself.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    method: str
+    plan_digest: str
+    seed: int
+    preprocessing: Preprocessing
+    settings: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] | None = None
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    exports: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    files: dict[str, FileEntry] = Field(default_factory=dict)

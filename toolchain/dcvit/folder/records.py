@@ -1,0 +1,198 @@
+"""What the manifest notes about an exported file (under `exports`, by file name)."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dcvit.errors import InputError
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.variant import Flavor, Precision
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QuantizationRecord(_Record):
+    """What int8 became of a model.
+
+    Attributes:
+        calibration: Fingerprint of the images that set the ranges.
+        layers: Names of the nodes in int8.
+        in_float: Those that could be, and were left in float because they agreed worst.
+        agreement: Cosine between its logits and those of fp32 on held-out images.
+    """
+
+    calibration: dict[str, Any]
+    layers: tuple[str, ...]
+    in_float: tuple[str, ...]
+    agreement: float
+
+
+class EvaluationRecord(_Record):
+    """What a precision loses against the fp32 model in PyTorch.
+
+    Attributes:
+        runtime: What ran the file.
+        top1: Of the file, in percent; None where the images have no labels of this model.
+        top1_fp32: Of the fp32 model in PyTorch.
+        agreement: Images on which both choose the same class, in percent.
+        max_drop: What the drop might be, in points.
+    """
+
+    data: str
+    images: int
+    runtime: str
+    top1: float | None
+    top1_fp32: float | None
+    agreement: float
+    max_drop: float
+
+    @property
+    def drop(self) -> float:
+        """Points of top-1 that are lost; without labels, percent of the images whose class changed."""
+        if self.top1 is None or self.top1_fp32 is None:
+            return 100 - self.agreement
+        return self.top1_fp32 - self.top1
+
+    def __str__(self) -> str:
+        """The figures, in words."""
+        found = f"{self.agreement:.2f} % of the classes are those of fp32"
+        if self.top1 is not None and self.top1_fp32 is not None:
+            found = f"top-1 {self.top1:.2f} %, fp32 {self.top1_fp32:.2f} %, {found}"
+        return f"{found} ({self.images} images of {self.data}, {self.runtime})"
+
+
+class OnnxRecord(_Record):
+    """An ONNX file.
+
+    Attributes:
+        weights_sha256: Of the weights that it was made from.
+        with_preprocessing: Whether its input is pixels, uint8 [B, H, W, C].
+        quantization: What int8 became of the layers; None at another precision.
+        evaluation: What it lost against fp32, where that was measured.
+    """
+
+    kind: str = "onnx"
+    batch: int
+    precision: Precision
+    opset: int
+    weights_sha256: str
+    with_preprocessing: bool = False
+    quantization: QuantizationRecord | None = None
+    evaluation: EvaluationRecord | None = None
+
+
+class TensorRecord(_Record):
+    """One input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class NetworkRecord(_Record):
+    """What TensorRT makes of an ONNX file, before it chooses kernels.
+
+    TensorRT builds strongly typed networks, so the types of the layers here are those that the engine computes in.
+
+    Attributes:
+        layers: How many layers of each kind compute in each type: {"MATRIX_MULTIPLY": {"HALF": 73}}.
+    """
+
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+    layers: dict[str, dict[str, int]]
+
+
+class BuilderRecord(_Record):
+    """The settings that an engine was built with, read back from the builder.
+
+    Attributes:
+        optimization_level: 0 … 5; more tries more kernels.
+        workspace_bytes: GPU memory that a layer may use for itself.
+        flags: Names of the `BuilderFlag`s that were set.
+        profiling_verbosity: How much the engine tells of its layers.
+        timing_cache: Whether the timings of earlier builds on this machine were used (TensorRT; TensorRT-RTX times
+            no kernels when it builds).
+    """
+
+    optimization_level: int
+    workspace_bytes: int
+    flags: tuple[str, ...]
+    profiling_verbosity: str
+    timing_cache: bool
+
+
+class EngineRecord(_Record):
+    """An engine, and how it was built.
+
+    Attributes:
+        onnx: The ONNX file that it was built from.
+        onnx_sha256: Of that file then.
+        compute_capabilities: Those that a TensorRT-RTX engine is for; None for TensorRT, which builds for one GPU.
+        compute_capability: Of the GPU that a TensorRT engine was built on, and for.
+        tf32: Whether fp32 matrix products may be rounded to TF32.
+        builder: None in folders of an older version.
+    """
+
+    kind: str = "engine"
+    batch: int
+    precision: Precision
+    onnx: str
+    onnx_sha256: str
+    flavor: Flavor
+    version: str
+    compute_capabilities: tuple[str, ...] | None
+    compute_capability: str | None = None
+    tf32: bool
+    network: NetworkRecord
+    builder: BuilderRecord | None = None
+
+
+R = TypeVar("R", OnnxRecord, EngineRecord)
+
+
+def onnx_records(folder: ModelFolder) -> dict[str, OnnxRecord]:
+    """The folder's ONNX files by name, small batches first.
+
+    Raises:
+        InputError: If an entry of the manifest is not one of ours.
+    """
+    return _records(folder, "onnx", OnnxRecord)
+
+
+def engine_records(folder: ModelFolder) -> dict[str, EngineRecord]:
+    """The folder's engines by name, small batches first.
+
+    Raises:
+        InputError: If an entry of the manifest is not one of ours.
+    """
+    return _records(folder, "engine", EngineRecord)
+
+
+def _records(folder: ModelFolder, kind: str, record: type[R]) -> dict[str, R]:
+    found: dict[str, R] = {}
+    for name, entry in folder.manifest.exports.items():
+        if entry.get("kind") == kind and name in folder.manifest.files:
+            try:
+                found[name] = record.model_validate(entry)
+            except ValidationError as error:
+                raise InputError(
+                    f"{folder.path}: the manifest's entry for {name} cannot be read; export again"
+                ) from error
+    return dict(sorted(found.items(), key=lambda item: (item[1].batch, item[0])))
+
+
+class BlockDamage(_Record):
+    """What compressing one block alone does to the outputs, as measured: mean KL(original ‖ compressed), in nats.
+
+    Attributes:
+        attention: Without its attention; None where it must stay.
+        mlp: By MLP width M', for some widths below the original.
+        heads: By the channels d' that every head keeps, for some below the original; empty where they all stay.
+    """
+
+    attention: float | None
+    mlp: dict[int, float]
+    heads: dict[int, float] = Field(default_factory=dict)

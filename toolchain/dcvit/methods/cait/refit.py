@@ -1,0 +1,90 @@
+"""Widths from measured damage, before any training: what joint compression starts from unless channels are pruned."""
+
+import dataclasses
+import math
+
+from dcvit.cost import count_macs
+from dcvit.data import FewShot
+from dcvit.errors import InputError
+from dcvit.methods.base import Compressed
+from dcvit.methods.cuts.by_norm import cut_by_norm
+from dcvit.methods.few_shot.compressor import Compressor
+from dcvit.methods.few_shot.proposal import survey
+from dcvit.methods.few_shot.search import predicted_damage, reach
+from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.stopwatch import Stopwatch
+from dcvit.methods.target import Target
+from dcvit.plan import CompressionPlan
+from dcvit.stages import StageStore
+from dcvit.subject import Subject
+
+
+class Refit:
+    """Narrows a merged model with the few-shot solver; its closed-form refit leaves little for training to recover.
+
+    Args:
+        subject: The model that was given.
+        base: The plan before any width is chosen.
+        few_shot: Images that cuts are measured and refitted on.
+        seed: Of every random choice.
+        store: Keeps what was measured.
+        watch: Where the time goes.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        base: CompressionPlan,
+        few_shot: FewShot,
+        *,
+        seed: int,
+        store: StageStore,
+        watch: Stopwatch,
+    ) -> None:
+        self.base = base
+        self._subject = dataclasses.replace(subject, model=cut_by_norm(subject, base), plan=base)
+        self._compressor = Compressor(
+            self._subject, few_shot, SearchSettings(steps=0), recover="mimic", seed=seed, store=store, watch=watch
+        )
+
+    def plan(self, target: Target, macs: float) -> CompressionPlan:
+        """The plan that saves `macs` MACs of the base plan's model at the least predicted damage.
+
+        Raises:
+            InputError: If it is out of reach.
+        """
+        return self._compressor.plan(self._removing(target, macs))
+
+    def most_macs(self, target: Target) -> float:
+        """MACs that the narrowest plan saves of the base plan's model."""
+        asking = self._removing(target, 1.0)
+        job, proposal = self._compressor.job(asking)
+        return reach(job, proposal)[1]
+
+    def damage(self, target: Target, macs: float, merge: str | None) -> float:
+        """KL in nats that is predicted of narrowing until `macs` are saved, where a schedule saves a part.
+
+        The merges' own harm is not in it. Damages are measured without the merges; how much each cut saves is counted
+        with them. Infinite where the merges leave too little to cut.
+        """
+        removing = self._removing(target, macs)
+        try:
+            proposal = survey(self._subject, removing.model_copy(update={"merge": merge, "size_aware": None}))
+            job, _ = self._compressor.job(removing)
+            return predicted_damage(job, proposal.removing(macs / proposal.total))
+        except InputError:
+            return math.inf
+
+    def cut(self, target: Target, macs: float) -> Compressed:
+        """The same, cut and refitted."""
+        return self._compressor.compress(self._removing(target, macs))
+
+    def _removing(self, target: Target, macs: float) -> Target:
+        convention = target.macs_convention
+        total = count_macs(self._subject.model, self._subject.architecture.input_size, convention).total
+        return Target(
+            macs_reduction=macs / total,
+            macs_convention=convention,
+            width_multiple=target.width_multiple,
+            keep_heads=target.keep_heads,
+        )

@@ -1,0 +1,174 @@
+"""Merges against widths: which schedule, with which widths beside it, is predicted to harm a model least."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dcvit.data import DEFAULT_SAMPLES, FewShot, ImageSource, draw_few_shot, open_source
+from dcvit.hardware import accelerator
+from dcvit.methods.cait.merge_costs import MergeCosts
+from dcvit.methods.cait.merging import MergeSearch, MergeTrial, Schedule, choose_merges, least_harm, most_reduction
+from dcvit.methods.cait.proposal import ChooseMerges
+from dcvit.methods.cait.refit import Refit
+from dcvit.methods.cait.settings import CaitSettings
+from dcvit.methods.cuts.by_norm import cut_by_norm
+from dcvit.methods.speedup import Measure
+from dcvit.methods.stopwatch import Stopwatch
+from dcvit.methods.target import Target
+from dcvit.plan import CompressionPlan, MacsConvention, merges_text
+from dcvit.progress import say
+from dcvit.stages import StageResult, StageStore, weights_digest
+from dcvit.subject import Subject
+from dcvit.summary import summarize
+from dcvit.types import TimmModule
+
+CALIBRATION_IMAGES = 128
+"""Images that merge schedules are tried on, at most."""
+
+SHARES = (1 / 8, 1 / 4, 1 / 2, 2 / 3)
+"""Of the MACs to be removed, for which schedules are searched to be weighed against narrower widths."""
+
+LEAST_REDUCTION = 0.01
+"""Schedules that remove less of the MACs are not worth a layer."""
+
+_NO_TIME = 1e-3
+"""Least share of the latency that narrower widths are taken to save: a noisy machine may show less."""
+
+NO_MERGE = MergeTrial(merges=(), macs_reduction=0.0, kl=0.0, feature_error=0.0)
+
+
+class Weighing:
+    """Finds structure for one model on a few images.
+
+    Args:
+        subject: The model that is to be compressed.
+        data: Where the images are drawn from.
+        settings: Of the method.
+        refits: Whether widths are refitted before the training, so that they can be weighed against merges.
+        seed: Of the draw.
+        store: Keeps what was measured, for other targets and runs.
+        watch: Where the time goes.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        data: str | Path | ImageSource,
+        settings: CaitSettings,
+        *,
+        refits: bool,
+        seed: int,
+        store: StageStore,
+        watch: Stopwatch,
+    ) -> None:
+        self.subject, self.settings, self.refits = subject, settings, refits
+        self.seed, self.store, self.watch = seed, store, watch
+        self._data, self._made = data, dict[str, Refit]()
+        self._merged: dict[tuple[str, MacsConvention], tuple[TimmModule, MergeCosts]] = {}
+
+    def merges(self, target: Target, measure: Measure | None = None) -> ChooseMerges:
+        """Chooses merges for a target: the least harm in all, or for the settings' share where training prunes.
+
+        Args:
+            target: What to reach.
+            measure: Times plans: then schedules are weighed at the speed-up that the target asks for, and not at equal
+                MACs. A MAC that merging saves is worth more time than one of a narrower MLP, for norms, softmax and
+                transpositions go with it.
+        """
+
+        def choose(plan: CompressionPlan, macs_reduction: float) -> Schedule:
+            with self.watch.stage("merges"):
+                if not self.refits:
+                    found = self._search(plan, self.settings.share(macs_reduction), target).best
+                elif measure is None:
+                    found = self._at_equal_macs(plan, macs_reduction, target)
+                else:
+                    found = self._at_equal_speed(plan, macs_reduction, target, measure)
+            merges = merges_text(found.merges) or "none, widths do less harm"
+            say(f"merges: {merges}, −{found.macs_reduction:.1%} MACs")
+            return found.merges
+
+        return choose
+
+    def refit(self, base: CompressionPlan) -> Refit:
+        """What measures and refits the widths of a base plan; made once for each."""
+        if base.digest not in self._made:
+            few, store = self._few_shot, self.store
+            self._made[base.digest] = Refit(self.subject, base, few, seed=self.seed, store=store, watch=self.watch)
+        return self._made[base.digest]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What every measured damage depends on: digests of the weights and of the images drawn."""
+        digest = weights_digest(self.subject.model.state_dict())
+        return {"model": digest, "images": self._few_shot.fingerprint["sha256"]}
+
+    def _at_equal_macs(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeTrial:
+        searches = [self._search(plan, share * macs_reduction, target) for share in SHARES]
+        trials = {trial.merges: trial for search in searches for trial in search.trials}
+        worth = [trial for trial in trials.values() if trial.macs_reduction >= LEAST_REDUCTION]
+        macs = macs_reduction * self._macs(plan, target)
+        return min([*least_harm(worth), NO_MERGE], key=lambda trial: self._harm(plan, target, trial, macs))
+
+    def _at_equal_speed(
+        self, plan: CompressionPlan, macs_reduction: float, target: Target, measure: Measure
+    ) -> MergeTrial:
+        """Each schedule with the widths that it takes to be as fast as wanted, if time falls with MACs in a line."""
+        assert target.speedup is not None
+        found = [self._search(plan, share * macs_reduction, target).best for share in SHARES]
+        trials = {merges_text(trial.merges): trial for trial in (NO_MERGE, *found)}
+        goal = 1 / target.speedup
+
+        def compute() -> StageResult:
+            macs = macs_reduction * self._macs(plan, target)
+            whole = 1 / measure(plan).speedup
+            saved = whole - 1 / measure(self.refit(plan).plan(target, macs)).speedup
+            harms = {}
+            for text, trial in trials.items():
+                taken = 1 / measure(plan.replace(merges=trial.merges)).speedup if trial.merges else whole
+                narrowed = max(0.0, taken - goal) / max(saved, _NO_TIME) * macs
+                merged = trial.macs_reduction * self._macs(plan, target)
+                harms[text] = self._harm(plan, target, trial, merged + narrowed)
+                say(f"{text or 'no merges'}: ×{1 / taken:.3f} before widths, harm {harms[text]:.4f} with them")
+            return StageResult({}, {"merge": min(harms, key=harms.__getitem__)})
+
+        # What was measured once decides for a resumed run too.
+        key = self.identity | {"plan": plan.digest, "target": target.model_dump(mode="json")}
+        return trials[self.store.run("weighed", key, compute).record["merge"]]
+
+    def _harm(self, plan: CompressionPlan, target: Target, trial: MergeTrial, macs: float) -> float:
+        """KL in nats of a schedule, and of the widths that save the rest of `macs`."""
+        merge = f"{merges_text(trial.merges)},{plan.merge_operator}" if trial.merges else None
+        return trial.harm + self.refit(plan).damage(target, macs, merge)
+
+    @staticmethod
+    def _macs(plan: CompressionPlan, target: Target) -> int:
+        return summarize(plan, plan, target.macs_convention).macs_after
+
+    def _search(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeSearch:
+        family, convention = self.subject.family, target.macs_convention
+        if (key := (plan.digest, convention)) not in self._merged:
+            model = cut_by_norm(self.subject, plan).to(accelerator().device).requires_grad_(False)
+            self._merged[key] = model, MergeCosts(model, family, plan, convention)
+        model, costs = self._merged[key]
+        return choose_merges(
+            model,
+            family,
+            plan,
+            self._calibration,
+            macs_reduction=min(macs_reduction, most_reduction(costs)),
+            macs_convention=convention,
+            store=self.store,
+            costs=costs,
+        )
+
+    @cached_property
+    def _calibration(self) -> Tensor:
+        return self._few_shot.tensor(self.subject.preprocessing)[:CALIBRATION_IMAGES]
+
+    @cached_property
+    def _few_shot(self) -> FewShot:
+        source, channels = open_source(self._data, "train"), self.subject.architecture.input_size[0]
+        return draw_few_shot(source, DEFAULT_SAMPLES, self.seed, channels, at_most=True)

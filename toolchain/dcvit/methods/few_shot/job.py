@@ -1,0 +1,155 @@
+"""One compression at work: what every search and recovery needs, and training that is never done twice."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from dcvit.families import Family
+from dcvit.methods.cuts.wanted_tokens import Reference
+from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.stopwatch import Stopwatch
+from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.stages import StageResult, StageStore, weights_digest
+from dcvit.training.mimic import mimic
+from dcvit.training.views import ViewBank
+from dcvit.types import TimmModule
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A result for a smaller reduction of the same model, to go on from.
+
+    Attributes:
+        student: The recovered model; it stays as it is.
+        entries: All plan entries that it follows.
+    """
+
+    student: TimmModule
+    entries: Sequence[BlockPlan]
+
+
+@dataclass
+class Job:
+    """A model to compress, the images to do it with, and where results are kept.
+
+    Attributes:
+        model: The model to compress; also the teacher.
+        start: The plan that `model` itself follows.
+        base: The plan before any block is chosen: `start`, with merges and with blocks that the user fixed.
+        calibration: The few-shot images [n, C, H, W], as for evaluation.
+        metric: Images [S, C, H, W] that damage is scored on.
+        references: The wanted tokens of refits, by the merges of the plan; jobs on the same images share them.
+        identity: Digests of the model and the images, for the keys of kept results.
+        depth: Blocks of the model.
+        losses: Of each training, in their order.
+        watch: Where the time goes.
+    """
+
+    model: TimmModule
+    family: Family
+    start: CompressionPlan
+    base: CompressionPlan
+    views: ViewBank
+    calibration: Tensor
+    metric: Tensor
+    settings: SearchSettings
+    store: StageStore
+    identity: dict[str, Any]
+    seed: int
+    depth: int
+    references: dict[str, Reference] = field(default_factory=dict)
+    losses: list[float | None] = field(default_factory=list)
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def merges(self) -> bool:
+        """Whether the base plan merges tokens that the model does not."""
+        return self.base.merges != self.start.merges
+
+    def reference(self) -> Reference:
+        """The wanted tokens of a student with the base plan's merges."""
+        key = self.base.replace(blocks=()).digest
+        if key not in self.references:
+            teacher = self.merged() if self.merges else self.model
+            self.references[key] = Reference(teacher, self.family, self.calibration)
+        return self.references[key]
+
+    def merged(self) -> TimmModule:
+        """A copy of the model, with the merges of the base plan."""
+        student = copy.deepcopy(self.model)
+        if self.merges:
+            merging = {key: getattr(self.base, key) for key in ("merges", "merge_operator", "size_aware_attention")}
+            self.family.apply(student, self.start.original().replace(**merging))
+        return student
+
+    def key(self, **parts: Any) -> dict[str, Any]:
+        """Everything that a result of this job depends on, beside the given parts."""
+        return {
+            "identity": self.identity,
+            "start": self.start.digest,
+            "merges": self.base.replace(blocks=()).digest,
+            "seed": self.seed,
+            **parts,
+        }
+
+    def train(
+        self,
+        student: TimmModule,
+        entries: Sequence[BlockPlan],
+        steps: int,
+        description: str,
+        *,
+        last_block: int,
+        together: bool = True,
+        after: Earlier | None = None,
+    ) -> float:
+        """Trains a student up to `last_block`, in place; returns the seconds it took.
+
+        What an equal training left behind is put in instead of training again.
+
+        Args:
+            student: The merged model with `entries` cut, in this order.
+            entries: All that the student's weights depend on, beside the job.
+            steps: Optimiser steps.
+            description: What the progress bar says.
+            last_block: Blocks behind it, and the head, stay as they are.
+            together: Whether all processes train this student, or this one alone.
+            after: What the student was cut from, where that is not the given model.
+        """
+        self.family.train_up_to(student, last_block)
+
+        def compute() -> StageResult:
+            if steps:
+                with self.watch.stage("teacher features"):
+                    self.views.prepare()
+            result = mimic(
+                student,
+                self.family,
+                self.views,
+                self.settings.training,
+                steps=steps,
+                seed=self.seed,
+                description=description,
+                adapt=self._merge_teacher_tokens if self.merges else None,
+                together=together,
+            )
+            trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+            return StageResult(trained, {"loss": result.loss, "seconds": result.seconds})
+
+        key = self.key(
+            entries=[entry.model_dump() for entry in entries],
+            settings=self.settings.model_dump(exclude={"steps", "trial_steps", "metric"}),
+            steps=steps,
+            last_block=last_block,
+            **({} if after is None else {"after": weights_digest(after.student.state_dict())}),
+        )
+        result = self.store.run("trained", key, compute)
+        student.load_state_dict(result.tensors, strict=False)
+        self.losses.append(result.record["loss"])
+        return float(result.record["seconds"])
+
+    def _merge_teacher_tokens(self, tokens: Tensor) -> Tensor:
+        return self.family.merge_tokens(self.model, self.base, tokens)

@@ -1,0 +1,208 @@
+"""From a target to what a method has to do: the part that needs neither data nor weights."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from dcvit.cost import count_macs
+from dcvit.errors import InputError
+from dcvit.methods.few_shot.allocate import BlockWidths
+from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width, unit_cost
+from dcvit.methods.target import Target
+from dcvit.model import build
+from dcvit.plan import BlockPlan, CompressionPlan, MacsConvention, parse_merges
+from dcvit.subject import Subject, original_of
+from dcvit.summary import PlanSummary, summarize
+
+NO_BLOCK = BlockWidths(head_dim=0, mlp_hidden=0)
+
+Unit = tuple[int, ...]
+"""Blocks that are compressed together."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What is to be done to a subject.
+
+    Attributes:
+        base: The plan before any block is chosen: the start, with the merges and the blocks that are fixed.
+        macs: MACs that further cuts have to save; 0 where `base` meets the target already.
+        total: MACs of the given model.
+        saved: MACs that `base` saves of them.
+        units: What each unit that may be compressed costs under the base plan.
+        blocks: What each block that is still whole costs; those of no unit may only be narrowed.
+        whole: BlockWidths of an uncompressed block.
+        width_multiple: MLP widths are multiples of this.
+        macs_convention: How MACs were counted.
+    """
+
+    base: CompressionPlan
+    macs: float = 0.0
+    total: int = 0
+    saved: int = 0
+    units: dict[Unit, UnitCost] = field(default_factory=dict)
+    blocks: dict[int, UnitCost] = field(default_factory=dict)
+    whole: BlockWidths = NO_BLOCK
+    width_multiple: int = 8
+    macs_convention: MacsConvention = "full"
+
+    def removing(self, macs_reduction: float) -> "Proposal":
+        """The same for a share of the model's MACs.
+
+        Raises:
+            InputError: If `base` saves less and leaves nothing to compress.
+        """
+        macs = macs_reduction * self.total - self.saved
+        if macs <= 0:
+            return Proposal(self.base)
+        if not self.units:
+            raise InputError("--macs-reduction: the plan leaves no block that could be compressed")
+        return replace(self, macs=macs)
+
+    def structure(self) -> Structure:
+        """How many units DC-ViT compresses, and to which width.
+
+        Raises:
+            InputError: If the target is out of its reach; the message gives the range.
+        """
+        return solve_structure(
+            list(self.units.values()), self.whole.mlp_hidden, self.macs, self.total, self.width_multiple
+        )
+
+    def reach(self) -> tuple[float, float]:
+        """MACs that DC-ViT's structure can save, least and most."""
+        costs = list(self.units.values())
+        narrowest = 1 - self.width_multiple / self.whole.mlp_hidden if self.whole.mlp_hidden else 0.0
+        return (
+            sum(cost.removed for cost in costs) / len(costs),
+            sum(cost.removed + cost.narrowed * narrowest for cost in costs),
+        )
+
+    def trials(self) -> list[list[BlockPlan]]:
+        """Plan entries of every unit, each compressed to the width of the structure."""
+        return [_entries(unit, self.structure().mlp_hidden) for unit in self.units]
+
+    def chosen(self, ranked: list[Unit]) -> list[list[BlockPlan]]:
+        """Plan entries for the first k of `ranked` units, at the width that meets the target for these very units.
+
+        Where units cost differently, those k may save too little: then the next ones join.
+        """
+        structure = self.structure()
+        for count in range(structure.units, len(ranked) + 1):
+            units = ranked[:count]
+            costs = [self.units[unit] for unit in units]
+            if structure.mlp_hidden is None:
+                if sum(cost.removed for cost in costs) >= self.macs * (1 - 1e-9):
+                    return [_entries(unit, None) for unit in units]
+                continue
+            width = solve_width(costs, self.whole.mlp_hidden, self.macs, self.width_multiple)
+            if width is not None:
+                return [_entries(unit, width) for unit in units]
+        raise InputError("--macs-reduction: not even all candidate blocks together save that much")
+
+    def spread_out(self) -> list[Unit]:
+        """The units in an order that takes them evenly over the depth: a stand-in where nothing was tried."""
+        candidates, count = list(self.units), self.structure().units
+        first = [candidates[int((position + 0.5) * len(candidates) / count)] for position in range(count)]
+        return first + [unit for unit in candidates if unit not in first]
+
+
+def propose(subject: Subject, target: Target) -> Proposal:
+    """Works out what a target asks of a model.
+
+    Raises:
+        InputError: If the target says nothing or does not fit the model.
+    """
+    if target.speedup is not None:
+        raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
+    if target.macs_reduction is not None:
+        return survey(subject, target).removing(target.macs_reduction)
+    base = _base_plan(subject, target)
+    if base == subject.plan:
+        raise InputError("nothing to do: give --macs-reduction, --merge or --plan")
+    return Proposal(base)
+
+
+def survey(subject: Subject, target: Target) -> Proposal:
+    """What can be compressed and what it costs, whatever the reduction; `Proposal.removing` sets one.
+
+    Raises:
+        InputError: If the target's plan or merges do not fit the model.
+    """
+    base = _base_plan(subject, target)
+    size, convention = subject.architecture.input_size, target.macs_convention
+    total = count_macs(build(subject.plan, device="meta"), size, convention).total
+    count = count_macs(build(base, device="meta"), size, convention)
+    original = original_of(subject.plan)
+
+    def cost(unit: Unit) -> UnitCost:
+        found = unit_cost(count, subject.family, original, unit)
+        return replace(found, heads=0.0) if target.keep_heads else found
+
+    whole = [index for index in range(subject.architecture.depth) if base.block(index) == BlockPlan(index=index)]
+    units = [unit for unit in subject.family.units(original) if set(unit) <= set(whole)]
+    spec = subject.architecture.blocks[units[0][0]] if units else None
+    return Proposal(
+        base=base,
+        total=total,
+        saved=total - count.total,
+        units={unit: cost(unit) for unit in units},
+        blocks={index: cost((index,)) for index in whole},
+        whole=NO_BLOCK if spec is None else BlockWidths(spec.head_dim, spec.mlp_hidden),
+        width_multiple=target.width_multiple,
+        macs_convention=target.macs_convention,
+    )
+
+
+def _entries(unit: Unit, mlp_hidden: int | None) -> list[BlockPlan]:
+    """Plan entries of one compressed unit; without a width, whole blocks go."""
+    removed: Literal["attention", "block"] = "block" if mlp_hidden is None else "attention"
+    return [BlockPlan(index=index, removed=removed, mlp_hidden=mlp_hidden) for index in unit]
+
+
+def summarize_proposal(subject: Subject, target: Target, proposal: Proposal) -> PlanSummary:
+    """The proposal in figures; which blocks are compressed is a stand-in until trials have chosen them."""
+    entries: list[BlockPlan] = []
+    notes = []
+    if target.merge is not None and target.size_aware is None:
+        notes.append(
+            "Attention is not size-aware here, as where merges are trained; `compress --recover none` makes it so, at "
+            "the same MACs."
+        )
+    if proposal.macs > 0:
+        entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
+        listed = ", ".join(str(entry.index) for entry in sorted(entries, key=lambda entry: entry.index))
+        notes.append(
+            f"DC-ViT's structure; trials on your images choose the blocks (here {listed} stand in for them), and the "
+            "solver, the default search, chooses other widths at the same MACs."
+        )
+    return summarize(proposal.base.with_blocks(*entries), subject.plan, target.macs_convention, " ".join(notes))
+
+
+def _base_plan(subject: Subject, target: Target) -> CompressionPlan:
+    base = subject.plan
+    if target.plan is not None:
+        if (target.plan.model, target.plan.original().digest) != (base.model, base.original().digest):
+            raise InputError(
+                f"--plan is for {target.plan.model} {target.plan.model_kwargs or ''}, the model is {base.model} "
+                f"{base.model_kwargs or ''}"
+            )
+        if not base.is_identity:
+            raise InputError("--plan starts from an uncompressed model, and MODEL is a compressed one")
+        base = target.plan
+    if target.merge is not None:
+        if base.merges:
+            raise InputError("--merge: tokens merge already in the model or plan that was given")
+        merges, operator = parse_merges(target.merge)
+        if not merges:
+            raise InputError("--merge names no merge; write AXIS@BLOCK, such as horizontal@4,vertical@8")
+        base = base.replace(merges=merges, merge_operator=operator)
+    if target.size_aware and not base.merges:
+        raise InputError("--size-aware needs merged tokens; give --merge")
+    if target.size_aware is not None:
+        base = base.replace(size_aware_attention=target.size_aware)
+    if target.trim_last_block:
+        if base.head is not None:
+            raise InputError("--trim-last-block: a segmentation head reads every token")
+        base = base.replace(trims_last_block=True)
+        subject.family.check(original_of(subject.plan), base)
+    return base

@@ -1,0 +1,146 @@
+"""Our search: measure the damage of every cut once, solve for any target, refit the weights, then train.
+
+Past the paper in four ways: the nodes that stay are chosen and the others made up for in closed form, heads may be
+narrowed too, widths and the number of attention-free blocks are free, and what was measured serves every later target.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from dcvit.errors import InputError
+from dcvit.folder.records import BlockDamage
+from dcvit.hardware import accelerator
+from dcvit.layers import hidden_width
+from dcvit.methods.cuts.damage import FRACTIONS, HEAD_FRACTIONS, Examination, PossibleCuts, examine
+from dcvit.methods.cuts.surgery import best_nodes, operate
+from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, allocate
+from dcvit.methods.few_shot.job import Earlier, Job
+from dcvit.methods.few_shot.structure import UnitCost
+from dcvit.plan import BlockPlan
+from dcvit.stages import StageResult
+from dcvit.types import TimmModule
+
+FOLLOW_UP = 1 / 8
+"""Share of the steps that a student trains which was cut from a trained one."""
+
+
+def examined(job: Job, cuts: PossibleCuts, multiple: int) -> Examination:
+    """`examine` of the merged model, from disk if an equal job did it before."""
+
+    def compute() -> StageResult:
+        model = job.merged()
+        found = examine(model, job.family, job.start, cuts, job.calibration, job.metric, multiple)
+        orders = {str(block): order for block, order in found.orders.items()}
+        record = {str(block): damage.model_dump(mode="json") for block, damage in found.damages.items()}
+        return StageResult(orders, record)
+
+    key = job.key(**asdict(cuts), multiple=multiple, fractions=(FRACTIONS, HEAD_FRACTIONS))
+    with job.watch.stage("examination"), accelerator().main_process_first():  # the others find its result in the store
+        kept = job.store.run("examined", key | {"metric": job.settings.metric}, compute)
+    damages = {int(block): BlockDamage.model_validate(entry) for block, entry in kept.record.items()}
+    return Examination({int(block): order for block, order in kept.tensors.items()}, damages)
+
+
+def solve(
+    damages: Mapping[int, BlockDamage],
+    costs: Mapping[int, UnitCost],
+    whole: BlockWidths,
+    macs: float,
+    total: int,
+    multiple: int,
+    after: Sequence[BlockPlan] = (),
+) -> list[BlockPlan]:
+    """Plan entries of the least predicted damage that save `macs`; blocks cut `after` these only lose more.
+
+    Raises:
+        InputError: If no cut saves that much; the message gives the most that can be saved.
+    """
+    try:
+        limits = {entry.index: widths_of(entry, whole) for entry in after}
+        allocated = allocate(damages, costs, whole, macs, multiple, limits)
+    except OutOfReachError as error:
+        most = most_macs(damages, costs, whole)
+        raise InputError(
+            f"--macs-reduction: {macs / total:.4f} is out of reach; cutting blocks takes at most {most / total:.4f}"
+        ) from error
+    return [_entry(block, widths, whole) for block, widths in allocated.items() if widths != whole]
+
+
+def widths_of(entry: BlockPlan, whole: BlockWidths) -> BlockWidths:
+    """What a plan makes of a block that was `whole`."""
+    head_dim = 0 if entry.removed == "attention" else entry.head_dim or whole.head_dim
+    return BlockWidths(head_dim, entry.mlp_hidden or whole.mlp_hidden)
+
+
+def _entry(block: int, widths: BlockWidths, whole: BlockWidths) -> BlockPlan:
+    if not widths.head_dim:
+        return BlockPlan(index=block, removed="attention", mlp_hidden=widths.mlp_hidden)
+    return BlockPlan(
+        index=block,
+        head_dim=widths.head_dim if widths.head_dim < whole.head_dim else None,
+        mlp_hidden=widths.mlp_hidden if widths.mlp_hidden < whole.mlp_hidden else None,
+    )
+
+
+def most_macs(damages: Mapping[int, BlockDamage], costs: Mapping[int, UnitCost], whole: BlockWidths) -> float:
+    """MACs saved where every block loses all that was measured."""
+    most = 0.0
+    for block, damage in damages.items():
+        heads = costs[block].heads * (1 - min(damage.heads, default=whole.head_dim) / whole.head_dim)
+        most += max(heads, 0.0 if damage.attention is None else costs[block].removed)
+        most += costs[block].narrowed * (1 - min(damage.mlp) / whole.mlp_hidden)
+    return most
+
+
+def recover_at_once(
+    job: Job, entries: Sequence[BlockPlan], examination: Examination, after: Earlier | None = None
+) -> TimmModule:
+    """Cuts and refits all blocks front to back, then trains the whole student once.
+
+    After an earlier result only what is cut further is refitted, and a share of the steps is enough.
+    """
+    steps = job.settings.steps
+    orders = examination.orders | {
+        entry.index: torch.arange(hidden_width(job.family.block(job.model, entry.index).mlp))
+        for entry in entries
+        if entry.mlp_hidden is not None and entry.index not in examination.orders
+    }
+    with job.watch.stage("refit"):
+        if after is None:
+            student, cuts = job.merged(), list(entries)
+        else:
+            student = copy.deepcopy(after.student).to(next(job.model.parameters()).device)
+            cuts, orders = _further(after.entries, entries, orders)
+            steps = math.ceil(steps * FOLLOW_UP)
+        operate(student, job.reference(), job.family, job.start, cuts, orders)
+    with job.watch.stage("recovery"):
+        job.train(student, entries, steps, "recovering", last_block=job.depth - 1, after=after)
+    return student.eval()
+
+
+def _further(
+    earlier: Sequence[BlockPlan], entries: Sequence[BlockPlan], orders: Mapping[int, Tensor]
+) -> tuple[list[BlockPlan], dict[int, Tensor]]:
+    """The entries as changes of a student that follows the earlier ones, and the orders of the nodes that it has."""
+    had = {entry.index: entry for entry in earlier}
+    cuts, left = [], dict(orders)
+    for entry in entries:
+        before = had.get(entry.index)
+        if before is None:
+            cuts.append(entry)
+            continue
+        removed = None if entry.removed == before.removed else entry.removed
+        head_dim = None if entry.head_dim == before.head_dim else entry.head_dim
+        width = None if entry.mlp_hidden == before.mlp_hidden else entry.mlp_hidden
+        if width is not None and before.mlp_hidden is not None:
+            order = orders[entry.index]
+            nodes = best_nodes(order, before.mlp_hidden)
+            left[entry.index] = torch.searchsorted(nodes, order[len(order) - before.mlp_hidden :])
+        if (removed, head_dim, width) != (None, None, None):
+            cuts.append(BlockPlan(index=entry.index, removed=removed, head_dim=head_dim, mlp_hidden=width))
+    return cuts, left
