@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
-from dcvit.data import DEFAULT_SAMPLES, ImageSource, draw_few_shot, open_source, seeded
+from dcvit import run_record
+from dcvit.data import ImageSource, open_source, seeded
 from dcvit.errors import InputError
+from dcvit.flags import flags_of
 from dcvit.folder.model_folder import ModelFolder, require_free
 from dcvit.hardware import accelerator
-from dcvit.methods.base import Recover
-from dcvit.methods.cait.compressor import JointCompressor
-from dcvit.methods.cait.settings import CaitSettings
-from dcvit.methods.few_shot.compressor import Compressor, require_classifier
-from dcvit.methods.few_shot.proposal import propose
-from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.base import Method, MethodSettings, Places
+from dcvit.methods.registry import DEFAULT, METHODS, method_of, refusal
+from dcvit.methods.run import Compressor, Run
 from dcvit.methods.target import Target
 from dcvit.new_head import new_head
-from dcvit.plan import HeadKind, HeadPlan, Task
+from dcvit.settings import Recovery, RunSettings
 from dcvit.stages import StageStore
-from dcvit.subject import Weights, open_subject
+from dcvit.subject import open_subject
 from dcvit.summary import PlanSummary
 
 CHECKPOINTS = "checkpoints"
@@ -64,101 +64,30 @@ def compress(
     *,
     out: str | Path,
     target: Target | None = None,
-    settings: SearchSettings | CaitSettings | None = None,
-    recover: Recover | None = None,
-    samples: int | None = None,
-    seed: int = 0,
-    model_kwargs: dict[str, Any] | None = None,
-    checkpoint: Path | None = None,
-    weights: Weights = "pretrained",
-    resume: bool = False,
-    overwrite: bool = False,
-    cache: str | Path | None = None,
-    checkpoint_minutes: float = 10.0,
-    tensorboard: Path | None = None,
-    task: Task | None = None,
-    head: HeadPlan | HeadKind | None = None,
-    **targets: Any,
+    settings: MethodSettings | None = None,
+    **options: Any,
 ) -> CompressResult:
     """Finds a plan that meets the target, recovers accuracy, and writes a model folder.
-
-    With `SearchSettings`, the default, accuracy is recovered on a few unlabelled images; with `CaitSettings` the model
-    is merged and pruned while it trains, on labels, on the uncompressed model's outputs, or on both.
 
     Args:
         model: A timm name, a model folder, or a timm module in memory.
         data: A folder of images, a tar of one, or `digits`. Not needed without recovery.
         out: The model folder to write; it appears whole or not at all.
         target: What to reach; its fields may be given by name instead: `macs_reduction=0.166`, `merge="horizontal@6"`.
-        settings: Of the method; its type says which.
-        recover: `mimic` (few-shot methods), `train` (CAIT) or `none`, which only cuts and merges; by default the
-            method's own.
-        samples: Images to draw from the data; by default 500 for a few-shot method, and all for CAIT.
-        seed: Of every random choice.
-        model_kwargs: For `timm.create_model`.
-        checkpoint: Weights to load instead of timm's pretrained ones.
-        weights: Without a checkpoint: timm's pretrained weights, or random ones.
-        resume: Continue an unfinished run from its checkpoints.
-        overwrite: Replace a model folder at `out`.
-        cache: A folder where results of long stages are kept for other targets and runs; by default they are in
-            `out` while the run is under way. CAIT's teacher then computes its outputs beforehand and keeps them.
-        checkpoint_minutes: Between two checkpoints of CAIT's training.
-        tensorboard: A folder for TensorBoard's event files of CAIT's training.
-        task: `segmentation` puts a new head in place of a classifier's, which CAIT trains along on images with masks;
-            by default what the model is for.
-        head: Kind of the new head, by default `linear`; it has the classes of the masks, or of `model_kwargs`.
-        targets: Fields of `Target`.
+        settings: Of the method; they say which one it is. By default `SearchSettings()`.
+        options: Fields of `Target` and of `RunSettings`: `samples=500`, `seed=1`, `resume=True`.
 
     Raises:
         InputError: If any of this cannot be; nothing is left behind.
     """
     out = Path(out)
-    target = target or Target(**targets)
-    check_output(out, finished=ModelFolder.is_one(out), resume=resume, overwrite=overwrite)
-    settings = settings or SearchSettings()
-    recover = _checked_recovery(settings, recover, data)
-    kept = check_cache(cache, out)
-    accelerator().wait_for_everyone()  # from here on the output is no longer as the checks of every process found it
-    segmentation = new_head(model, task, head, model_kwargs, data)
-    with seeded(seed):  # random weights and a new head are the seed's, so that a run can be resumed
-        subject = open_subject(
-            model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights, head=segmentation
-        )
-    compressor: Compressor | JointCompressor
-    if isinstance(settings, CaitSettings):
-        trained = recover == "train"
-        compressor = JointCompressor(
-            subject,
-            data if trained else None,
-            settings,
-            samples=samples,
-            seed=seed,
-            store=StageStore(kept),
-            checkpoints=out / CHECKPOINTS if trained else None,
-            minutes=checkpoint_minutes,
-            tensorboard=tensorboard,
-            keep_teacher=cache is not None,
-        )
-    else:
-        if target.trim_last_block:
-            raise InputError(
-                "--trim-last-block is of --method cait; it trims any model folder: compress FOLDER --method cait "
-                "--recover none --trim-last-block"
-            )
-        target = target.resolved(trained=recover != "none")
-        if target.speedup is None:
-            propose(subject, target)  # what cannot be is found before any image is read
-        few_shot = None
-        if data is not None:
-            require_classifier(subject, settings)
-            channels = subject.architecture.input_size[0]
-            few_shot = draw_few_shot(open_source(data, "train"), samples or DEFAULT_SAMPLES, seed, channels)
-        compressor = Compressor(subject, few_shot, settings, recover=recover, seed=seed, store=StageStore(kept))
+    target, run = read_options(target, options)
+    prepared = prepare(model, data, out, target, settings, run, finished=ModelFolder.is_one(out))
     with leaving_nothing_behind(out):
-        made = compressor.compress(target)
+        made = prepared.compress(target)
     accelerator().wait_for_everyone()
     if accelerator().is_main_process:
-        manifest = compressor.manifest(made, target)
+        manifest = prepared.manifest(made, target)
         folder = ModelFolder.create(out, made.model, made.plan, manifest, overwrite=True)
         for name, text in made.texts.items():
             folder.add(name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
@@ -166,21 +95,115 @@ def compress(
     return CompressResult(out, made.summary, made.metrics)
 
 
-def _checked_recovery(settings: SearchSettings | CaitSettings, recover: Recover | None, data: object) -> Recover:
+def read_options(target: Target | None, options: dict[str, Any]) -> tuple[Target, RunSettings]:
+    """The target and the run that options by field name describe.
+
+    Raises:
+        InputError: If there is no such option, one has a value that cannot be, or `target` is given beside its fields.
+    """
+    of_run = {name: options.pop(name) for name in [*options] if name in RunSettings.model_fields}
+    if target is not None and options:
+        raise InputError(f"{', '.join(options)}: give a target, or the fields of one, not both")
+    try:
+        return target or Target(**options), RunSettings(**of_run)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def prepare(
+    model: str | Path | nn.Module,
+    data: str | Path | ImageSource | None,
+    out: Path,
+    target: Target,
+    settings: MethodSettings | None,
+    run: RunSettings,
+    *,
+    finished: bool,
+    **more: Any,
+) -> Compressor[Any]:
+    """Opens the model and the images, and checks all that can be checked before any work is done.
+
+    Args:
+        model: A timm name, a model folder, or a timm module in memory.
+        data: Images; opened here, once.
+        out: The folder to write.
+        target: What to reach.
+        settings: Of the method.
+        run: The other settings.
+        finished: Whether `out` holds the result of a run like this one.
+        more: What the command has beside these, by option: a resumed run must be given the same.
+
+    Raises:
+        InputError: If something cannot be.
+    """
+    check_output(out, finished=finished, resume=run.resume, overwrite=run.overwrite)
+    settings = settings or METHODS[DEFAULT].settings()
+    method = method_of(settings)
+    check_known(method, target, run)
+    recovery = _checked_recovery(method, run.recover, data)
+    kept = check_cache(run.cache, out)
+    accelerator().wait_for_everyone()  # from here on the output is no longer as the checks of every process found it
+    source = None if data is None else open_source(data, "train")
+    head = new_head(model, run.task, run.head, run.model_kwargs, source)
+    with seeded(run.seed):  # random weights and a new head are the seed's, so that a run can be resumed
+        subject = open_subject(
+            model, model_kwargs=run.model_kwargs, checkpoint=run.checkpoint, weights=run.weights, head=head
+        )
+    if source is not None and subject.plan.task not in method.tasks:
+        able = " or ".join(f"--method {each.name}" for each in METHODS.values() if subject.plan.task in each.tasks)
+        raise InputError(
+            f"--method {method.name} is for {' and '.join(sorted(method.tasks))}; give {able} for {subject.plan.task}, "
+            "or cut without --data by --recover none"
+        )
+    place = out / CHECKPOINTS
+    works = Run(
+        subject,
+        source,
+        samples=run.samples or method.samples,
+        seed=run.seed,
+        recovery=recovery,
+        store=StageStore(kept),
+        places=Places(place, run.checkpoint_minutes, run.tensorboard) if source and recovery != "none" else Places(),
+        shared=run.cache is not None,
+    )
+    compressor = method.compressor(works, settings)
+    if source is not None:
+        said = run_record.describe(subject, source.name, target, settings, run, **more)
+        run_record.check_same(place, said)
+        accelerator().wait_for_everyone()
+        if accelerator().is_main_process:
+            run_record.write(place, said)
+    return compressor
+
+
+def check_known(method: Method[Any], target: Target, run: RunSettings) -> None:
+    """Checks that a method knows all that is asked of it.
+
+    Raises:
+        InputError: If a field is set that means nothing to it; the message names the methods that know it.
+    """
+    for settings in (target, run):
+        for field in flags_of(type(settings)):
+            value = getattr(settings, field.name)
+            if value != field.info.get_default() and not method.knows(field.name):
+                raise refusal(method, field.name, field.option)
+
+
+def _checked_recovery(method: Method[Any], asked: Recovery | None, data: object) -> Recovery:
     """How accuracy is recovered.
 
     Raises:
         InputError: If the method cannot, or there is no data for it.
     """
-    own: Recover = "train" if isinstance(settings, CaitSettings) else "mimic"
-    if recover not in (None, own, "none"):
-        raise InputError(f"--recover {recover}: --method {settings.method} has {own} and none")
-    if data is None and recover != "none":
+    if asked not in (None, method.recovery, "none"):
+        raise InputError(f"--recover {asked}: --method {method.name} has {method.recovery} and none")
+    if data is None and asked != "none":
         raise InputError("recovery needs images: give --data, or --recover none to cut only")
-    return recover or own
+    return asked or method.recovery
 
 
-def check_cache(cache: str | Path | None, out: Path) -> Path:
+def check_cache(cache: Path | None, out: Path) -> Path:
     """Where stage results are kept: the given folder, or `checkpoints` in the output while a run is under way.
 
     Raises:
@@ -188,7 +211,6 @@ def check_cache(cache: str | Path | None, out: Path) -> Path:
     """
     if cache is None:
         return out / CHECKPOINTS
-    cache = Path(cache)
     if cache.exists() and not cache.is_dir():
         raise InputError(f"--cache: {cache} is a file; give a folder")
     if cache.resolve().is_relative_to(out.resolve()):
@@ -221,14 +243,15 @@ def check_output(out: Path, *, finished: bool, resume: bool, overwrite: bool) ->
 
 @contextmanager
 def leaving_nothing_behind(out: Path) -> Iterator[None]:
-    """A run that is stopped leaves its checkpoints; one that was asked the impossible leaves nothing."""
-    continued = (out / CHECKPOINTS).exists()
+    """A run that is stopped leaves what it has kept; one that has kept nothing leaves nothing."""
+    place = out / CHECKPOINTS
     try:
         yield
-    except BaseException as error:
-        if isinstance(error, InputError) and not continued:
-            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-        for folder in (out / CHECKPOINTS, out):
+    except BaseException:
+        kept = [path for path in place.iterdir() if path.name != run_record.RUN] if place.is_dir() else []
+        if not kept:
+            shutil.rmtree(place, ignore_errors=True)
+        for folder in (place, out):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from dcvit.data import ImageSource, open_source
+from dcvit.data import ImageSource
 from dcvit.data.masks import count_classes, with_masks
 from dcvit.dense.segmentation import SegmentationVit
 from dcvit.errors import InputError
@@ -19,7 +19,7 @@ def new_head(
     task: Task | None,
     head: HeadPlan | HeadKind | None,
     model_kwargs: dict[str, Any] | None,
-    data: str | Path | ImageSource | None,
+    source: ImageSource | None,
 ) -> HeadPlan | None:
     """The segmentation head that a model gets; None where it keeps its own.
 
@@ -42,8 +42,8 @@ def new_head(
     if isinstance(head, HeadPlan):
         return head
     classes = (model_kwargs or {}).get("num_classes")
-    if classes is None and data is not None:
-        classes = count_classes(with_masks(open_source(data, "train")))
+    if classes is None and source is not None:
+        classes = count_classes(with_masks(source))
     if classes is None:
         raise InputError("--task segmentation: give --data with masks, or num_classes in --model-kwargs")
     try:

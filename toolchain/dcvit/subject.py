@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +17,8 @@ from dcvit.folder.model_folder import ModelFolder
 from dcvit.model import build, create, identify, load_checkpoint
 from dcvit.plan import CompressionPlan, HeadPlan
 from dcvit.preprocessing import Preprocessing
+from dcvit.settings import Weights
 from dcvit.types import TimmModule
-
-Weights = Literal["pretrained", "random"]
 
 
 @dataclass(frozen=True)

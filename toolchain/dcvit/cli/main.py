@@ -1,9 +1,11 @@
 """`dcvit-tool`: the group that finds the commands and turns errors into one line and an exit status."""
 
+import ast
 import importlib
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +28,10 @@ class _Group(click.Group):
         command: click.Command = importlib.import_module(f"dcvit.cli.{cmd_name}").command
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _summary(name)) for name in COMMANDS])
+
     def main(self, args: Sequence[str] | None = None, *_args: Any, **_kwargs: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         try:
@@ -47,6 +53,14 @@ class _Group(click.Group):
         except Exception as error:
             # Not foreseen, so a defect: still one line, and where the rest is.
             _fail(arguments, f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _summary(name: str) -> str:
+    """The first sentence of a command's help, read without importing its options: the list must appear at once."""
+    source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    functions = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
+    text = next(ast.get_docstring(node) or "" for node in functions if node.name == "command")
+    return text.split("\n\n")[0].replace("\n", " ").rstrip(".")
 
 
 def _fail(arguments: Sequence[str], message: str, status: int) -> None:

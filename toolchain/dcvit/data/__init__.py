@@ -1,6 +1,6 @@
 """Images: where they come from, how they are prepared, and drawing a few of them."""
 
-from dcvit.data.few_shot import DEFAULT_SAMPLES, FewShot, draw_few_shot
+from dcvit.data.few_shot import FewShot, draw_few_shot
 from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import derived_seed, seeded
 from dcvit.data.reading import Batch, CorruptImages, batches, decode
@@ -8,7 +8,6 @@ from dcvit.data.sources import DIGITS, DigitsSource, FileSource, JoinedSource, o
 from dcvit.data.transforms import evaluation_transform, preprocessing_of, training_transform
 
 __all__ = [
-    "DEFAULT_SAMPLES",
     "DIGITS",
     "Batch",
     "CorruptImages",

@@ -17,9 +17,6 @@ from dcvit.errors import InputError
 from dcvit.files import base_name
 from dcvit.preprocessing import Preprocessing
 
-DEFAULT_SAMPLES = 500
-"""Images of a few-shot method."""
-
 
 @dataclass(frozen=True)
 class FewShot:

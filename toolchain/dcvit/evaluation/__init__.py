@@ -19,7 +19,8 @@ from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.temporary import temporary_folder
 from dcvit.progress import track
 from dcvit.runtimes import Runtime, Session, runtime_named
-from dcvit.subject import Weights, open_subject, original_of
+from dcvit.settings import Weights
+from dcvit.subject import open_subject, original_of
 from dcvit.variant import DEFAULT_BATCH, Precision, check_batch, check_precision
 
 

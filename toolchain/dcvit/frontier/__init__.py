@@ -12,8 +12,8 @@ from torch import nn
 
 from dcvit.bench import BenchRow
 from dcvit.bench.machine import this_machine
-from dcvit.compression import check_cache, check_output, leaving_nothing_behind
-from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.compression import leaving_nothing_behind, prepare, read_options
+from dcvit.data import ImageSource, open_source
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate as accuracy
 from dcvit.files import base_name, whole_folder
@@ -22,14 +22,11 @@ from dcvit.folder.temporary import temporary_folder
 from dcvit.frontier.plot import plot_frontier
 from dcvit.frontier.result import FRONTIER, PLOT, FrontierResult, Point, mark_pareto
 from dcvit.hardware import accelerator
-from dcvit.methods.base import Compressed
-from dcvit.methods.few_shot.compressor import Compressor, require_classifier
-from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.base import MethodSettings
+from dcvit.methods.run import Compressed, Compressor
 from dcvit.methods.speedup import Measure, measuring
 from dcvit.methods.target import Target
 from dcvit.progress import say
-from dcvit.stages import StageStore
-from dcvit.subject import Weights, open_subject
 from dcvit.versions import package_versions
 
 __all__ = ["REDUCTIONS", "FrontierResult", "Point", "frontier"]
@@ -47,54 +44,39 @@ def frontier(
     target: Target | None = None,
     bench: bool = False,
     evaluate: str | Path | ImageSource | None = None,
-    settings: SearchSettings | None = None,
-    samples: int = 500,
-    seed: int = 0,
-    model_kwargs: dict[str, Any] | None = None,
-    checkpoint: Path | None = None,
-    weights: Weights = "pretrained",
-    cache: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
+    settings: MethodSettings | None = None,
+    **options: Any,
 ) -> FrontierResult:
     """Compresses a model to many sizes; what the targets share is measured once.
 
     With the solver each size is cut from the one before: its blocks only lose more, and it trains an eighth of the
-    steps.
+    steps. A method that trains on many images trains every size anew.
 
     Args:
         model: A timm name, a model folder, or a timm module in memory.
-        data: A folder of images, a tar of one, or `digits`; labels are not used.
+        data: A folder of images, a tar of one, or `digits`.
         out: The folder to write: a model folder for each point, `frontier.json` and `frontier.png`, all or nothing.
         reductions: Shares of the MACs to remove; by default those of 0.1, 0.2, … 0.7 that can be reached.
         target: Merges, widths and the convention, without a reduction or a speed-up.
         bench: Whether to measure latency in ONNX Runtime on the CPU (batch 64, fp32).
         evaluate: Labelled images to measure top-1 on.
-        settings: Of the search and the recovery.
-        samples: Images to draw from the data.
-        seed: Of every random choice.
-        model_kwargs: For `timm.create_model`.
-        checkpoint: Weights to load instead of timm's pretrained ones.
-        weights: Without a checkpoint: timm's pretrained weights, or random ones.
-        cache: A folder where results of long stages are kept for other runs.
-        resume: Continue an unfinished run from its checkpoints.
-        overwrite: Replace a frontier at `out`.
+        settings: Of the method; they say which one it is. By default `SearchSettings()`.
+        options: Fields of `Target` and of `RunSettings`, by name.
 
     Raises:
         InputError: If any of this cannot be; nothing is left behind.
     """
     started = time.perf_counter()
-    out, target, settings = Path(out), target or Target(), settings or SearchSettings()
+    out = Path(out)
+    target, run = read_options(target, options)
     if target != target.at(None):
         raise InputError("a frontier has many reductions: give them as --macs-reduction, repeated, and no speed-up")
-    check_output(out, finished=(out / FRONTIER).is_file(), resume=resume, overwrite=overwrite)
-    store = StageStore(check_cache(cache, out))
-    labelled = None if evaluate is None else open_source(evaluate, "test")
-    subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
-    require_classifier(subject, settings)
-    few_shot = draw_few_shot(open_source(data, "train"), samples, seed, subject.architecture.input_size[0])
-    compressor = Compressor(subject, few_shot, settings, recover="mimic", seed=seed, store=store)
+    asked = {"--macs-reduction": None if reductions is None else sorted(set(reductions))}
+    finished = (out / FRONTIER).is_file()
+    compressor = prepare(model, data, out, target, settings, run, finished=finished, **asked)
+    subject = compressor.run.subject
     with leaving_nothing_behind(out), ExitStack() as stack:
+        labelled = None if evaluate is None else open_source(evaluate, "test")
         targets = _reachable(compressor, target, reductions)
         measure: Measure | None = None
         if bench:
@@ -123,10 +105,11 @@ def frontier(
             original=original,
             about={
                 "macs_convention": target.macs_convention,
-                "data": few_shot.fingerprint,
+                "data": compressor.fingerprint(),
+                "scored_on": compressor.scored_on,
                 "evaluated_on": None if labelled is None else base_name(labelled.name),
-                "seed": seed,
-                "settings": settings.model_dump(mode="json"),
+                "seed": run.seed,
+                "settings": compressor.settings.model_dump(mode="json"),
                 "versions": package_versions(),
             },
             machine=this_machine() if bench else None,
@@ -139,7 +122,7 @@ def frontier(
     return result
 
 
-def _reachable(compressor: Compressor, target: Target, reductions: Sequence[float] | None) -> list[Target]:
+def _reachable(compressor: Compressor[Any], target: Target, reductions: Sequence[float] | None) -> list[Target]:
     """The targets, all of them found to be within reach before any is trained for.
 
     Raises:

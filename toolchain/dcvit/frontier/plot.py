@@ -29,7 +29,7 @@ def plot_frontier(result: FrontierResult, path: Path) -> None:
             panels[1].plot([100 / high, 100 / low], [_height(point)] * 2, "|-", color=_ORIGINAL, zorder=1)
         panels[1].set_xlabel("Latency kept (%), bars: 95 % interval")
         figure.supxlabel(describe(rows), fontsize=8)
-    figure.suptitle(f"{result.model}, compressed with {result.about['data']['images']} unlabelled images", fontsize=11)
+    figure.suptitle(f"{result.model}, compressed with {result.about['data']['images']} images", fontsize=11)
     figure.savefig(path, format="png", dpi=150)
 
 
@@ -69,5 +69,4 @@ def _height(point: Point) -> float:
 def _error_in_words(result: FrontierResult) -> str:
     if "top1" in result.original:
         return f"Top-1 accuracy (%), {result.original['images']} images"
-    images = "few-shot images" if result.about["settings"]["metric"] == "train" else "synthetic images"
-    return f"Mean KL to the original (nats), {images}"
+    return f"Mean KL to the original (nats), {result.about['scored_on']}"

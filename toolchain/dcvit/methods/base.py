@@ -1,31 +1,118 @@
-"""What every method is given and gives."""
+"""What a method is: the contract that compress, frontier, plan and the command line ask, free of torch."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from dcvit.plan import CompressionPlan
-from dcvit.summary import PlanSummary
-from dcvit.types import TimmModule
+from pydantic import BaseModel, ConfigDict
 
-Recover = Literal["mimic", "train", "none"]
+from dcvit.flags import flags_of
+from dcvit.methods.target import Target
+from dcvit.plan import Task
+from dcvit.settings import DEFAULT_SAMPLES, Recovery, RunSettings
+
+if TYPE_CHECKING:
+    from dcvit.methods.run import Compressor, Run
+    from dcvit.subject import Subject
+    from dcvit.summary import PlanSummary
+
+
+class MethodSettings(BaseModel):
+    """What a method is told beside the target; a field with a `Flag` is an option of the command line.
+
+    `method` is the name of the method that the settings are of.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The choices of the method's paper."""
+        return cls.model_validate({})
+
+
+S = TypeVar("S", bound=MethodSettings)
 
 
 @dataclass(frozen=True)
-class Compressed:
-    """A compressed model in memory.
+class Preset:
+    """A target for one model of timm.
 
     Attributes:
-        summary: What the plan costs, before and after.
-        metrics: What the run measured: scores in nats, losses, seconds, in all and by stage.
-        texts: Files for the model folder, by name.
+        model: timm name; its number of classes and its weights are free.
+        merge: The schedule.
+        macs_reduction: Share of the MACs to remove, merges included.
     """
 
-    model: TimmModule
-    summary: PlanSummary
-    metrics: dict[str, Any]
-    texts: dict[str, str] = field(default_factory=dict)
+    model: str
+    merge: str
+    macs_reduction: float
 
-    @property
-    def plan(self) -> CompressionPlan:
-        """What the model is."""
-        return self.summary.plan
+
+class Method(ABC, Generic[S]):
+    """Finds a plan and recovers accuracy.
+
+    Attributes:
+        name: As `--method` says.
+        title: In words, for reports.
+        about: In a few words, for the help.
+        settings: What it is told.
+        recovery: How it recovers accuracy.
+        samples: Images that it draws where the user does not say; None takes all.
+        tasks: What its models may be for.
+        no_use: Fields of the target and the run that mean nothing to it; a user who gives one is told.
+        paper_target: What of a target its paper decides.
+        presets: Targets for well-known models, by name.
+    """
+
+    name: str
+    title: str
+    about: str
+    settings: type[S]
+    recovery: Recovery
+    samples: int | None = DEFAULT_SAMPLES
+    tasks: ClassVar[frozenset[Task]] = frozenset({"classification"})
+    no_use: ClassVar[frozenset[str]] = frozenset()
+    paper_target: ClassVar[Mapping[str, Any]] = {}
+    presets: ClassVar[Mapping[str, Preset]] = {}
+
+    def knows(self, field: str) -> bool:
+        """Whether a field of settings, of the target or of the run, by name, means something to it."""
+        own = {each.name for each in flags_of(self.settings)}
+        shared = {each.name for each in (*flags_of(Target), *flags_of(RunSettings))}
+        return field in own or (field in shared and field not in self.no_use)
+
+    @abstractmethod
+    def summarize(self, subject: "Subject", target: Target, settings: S) -> "PlanSummary":
+        """The plan in figures, without data or weights; stand-ins for what images would choose, as its note says.
+
+        Raises:
+            InputError: If the target says nothing, does not fit the model, or cannot be met.
+        """
+
+    @abstractmethod
+    def compressor(self, run: "Run", settings: S) -> "Compressor":
+        """Compresses the run's subject to any number of targets.
+
+        Raises:
+            InputError: If the method cannot do that with this model or without images.
+        """
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run leaves things while it is under way.
+
+    Attributes:
+        checkpoints: A folder for the state of a long training and its log; None keeps neither.
+        minutes: Between two states.
+        tensorboard: A folder for TensorBoard's event files.
+    """
+
+    checkpoints: Path | None = None
+    minutes: float = 10.0
+    tensorboard: Path | None = None

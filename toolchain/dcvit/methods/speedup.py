@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from accelerate.utils import broadcast_object_list
 
@@ -17,6 +17,7 @@ from dcvit.errors import InputError
 from dcvit.exporting.for_runtime import export_for
 from dcvit.folder.temporary import temporary_folder
 from dcvit.hardware import accelerator
+from dcvit.methods.target import Reach
 from dcvit.model import build
 from dcvit.plan import CompressionPlan
 from dcvit.preprocessing import Preprocessing
@@ -37,9 +38,6 @@ _UNTIL_THE_END = 4
 _MAX_SECONDS = 30.0
 """Of timing one plan, unless its interval is tight (±1 %) before."""
 
-_MOST_CORRECTIONS = 2
-"""Of plans in which trials chose other blocks than those that stood in for them."""
-
 T = TypeVar("T")
 
 Measure = Callable[[CompressionPlan], BenchRow]
@@ -49,22 +47,24 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(Generic[T]):
     """The plans to choose from, by the share of the MACs that they remove.
 
     Attributes:
         base: The plan before any block is chosen.
-        plan: The plan for a share.
         base_share: Removed by `base`.
-        least: The smallest share above `base_share` that there is a plan for.
-        most: The largest.
+        plan: The plan for a share.
+        make: The compressed model for a share; None for `base`.
+        reach: The shares that there is a plan for.
+        base_chosen: Whether the method chose `base` itself, so that one that is faster than asked for is welcome.
     """
 
     base: CompressionPlan
-    plan: Callable[[float], CompressionPlan]
     base_share: float
-    least: float
-    most: float
+    plan: Callable[[float], CompressionPlan]
+    make: Callable[[float | None], T]
+    reach: Reach
+    base_chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class Found:
 
     Attributes:
         macs_reduction: Share of the MACs to remove; None where the base plan is fast enough.
-        row: What was measured there.
+        speedup: That was measured there.
         measurements: Plans that were timed.
     """
 
     macs_reduction: float | None
-    row: BenchRow
+    speedup: float
     measurements: int
 
 
@@ -89,7 +89,7 @@ class _Point:
     """As a share of the uncompressed model's."""
 
 
-def find_reduction(speedup: float, candidates: Candidates, measure: Measure) -> Found:
+def find_reduction(speedup: float, candidates: Candidates[Any], measure: Measure) -> Found:
     """Searches the share of the MACs whose plan is `speedup` times as fast, within 3 %.
 
     Latency falls with the share, nearly in a line: secants find the place, halving the bracket keeps noise from
@@ -108,10 +108,17 @@ def find_reduction(speedup: float, candidates: Candidates, measure: Measure) -> 
         return 1 / row.speedup
 
     goal = 1 / speedup
-    base = candidates.base
+    base, least, most = candidates.base, candidates.reach.least, candidates.reach.most
     slow = start = _Point(candidates.base_share, 1.0 if base.is_identity else latency_of(base, None))
+    if candidates.base_chosen and start.latency <= goal:
+        return Found(None, 1 / start.latency, len(timed))
+    if most <= candidates.base_share:
+        raise InputError(
+            f"--speedup {speedup:g}: the merges alone measure ×{1 / start.latency:.2f}, and nothing else can be cut; "
+            "give other merges, or let widths change"
+        )
     if start.latency < goal * (1 - TOLERANCE):
-        fastest = 1 / latency_of(candidates.plan(candidates.most), candidates.most)
+        fastest = 1 / latency_of(candidates.plan(most), most)
         raise InputError(
             f"--speedup {speedup:g}: the plan and its merges alone are ×{1 / start.latency:.2f} as fast; "
             f"ask for ×{1 / start.latency:.2f} to ×{fastest:.2f}"
@@ -120,7 +127,7 @@ def find_reduction(speedup: float, candidates: Candidates, measure: Measure) -> 
     share = 1 - goal * (1 - start.share) / start.latency  # as if latency followed MACs
     widths: list[float] = []
     while len(timed) < MOST_MEASUREMENTS and not _met(timed, speedup, _AIM):
-        share = min(max(share, candidates.least), candidates.most)
+        share = min(max(share, least), most)
         plan = candidates.plan(share)
         if plan.digest in timed:
             break  # nothing lies between the plans that were timed
@@ -130,12 +137,12 @@ def find_reduction(speedup: float, candidates: Candidates, measure: Measure) -> 
         else:
             slow = point
         if fast is None:
-            if share >= candidates.most and not _met(timed, speedup, TOLERANCE):
+            if share >= most and not _met(timed, speedup, TOLERANCE):
                 raise InputError(
                     f"--speedup {speedup:g} is out of reach in {timed[plan.digest][1].runtime}: cutting all that can "
                     f"be cut measures ×{1 / point.latency:.2f}; ask for ×{1 / start.latency:.2f} to that"
                 )
-            share = _extrapolated(start, slow, goal) if len(timed) < _UNTIL_THE_END else candidates.most
+            share = _extrapolated(start, slow, goal) if len(timed) < _UNTIL_THE_END else most
             continue
         widths.append(fast.share - slow.share)
         if widths[-1] < _FINEST:
@@ -150,33 +157,42 @@ def find_reduction(speedup: float, candidates: Candidates, measure: Measure) -> 
 def correct(
     found: Found,
     speedup: float,
-    candidates: Candidates,
-    make: Callable[[float | None], T],
+    candidates: Candidates[T],
     measure: Callable[[T], BenchRow],
+    corrections: int,
 ) -> tuple[T, BenchRow]:
     """Makes the model of the share that was found; where it is not as fast as its stand-in was, of a corrected share.
 
     Blocks that cost differently (Swin's and ResNet's stages) make the plan that trials choose faster or slower than
-    the one that was timed in its place. What comes nearest is kept, with a warning where that is not within 3 %.
+    the one that was timed in its place, and so do widths that training finds. What comes nearest is kept, with a
+    warning where that is not within 3 %.
+
+    Args:
+        found: Where the search ended.
+        speedup: That is asked for.
+        candidates: Make the models.
+        measure: Times a model that was made.
+        corrections: Models to make beyond the first.
     """
     share = found.macs_reduction
     tries: list[tuple[float, T, BenchRow]] = []
-    for _ in range(1 + _MOST_CORRECTIONS):
-        made = make(share)
+    for _ in range(1 + corrections):
+        made = candidates.make(share)
         row = measure(made)
         tries.append((abs(row.speedup / speedup - 1), made, row))
         if tries[-1][0] <= TOLERANCE or share is None or row.speedup <= 1:
             break
         # As if latency fell with the share in a line through the uncompressed model and this one.
         line = share * (1 - 1 / speedup) / (1 - 1 / row.speedup)
-        corrected = min(max(line, candidates.least), candidates.most)
+        corrected = min(max(line, candidates.reach.least), candidates.reach.most)
         if corrected == share:
             break
         share = corrected
-        say(f"the blocks chosen make it ×{row.speedup:.3f} as fast: again, with −{share:.1%} MACs")
+        say(f"what was chosen makes it ×{row.speedup:.3f} as fast: again, with −{share:.1%} MACs")
     miss, made, row = min(tries, key=lambda each: each[0])
-    if miss > TOLERANCE and abs(found.row.speedup / speedup - 1) <= TOLERANCE:
-        log.warning("the blocks chosen make it ×%.3f as fast, not within 3 %% of ×%g", row.speedup, speedup)
+    wanted = share is not None and abs(found.speedup / speedup - 1) <= TOLERANCE
+    if miss > TOLERANCE and wanted:
+        log.warning("what was chosen makes it ×%.3f as fast, not within 3 %% of ×%g", row.speedup, speedup)
     return made, row
 
 
@@ -201,7 +217,7 @@ def _best(timed: dict[str, tuple[float | None, BenchRow]], speedup: float) -> Fo
         faster = [each for each in timed.values() if each[1].speedup >= speedup]
         share, row = min(faster or [(share, row)], key=lambda each: abs(each[1].speedup / speedup - 1))
         log.warning("no plan was measured within 3 %% of ×%g; the one taken is ×%.3f as fast", speedup, row.speedup)
-    return Found(share, row, len(timed))
+    return Found(share, row.speedup, len(timed))
 
 
 @contextmanager

@@ -1,45 +1,59 @@
-"""What the user wants, whichever method is to reach it."""
+"""What the user wants, whichever method is to reach it, and which part of it can be reached."""
 
-from typing import Self
+import math
+from dataclasses import dataclass
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dcvit.errors import InputError
+from dcvit.flags import Flag
 from dcvit.plan import CompressionPlan, MacsConvention
 
 NO_MERGES = "none"
 """Instead of a schedule: no token merges."""
 
+MEASURED = ("speedup", "runtime")
+"""Fields of a target that say what is to be measured."""
+
 
 class Target(BaseModel):
-    """What the user wants.
-
-    Attributes:
-        macs_reduction: Share of the given model's MACs to remove, merges included.
-        speedup: How many times faster than the uncompressed model, as measured, instead of a share of the MACs.
-        runtime: That the speed-up is measured in; None takes ONNX Runtime on the CPU.
-        macs_convention: How MACs are counted.
-        width_multiple: Widths of heads and MLPs are multiples of this; 1 reproduces the paper.
-        keep_heads: No attention head loses channels.
-        merge: A merge schedule, as `horizontal@4,vertical@8`.
-        size_aware: Let attention know how many patches a merged token stands for; None: where nothing is trained.
-        trim_last_block: Let the last block work on the prefix tokens alone, which leaves the logits as they are; None:
-            where the method does so by itself, and the head allows it.
-        plan: A plan that fixes everything (or, with a reduction, the start).
-    """
+    """What the user wants; a share of the MACs is of the given model's, and merges count for it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    macs_reduction: float | None = Field(default=None, gt=0, lt=1)
-    speedup: float | None = Field(default=None, gt=1)
-    runtime: str | None = None
-    macs_convention: MacsConvention = "full"
-    width_multiple: int = Field(default=8, ge=1)
-    keep_heads: bool = False
-    merge: str | None = None
-    size_aware: bool | None = None
-    trim_last_block: bool | None = None
-    plan: CompressionPlan | None = None
+    macs_reduction: Annotated[float | None, Flag(metavar="R")] = Field(
+        default=None, gt=0, lt=1, description="Share of the MACs to remove, e.g. 0.166."
+    )
+    speedup: Annotated[float | None, Flag(metavar="X")] = Field(
+        default=None, gt=1, description="How many times faster, as measured here, instead of --macs-reduction."
+    )
+    runtime: Annotated[str | None, Flag(default="onnxruntime")] = Field(
+        default=None, description="That --speedup is measured in."
+    )
+    macs_convention: Annotated[MacsConvention, Flag()] = Field(
+        default="full", description="Count every MAC, or as the DC-ViT paper does."
+    )
+    width_multiple: Annotated[int, Flag()] = Field(
+        default=8, ge=1, description="Widths of heads and MLPs are multiples of this; 1 reproduces the papers."
+    )
+    keep_heads: Annotated[bool, Flag()] = Field(default=False, description="No attention head loses channels.")
+    merge: Annotated[str | None, Flag()] = Field(
+        default=None,
+        description="Token merges: horizontal@4,vertical@8 (and ,linear for a trained operator, the default where "
+        "merges are trained). Where a method chooses merges by itself, 'none' turns that off.",
+    )
+    size_aware: Annotated[bool | None, Flag(default="where nothing is trained")] = Field(
+        default=None, description="Attention knows how many patches a merged token stands for."
+    )
+    trim_last_block: Annotated[bool | None, Flag(off="--keep-last-block", default="where the method does so")] = Field(
+        default=None,
+        description="The last block works on the class token alone, where the head reads nothing else; the outputs "
+        "stay as they are.",
+    )
+    plan: Annotated[CompressionPlan | None, Flag(metavar="FILE")] = Field(
+        default=None, description="A plan to follow; with a target, to start from."
+    )
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -51,7 +65,7 @@ class Target(BaseModel):
 
     def at(self, macs_reduction: float | None) -> "Target":
         """The same with this share of the MACs to remove, and no speed-up."""
-        return self.model_copy(update={"macs_reduction": macs_reduction, "speedup": None, "runtime": None})
+        return self.model_copy(update={"macs_reduction": macs_reduction, **dict.fromkeys(MEASURED)})
 
     def resolved(self, *, trained: bool) -> "Target":
         """The same with `size_aware` decided for the merges that it asks for; a plan's own stay as the plan says.
@@ -61,3 +75,32 @@ class Target(BaseModel):
         if self.size_aware is not None or self.merge is None:
             return self
         return self.model_copy(update={"size_aware": not trained})
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Shares of the given model's MACs that a method can remove.
+
+    Attributes:
+        least: The smallest beyond what merges and fixed cuts remove.
+        most: The largest.
+    """
+
+    least: float
+    most: float
+
+    def check(self, macs_reduction: float, how: str) -> None:
+        """Checks that a share is not more than can be removed.
+
+        Raises:
+            InputError: If it is; the message gives the range, and in `how` what takes it.
+        """
+        if macs_reduction > self.most * (1 + 1e-9):
+            raise self.refusal(macs_reduction, how)
+
+    def refusal(self, macs_reduction: float, how: str) -> InputError:
+        """The error for a share that is not within reach."""
+        least, most = math.ceil(self.least * 1e4) / 1e4, math.floor(self.most * 1e4) / 1e4
+        return InputError(
+            f"--macs-reduction: {macs_reduction:.4f} is out of reach; {how} takes {least:.4f} to {most:.4f}"
+        )

@@ -40,13 +40,20 @@ class Checkpoints:
 
     Attributes:
         folder: Holds one file, the latest state.
+        name: Of the training among others that are kept there.
         key: What the training depends on; a state of another one is refused.
         minutes: Between two states.
     """
 
     folder: Path
+    name: str
     key: dict[str, Any]
     minutes: float = 10.0
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / f"{self.name}.{CHECKPOINT}"
 
 
 @dataclass(frozen=True)
@@ -227,13 +234,13 @@ class Finetuning:
             "average": None if self._average is None else self._average.weights,
             "pruner": None if self.pruner is None else self.pruner.state_dict(),
         }
-        write_state(self.checkpoints.folder / CHECKPOINT, self._key(), TrainingState(done, seconds, parts))
+        write_state(self.checkpoints.path, self._key(), TrainingState(done, seconds, parts))
 
     def _resume(self) -> tuple[int, float]:
         """Puts the saved state back; gives the steps that are done and the seconds that they took."""
         state = None
         if self.checkpoints is not None:
-            state = read_state(self.checkpoints.folder / CHECKPOINT, self._key())
+            state = read_state(self.checkpoints.path, self._key())
         accelerator().wait_for_everyone()
         if accelerator().is_main_process:
             self.log.resume(state.step if state else 0)

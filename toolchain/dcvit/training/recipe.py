@@ -1,9 +1,10 @@
 """How a model is trained on labels, on its teacher's outputs, or on both."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dcvit.flags import Flag
 from dcvit.plan import Task as TaskName
 from dcvit.preprocessing import Preprocessing
 
@@ -15,38 +16,54 @@ SMALL_INPUT = 64
 class TrainingRecipe(BaseModel):
     """Optimiser, augmentation and length of a training; the values are DeiT's (arXiv 2012.12877) but for lr and epochs.
 
-    Attributes:
-        epochs: Passes over the images; 0.5 is half of one.
-        batch_size: Images an optimiser step, over all processes.
-        accumulate: Parts that a batch is computed in, one after the other, for less memory.
-        lr: Peak learning rate of AdamW; it falls to 0 along a cosine.
-        weight_decay: Not on norms, biases, embeddings and compactors.
-        warmup: Share of the steps over which the learning rate rises.
-        clip_norm: Largest norm of the gradient; 0 turns clipping off.
-        augmentation: `deit` is random resized crops, flips, RandAugment and random erasing, as timm makes them; `crop`
-            shifts by an eighth of the side and flips; None takes `crop` for inputs up to 64 pixels, else `deit`.
-        label_smoothing: Share of the target that is spread over all classes.
-        mixup: Parameter α of mixup, and of CutMix in `cutmix`; 0 turns it off, None goes with the augmentation.
-        distill: Weight w of KL(teacher ‖ student) at τ = 1 beside (1 − w) times the cross-entropy; without labels
-            the KL is all there is.
-        ema: Decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
+    `deit` augmentation is random resized crops, flips, RandAugment and random erasing, as timm makes them; `crop`
+    shifts by an eighth of the side and flips.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: float = Field(default=30.0, ge=0)
-    batch_size: int = Field(default=128, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    lr: float = Field(default=2e-4, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    clip_norm: float = Field(default=1.0, ge=0)
-    augmentation: Augmentation | None = None
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    mixup: float | None = Field(default=None, ge=0)
-    cutmix: float | None = Field(default=None, ge=0)
-    distill: float = Field(default=0.5, ge=0, le=1)
-    ema: float = Field(default=0.0, ge=0, lt=1)
+    epochs: Annotated[float, Flag()] = Field(
+        default=30.0, ge=0, description="Passes over the images; 0.5 is half of one."
+    )
+    batch_size: Annotated[int, Flag()] = Field(
+        default=128, ge=1, description="Images an optimiser step, over all processes and parts."
+    )
+    accumulate: Annotated[int, Flag(metavar="K")] = Field(
+        default=1, ge=1, description="Compute a batch in so many parts, one after the other, for less memory."
+    )
+    lr: Annotated[float, Flag()] = Field(
+        default=2e-4, gt=0, description="Peak learning rate of AdamW; it falls to 0 along a cosine."
+    )
+    weight_decay: float = Field(default=0.05, ge=0, description="Not on norms, biases, embeddings and compactors.")
+    warmup: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the steps over which the learning rate rises."
+    )
+    clip_norm: float = Field(default=1.0, ge=0, description="Largest norm of the gradient; 0 turns clipping off.")
+    augmentation: Annotated[Augmentation | None, Flag(default=f"crop up to {SMALL_INPUT} pixels, else deit")] = Field(
+        default=None, description="DeiT's, or shifts and flips."
+    )
+    label_smoothing: Annotated[float, Flag()] = Field(
+        default=0.1, ge=0, lt=1, description="Share of the target that is spread over all classes."
+    )
+    mixup: Annotated[float | None, Flag(metavar="A", default="0.8 with deit")] = Field(
+        default=None, ge=0, description="Parameter α of mixup; 0 turns it off."
+    )
+    cutmix: Annotated[float | None, Flag(metavar="A", default="1.0 with deit")] = Field(
+        default=None, ge=0, description="Parameter α of CutMix; 0 turns it off."
+    )
+    distill: Annotated[float, Flag(metavar="W")] = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Weight of the uncompressed model's outputs (KL at τ = 1) against the labels; without labels they "
+        "are all there is.",
+    )
+    ema: Annotated[float, Flag(metavar="D")] = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a moving average of the weights that is kept in the end; 0 keeps the last weights.",
+    )
 
     def steps(self, images: int) -> int:
         """Optimiser steps over so many images; at least one, unless there are no epochs."""
@@ -65,23 +82,18 @@ class TrainingRecipe(BaseModel):
 
 
 class MimicRecipe(BaseModel):
-    """How a student is trained.
-
-    Attributes:
-        batch_size: Images a step, over all processes.
-        lr: Peak learning rate of AdamW; it falls to 0 along a cosine.
-        warmup: Share of the steps over which the learning rate rises.
-        loss_warmup_epochs: The loss is scaled by min(epoch / this, 1); 0 turns it off.
-        logit_weight: Weight of KL(teacher ‖ student) on the logits, beside the MSE on the features.
-        clip_norm: Largest norm of the gradient; 0 turns clipping off.
-    """
+    """How a student mimics its teacher's features."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    batch_size: int = Field(default=64, ge=1)
-    lr: float = Field(default=3e-5, gt=0)
+    batch_size: int = Field(default=64, ge=1, description="Images a step, over all processes.")
+    lr: float = Field(default=3e-5, gt=0, description="Peak learning rate of AdamW; it falls to 0 along a cosine.")
     weight_decay: float = Field(default=1e-4, ge=0)
-    warmup: float = Field(default=0.0, ge=0, lt=1)
-    loss_warmup_epochs: float = Field(default=20.0, ge=0)
-    logit_weight: float = Field(default=0.0, ge=0)
-    clip_norm: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.0, ge=0, lt=1, description="Share of the steps over which the learning rate rises.")
+    loss_warmup_epochs: float = Field(
+        default=20.0, ge=0, description="The loss is scaled by min(epoch / this, 1); 0 turns it off."
+    )
+    logit_weight: float = Field(
+        default=0.0, ge=0, description="Weight of KL(teacher ‖ student) on the logits, beside the MSE on the features."
+    )
+    clip_norm: float = Field(default=0.0, ge=0, description="Largest norm of the gradient; 0 turns clipping off.")

@@ -1,8 +1,6 @@
 """What a model is trained on, and for what, by what it is for."""
 
-from pathlib import Path
-
-from dcvit.data import ImageSource, open_source
+from dcvit.data import ImageSource
 from dcvit.data.masks import with_masks
 from dcvit.data.protocols import MaskSource
 from dcvit.errors import InputError
@@ -15,7 +13,7 @@ from dcvit.training.task import Classification, Task
 
 def set_up(
     subject: Subject,
-    data: str | Path | ImageSource,
+    source: ImageSource,
     recipe: TrainingRecipe,
     *,
     labels: bool | None,
@@ -26,7 +24,7 @@ def set_up(
 
     Args:
         subject: The model.
-        data: A folder of images, a tar of one, a pattern that names several, or `digits`; for segmentation with masks.
+        source: Images; for segmentation with masks.
         recipe: Resolved for the model's preprocessing.
         labels: Whether to use the labels; None uses them where the source has any.
         samples: Images to draw; None takes all.
@@ -35,7 +33,6 @@ def set_up(
     Raises:
         InputError: If labels are asked for and the source has none, or they are not those of the model.
     """
-    source = open_source(data, "train")
     if subject.plan.head is not None:
         return _set_up_segmentation(subject, with_masks(source), recipe, labels=labels, samples=samples, seed=seed)
     classes, expected = len(source.classes), subject.architecture.num_classes

@@ -21,7 +21,8 @@ from dcvit.layers import hidden_width
 from dcvit.methods.cait.compacted import CompactedLayer
 from dcvit.methods.cait.prunable import choose_units, most_macs, prunable_layers
 from dcvit.methods.cait.settings import CdcpSettings
-from dcvit.plan import BlockPlan, CompressionPlan, MacsConvention
+from dcvit.methods.target import Target
+from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.types import TimmModule
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ class ChannelPruning:
         student: Follows the plan; a Vision Transformer.
         family: Of the student.
         plan: What the student is: merges, attention-free blocks and widths so far.
+        target: How wide heads and MLPs may become, and how MACs are counted.
         macs_to_save: MACs that the narrowed student has to cost less.
         settings: When and how fast.
-        macs_convention: How MACs are counted.
 
     Raises:
         InputError: If the architecture cannot be narrowed, or as many MACs cannot be saved.
@@ -51,24 +52,25 @@ class ChannelPruning:
         student: TimmModule,
         family: Family,
         plan: CompressionPlan,
+        target: Target,
         *,
         macs_to_save: float,
         settings: CdcpSettings | None = None,
-        macs_convention: MacsConvention = "full",
     ) -> None:
         self.student, self.family, self.plan = student, family, plan
         self.macs_to_save, self.settings = macs_to_save, settings or CdcpSettings()
+        self._multiple = target.width_multiple
         self.largest_cut = 0.0
         """Largest norm of a row that the last fold cut; 0 if every masked row had vanished."""
         layers = prunable_layers(
             student,
             family,
             plan,
-            multiple=self.settings.width_multiple,
-            keep_heads=self.settings.keep_heads,
+            multiple=target.width_multiple,
+            keep_heads=target.keep_heads,
             min_head_dim=self.settings.min_head_dim,
             min_mlp_hidden=self.settings.min_mlp_hidden,
-            macs_convention=macs_convention,
+            macs_convention=target.macs_convention,
         )
         if macs_to_save > (most := most_macs(layers)):
             raise InputError(
@@ -160,7 +162,7 @@ class ChannelPruning:
         importance = self._importance()
         layers = [each.layer for each in self._compacted]
         scores = [each.sort(-1).values.sum((0, 1)) for each in importance]
-        counts = choose_units(layers, scores, macs, self.settings.width_multiple)
+        counts = choose_units(layers, scores, macs, self._multiple)
         for each, score, count in zip(self._compacted, importance, counts, strict=True):
             least = score.argsort(dim=-1, stable=True)[..., :count]
             each.mask = torch.zeros(score.shape, dtype=torch.bool).scatter_(-1, least, True)

@@ -312,7 +312,7 @@ class _Prober:
             target = self.family.merge_tokens(self.model, merged, features)
             error += float((new_features - target).double().square().sum())
             size += float(target.double().square().sum())
-            kl += divergence(_rows(new_logits), _rows(logits)) * len(chunk)
+            kl += divergence(new_logits, logits) * len(chunk)
         return {"kl": kl / len(self.images) if self.costs.classes > 1 else None, "feature_error": error / size}
 
     def _unmerged(self) -> list[tuple[Tensor, Tensor]]:
@@ -330,8 +330,3 @@ class _Prober:
 def _replaced(tokens: Tensor, _block: TimmModule, _inputs: Any) -> tuple[Tensor]:
     """What a block gets in place of its inputs."""
     return (tokens,)
-
-
-def _rows(logits: Tensor) -> Tensor:
-    """Logits of images [B, classes] or of pixels [B, classes, H, W] as rows."""
-    return logits if logits.ndim == 2 else logits.movedim(1, -1).flatten(0, -2)

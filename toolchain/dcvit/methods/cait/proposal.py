@@ -17,7 +17,7 @@ from dcvit.methods.cait.prunable import PrunableLayer, most_macs, prunable_layer
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.methods.cait.uniform import narrowed_plan, uniform_widths
 from dcvit.methods.few_shot.proposal import survey
-from dcvit.methods.target import NO_MERGES, Target
+from dcvit.methods.target import NO_MERGES, Reach, Target
 from dcvit.model import build
 from dcvit.plan import CompressionPlan, merges_text
 from dcvit.subject import Subject, original_of
@@ -48,9 +48,9 @@ class JointProposal:
     width_multiple: int
 
     @property
-    def reach(self) -> tuple[float, float]:
+    def reach(self) -> Reach:
         """Shares of the MACs that are removed with no channel pruned, and with all that can be."""
-        return self.saved / self.total, (self.saved + most_macs(self.layers)) / self.total
+        return Reach(self.saved / self.total, (self.saved + most_macs(self.layers)) / self.total)
 
     def removing(self, macs_reduction: float | None) -> "JointProposal":
         """The same for another share of the given model's MACs.
@@ -59,12 +59,8 @@ class JointProposal:
             InputError: If it is out of reach; the message gives the range.
         """
         macs = 0.0 if macs_reduction is None else max(0.0, macs_reduction * self.total - self.saved)
-        if macs > most_macs(self.layers):
-            least, most = self.reach
-            raise InputError(
-                f"--macs-reduction: {macs_reduction:.4f} is out of reach; with these merges pruning takes "
-                f"{least:.4f} to {most:.4f}"
-            )
+        if macs_reduction is not None and macs > most_macs(self.layers):
+            raise self.reach.refusal(macs_reduction, "pruning with these merges")
         return replace(self, macs=macs)
 
     def uniform(self) -> CompressionPlan:
@@ -120,6 +116,18 @@ def propose_jointly(
     return proposal.removing(wanted)
 
 
+def refits(settings: CaitSettings, subject: Subject) -> bool:
+    """Whether widths are found and refitted before the training.
+
+    Raises:
+        InputError: If that is asked for, and the model has no logits to measure damage on.
+    """
+    able = subject.plan.task == "classification" and not subject.plan.blocks
+    if settings.widths == "refit" and not able:
+        raise InputError("--widths refit needs a classifier that is still whole; give --widths cdcp")
+    return settings.prune and settings.widths != "cdcp" and able
+
+
 def stand_in_merges(subject: Subject, target: Target, settings: CaitSettings) -> ChooseMerges:
     """Chooses without images: of the shortest schedules that remove the settings' share, the one that removes least.
 
@@ -149,7 +157,7 @@ def summarize_jointly(subject: Subject, target: Target, settings: CaitSettings) 
     if target.speedup is not None:
         raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
     if proposal.macs:
-        how = "your images find" if settings.refits(subject) else "training finds"
+        how = "your images find" if refits(settings, subject) else "training finds"
         notes.append(f"{how} the widths (here all are cut by the same share)")
     return summarize(proposal.uniform(), subject.plan, target.macs_convention, "; ".join(notes))
 

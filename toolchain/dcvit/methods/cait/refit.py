@@ -6,46 +6,29 @@ import math
 from dcvit.cost import count_macs
 from dcvit.data import FewShot
 from dcvit.errors import InputError
-from dcvit.methods.base import Compressed
 from dcvit.methods.cuts.by_norm import cut_by_norm
-from dcvit.methods.few_shot.compressor import Compressor
 from dcvit.methods.few_shot.proposal import survey
-from dcvit.methods.few_shot.search import predicted_damage, reach
+from dcvit.methods.few_shot.search import DcVitCompressor
 from dcvit.methods.few_shot.settings import SearchSettings
-from dcvit.methods.stopwatch import Stopwatch
+from dcvit.methods.run import Compressed, Run
 from dcvit.methods.target import Target
 from dcvit.plan import CompressionPlan
-from dcvit.stages import StageStore
-from dcvit.subject import Subject
 
 
 class Refit:
     """Narrows a merged model with the few-shot solver; its closed-form refit leaves little for training to recover.
 
     Args:
-        subject: The model that was given.
+        run: The model that was given, and where results are kept.
         base: The plan before any width is chosen.
         few_shot: Images that cuts are measured and refitted on.
-        seed: Of every random choice.
-        store: Keeps what was measured.
-        watch: Where the time goes.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        base: CompressionPlan,
-        few_shot: FewShot,
-        *,
-        seed: int,
-        store: StageStore,
-        watch: Stopwatch,
-    ) -> None:
+    def __init__(self, run: Run, base: CompressionPlan, few_shot: FewShot) -> None:
         self.base = base
-        self._subject = dataclasses.replace(subject, model=cut_by_norm(subject, base), plan=base)
-        self._compressor = Compressor(
-            self._subject, few_shot, SearchSettings(steps=0), recover="mimic", seed=seed, store=store, watch=watch
-        )
+        self._subject = dataclasses.replace(run.subject, model=cut_by_norm(run.subject, base), plan=base)
+        inner = dataclasses.replace(run, subject=self._subject)
+        self._compressor = DcVitCompressor(inner, SearchSettings(steps=0), few_shot)
 
     def plan(self, target: Target, macs: float) -> CompressionPlan:
         """The plan that saves `macs` MACs of the base plan's model at the least predicted damage.
@@ -57,9 +40,7 @@ class Refit:
 
     def most_macs(self, target: Target) -> float:
         """MACs that the narrowest plan saves of the base plan's model."""
-        asking = self._removing(target, 1.0)
-        job, proposal = self._compressor.job(asking)
-        return reach(job, proposal)[1]
+        return self._compressor.most_macs(self._removing(target, 1.0))
 
     def damage(self, target: Target, macs: float, merge: str | None) -> float:
         """KL in nats that is predicted of narrowing until `macs` are saved, where a schedule saves a part.
@@ -71,7 +52,7 @@ class Refit:
         try:
             proposal = survey(self._subject, removing.model_copy(update={"merge": merge, "size_aware": None}))
             job, _ = self._compressor.job(removing)
-            return predicted_damage(job, proposal.removing(macs / proposal.total))
+            return self._compressor.predicted_damage(job, proposal.removing(macs / proposal.total))
         except InputError:
             return math.inf
 
@@ -82,9 +63,5 @@ class Refit:
     def _removing(self, target: Target, macs: float) -> Target:
         convention = target.macs_convention
         total = count_macs(self._subject.model, self._subject.architecture.input_size, convention).total
-        return Target(
-            macs_reduction=macs / total,
-            macs_convention=convention,
-            width_multiple=target.width_multiple,
-            keep_heads=target.keep_heads,
-        )
+        decided = dict.fromkeys(("merge", "size_aware", "trim_last_block", "plan"))
+        return target.at(macs / total).model_copy(update=decided)

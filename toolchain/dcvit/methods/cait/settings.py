@@ -1,47 +1,42 @@
 """Settings of CAIT: how widths and merges are chosen, how channels are pruned, and how long it trains."""
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dcvit.errors import InputError
-from dcvit.subject import Subject
+from dcvit.flags import Flag
+from dcvit.methods.base import MethodSettings
 from dcvit.training.recipe import TrainingRecipe
 
 SETTLING = 1.5
 """Masks are final once the steps left are this many times those in which a row of norm 1 vanishes."""
 
-WidthSearch = Literal["refit", "cdcp"]
-
 
 class CdcpSettings(BaseModel):
-    """How channels are pruned while a model trains.
-
-    Attributes:
-        shrink: Norm that a masked row would lose over the whole run, λ: it vanishes within 1/λ of the steps. This does
-            not follow the learning rate, whose fall to 0 would let rows that are masked late never vanish.
-        warmup: Share of the steps before the first unit is masked.
-        every: Steps between re-rankings, T.
-        reached_by: Share of the steps by which the masked model meets the target; in between it is approached linearly.
-        width_multiple: WidthSearch are multiples of this.
-        keep_heads: Only MLPs are narrowed.
-        min_head_dim: Channels that every head keeps at least.
-        min_mlp_hidden: Nodes that every MLP keeps at least.
-        vanish_norm: A masked row below this norm is set to zero.
-    """
+    """How channels are pruned while a model trains; to which widths, the target says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shrink: float = Field(default=8.0, gt=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    every: int = Field(default=20, ge=1)
-    reached_by: float = Field(default=0.6, gt=0, lt=1)
-    width_multiple: int = Field(default=8, ge=1)
-    keep_heads: bool = False
-    min_head_dim: int = Field(default=8, ge=1)
-    min_mlp_hidden: int = Field(default=8, ge=1)
-    vanish_norm: float = Field(default=1e-4, ge=0)
+    shrink: float = Field(
+        default=8.0,
+        gt=0,
+        description="Norm that a masked row would lose over the whole run, λ: it vanishes within 1/λ of the steps. "
+        "This does not follow the learning rate, whose fall to 0 would let rows that are masked late never vanish.",
+    )
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the steps before the first unit is masked.")
+    every: int = Field(default=20, ge=1, description="Steps between re-rankings, T.")
+    reached_by: float = Field(
+        default=0.6,
+        gt=0,
+        lt=1,
+        description="Share of the steps by which the masked model meets the target; in between it is approached "
+        "linearly.",
+    )
+    min_head_dim: int = Field(default=8, ge=1, description="Channels that every head keeps at least.")
+    min_mlp_hidden: int = Field(default=8, ge=1, description="Nodes that every MLP keeps at least.")
+    vanish_norm: float = Field(default=1e-4, ge=0, description="A masked row below this norm is set to zero.")
 
     @model_validator(mode="after")
     def _time_to_vanish(self) -> Self:
@@ -70,48 +65,43 @@ class CdcpSettings(BaseModel):
         return math.ceil(self.reached_by * steps)
 
 
-class CaitSettings(BaseModel):
+class CaitSettings(MethodSettings):
     """How a model is merged, pruned and trained.
 
-    Attributes:
-        prune: Whether widths change; without it merges have to meet the target alone.
-        widths: `refit` narrows heads and MLPs by measured damage before the training, and removes attention where that
-            does less; `cdcp` prunes them while the model trains, as the paper does. None refits classifiers that are
-            still whole.
-        merge_share: Share of the MACs to be removed that chosen merges take, with `cdcp` or where there are no images
-            to weigh merges against widths; all, where widths do not change.
-        trim: Whether the last block leaves out what no head reads, which changes no logit.
-        labels: Whether the images' labels are used; None uses them where there are any.
-        training: Optimiser, augmentation and length.
-        pruning: When and how fast channels are pruned.
+    `refit` narrows heads and MLPs by measured damage before the training, and removes attention where that does less;
+    `cdcp` prunes them while the model trains, as the paper does.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     method: Literal["cait"] = "cait"
-    prune: bool = True
-    widths: WidthSearch | None = None
-    merge_share: float = Field(default=2 / 3, gt=0, le=1)
-    trim: bool = True
-    labels: bool | None = None
+    prune: Annotated[bool, Flag()] = Field(
+        default=True, description="Whether widths change; without it merges have to meet the target alone."
+    )
+    widths: Annotated[Literal["refit", "cdcp"] | None, Flag(default="refit for a whole classifier")] = Field(
+        default=None,
+        description="Find widths by measured damage and refit them before the training, or prune channels while it "
+        "runs, as the paper does.",
+    )
+    merge_share: float = Field(
+        default=2 / 3,
+        gt=0,
+        le=1,
+        description="Share of the MACs to be removed that chosen merges take, with cdcp or where there are no images "
+        "to weigh merges against widths; all, where widths do not change.",
+    )
+    trim: bool = Field(
+        default=True, description="Whether the last block leaves out what no head reads, which changes no logit."
+    )
+    labels: Annotated[bool | None, Flag(default="labels if any")] = Field(
+        default=None, description="Learn from labels, or from the uncompressed model alone."
+    )
     training: TrainingRecipe = TrainingRecipe()
     pruning: CdcpSettings = CdcpSettings()
+
+    @classmethod
+    def paper(cls) -> Self:
+        """CAIT with nothing but what its paper has."""
+        return cls(widths="cdcp", trim=False)
 
     def share(self, macs_reduction: float) -> float:
         """What of a share of the MACs merges take where nothing says more."""
         return macs_reduction * (self.merge_share if self.prune else 1.0)
-
-    def refits(self, subject: Subject) -> bool:
-        """Whether widths are found and refitted before the training.
-
-        Raises:
-            InputError: If that is asked for, and the model has no logits to measure damage on.
-        """
-        able = subject.plan.task == "classification" and not subject.plan.blocks
-        if self.widths == "refit" and not able:
-            raise InputError("--widths refit needs a classifier that is still whole; give --widths cdcp")
-        return self.prune and self.widths != "cdcp" and able
-
-
-PAPER = CaitSettings(widths="cdcp", trim=False)
-"""CAIT with nothing but what its paper has."""

@@ -1,12 +1,11 @@
 """Merges against widths: which schedule, with which widths beside it, is predicted to harm a model least."""
 
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from dcvit.data import DEFAULT_SAMPLES, FewShot, ImageSource, draw_few_shot, open_source
+from dcvit.bench.machine import this_machine
+from dcvit.data import FewShot
 from dcvit.hardware import accelerator
 from dcvit.methods.cait.merge_costs import MergeCosts
 from dcvit.methods.cait.merging import MergeSearch, MergeTrial, Schedule, choose_merges, least_harm, most_reduction
@@ -14,13 +13,13 @@ from dcvit.methods.cait.proposal import ChooseMerges
 from dcvit.methods.cait.refit import Refit
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.methods.cuts.by_norm import cut_by_norm
+from dcvit.methods.run import Run
 from dcvit.methods.speedup import Measure
-from dcvit.methods.stopwatch import Stopwatch
 from dcvit.methods.target import Target
 from dcvit.plan import CompressionPlan, MacsConvention, merges_text
 from dcvit.progress import say
-from dcvit.stages import StageResult, StageStore, weights_digest
-from dcvit.subject import Subject
+from dcvit.settings import DEFAULT_SAMPLES
+from dcvit.stages import StageResult
 from dcvit.summary import summarize
 from dcvit.types import TimmModule
 
@@ -43,29 +42,14 @@ class Weighing:
     """Finds structure for one model on a few images.
 
     Args:
-        subject: The model that is to be compressed.
-        data: Where the images are drawn from.
+        run: The model, and where the images are drawn from.
         settings: Of the method.
         refits: Whether widths are refitted before the training, so that they can be weighed against merges.
-        seed: Of the draw.
-        store: Keeps what was measured, for other targets and runs.
-        watch: Where the time goes.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        data: str | Path | ImageSource,
-        settings: CaitSettings,
-        *,
-        refits: bool,
-        seed: int,
-        store: StageStore,
-        watch: Stopwatch,
-    ) -> None:
-        self.subject, self.settings, self.refits = subject, settings, refits
-        self.seed, self.store, self.watch = seed, store, watch
-        self._data, self._made = data, dict[str, Refit]()
+    def __init__(self, run: Run, settings: CaitSettings, *, refits: bool) -> None:
+        self.run, self.settings, self.refits = run, settings, refits
+        self._made: dict[str, Refit] = {}
         self._merged: dict[tuple[str, MacsConvention], tuple[TimmModule, MergeCosts]] = {}
 
     def merges(self, target: Target, measure: Measure | None = None) -> ChooseMerges:
@@ -79,7 +63,7 @@ class Weighing:
         """
 
         def choose(plan: CompressionPlan, macs_reduction: float) -> Schedule:
-            with self.watch.stage("merges"):
+            with self.run.watch.stage("merges"):
                 if not self.refits:
                     found = self._search(plan, self.settings.share(macs_reduction), target).best
                 elif measure is None:
@@ -95,15 +79,8 @@ class Weighing:
     def refit(self, base: CompressionPlan) -> Refit:
         """What measures and refits the widths of a base plan; made once for each."""
         if base.digest not in self._made:
-            few, store = self._few_shot, self.store
-            self._made[base.digest] = Refit(self.subject, base, few, seed=self.seed, store=store, watch=self.watch)
+            self._made[base.digest] = Refit(self.run, base, self._few_shot)
         return self._made[base.digest]
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What every measured damage depends on: digests of the weights and of the images drawn."""
-        digest = weights_digest(self.subject.model.state_dict())
-        return {"model": digest, "images": self._few_shot.fingerprint["sha256"]}
 
     def _at_equal_macs(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeTrial:
         searches = [self._search(plan, share * macs_reduction, target) for share in SHARES]
@@ -135,8 +112,13 @@ class Weighing:
             return StageResult({}, {"merge": min(harms, key=harms.__getitem__)})
 
         # What was measured once decides for a resumed run too.
-        key = self.identity | {"plan": plan.digest, "target": target.model_dump(mode="json")}
-        return trials[self.store.run("weighed", key, compute).record["merge"]]
+        key = self.run.identity(self._few_shot.fingerprint) | {
+            "plan": plan.digest,
+            "target": target.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json"),
+            "machine": this_machine().kind,
+        }
+        return trials[self.run.store.run("weighed", key, compute).record["merge"]]
 
     def _harm(self, plan: CompressionPlan, target: Target, trial: MergeTrial, macs: float) -> float:
         """KL in nats of a schedule, and of the widths that save the rest of `macs`."""
@@ -148,9 +130,9 @@ class Weighing:
         return summarize(plan, plan, target.macs_convention).macs_after
 
     def _search(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeSearch:
-        family, convention = self.subject.family, target.macs_convention
+        family, convention = self.run.subject.family, target.macs_convention
         if (key := (plan.digest, convention)) not in self._merged:
-            model = cut_by_norm(self.subject, plan).to(accelerator().device).requires_grad_(False)
+            model = cut_by_norm(self.run.subject, plan).to(accelerator().device).requires_grad_(False)
             self._merged[key] = model, MergeCosts(model, family, plan, convention)
         model, costs = self._merged[key]
         return choose_merges(
@@ -160,15 +142,14 @@ class Weighing:
             self._calibration,
             macs_reduction=min(macs_reduction, most_reduction(costs)),
             macs_convention=convention,
-            store=self.store,
+            store=self.run.store,
             costs=costs,
         )
 
     @cached_property
     def _calibration(self) -> Tensor:
-        return self._few_shot.tensor(self.subject.preprocessing)[:CALIBRATION_IMAGES]
+        return self._few_shot.tensor(self.run.subject.preprocessing)[:CALIBRATION_IMAGES]
 
-    @cached_property
+    @property
     def _few_shot(self) -> FewShot:
-        source, channels = open_source(self._data, "train"), self.subject.architecture.input_size[0]
-        return draw_few_shot(source, DEFAULT_SAMPLES, self.seed, channels, at_most=True)
+        return self.run.draw(DEFAULT_SAMPLES, at_most=True)

@@ -30,9 +30,14 @@ HEAD_FRACTIONS = (1 / 2, 1 / 4, 1 / 8)
 
 @torch.no_grad()
 def divergence(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Mean KL(teacher ‖ student) over images, in nats, of logits [S, classes]."""
-    student, teacher = student_logits.double().log_softmax(-1), teacher_logits.double().log_softmax(-1)
+    """Mean KL(teacher ‖ student) in nats, over images with logits [S, classes], or over pixels [S, classes, H, W]."""
+    student, teacher = (_rows(logits).double().log_softmax(-1) for logits in (student_logits, teacher_logits))
     return float(F.kl_div(student, teacher, reduction="batchmean", log_target=True))
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Logits of images or of pixels, as rows."""
+    return logits if logits.ndim == 2 else logits.movedim(1, -1).flatten(0, -2)
 
 
 @torch.no_grad()

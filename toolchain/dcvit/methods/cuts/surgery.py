@@ -13,7 +13,7 @@ from dcvit.families import Family
 from dcvit.layers import apply_merges, mlp_scale
 from dcvit.methods.cuts.heads import HeadFit
 from dcvit.methods.cuts.least_squares import Moments, fit_output_layer
-from dcvit.methods.cuts.wanted_tokens import CHUNK, Reference, hooks, through
+from dcvit.methods.cuts.wanted_tokens import CHUNK, WantedTokens, hooks, through
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.progress import track
 from dcvit.types import TimmModule
@@ -26,7 +26,7 @@ before it give rather than on the teacher's."""
 @torch.no_grad()
 def operate(
     student: TimmModule,
-    reference: Reference,
+    wanted_tokens: WantedTokens,
     family: Family,
     start: CompressionPlan,
     entries: Sequence[BlockPlan],
@@ -40,7 +40,7 @@ def operate(
 
     Args:
         student: Equal to the teacher, or the teacher with merged tokens.
-        reference: The wanted output of each block.
+        wanted_tokens: The wanted output of each block.
         family: How to reach the blocks.
         start: The plan that the teacher follows.
         entries: What becomes of each block.
@@ -48,9 +48,9 @@ def operate(
         without: Pieces to leave out, for ablations.
     """
     by_index = {entry.index: entry for entry in entries}
-    tokens = reference.first
+    tokens = wanted_tokens.first
     depth = max(by_index, default=-1) + 1
-    for index, (wanted, output) in enumerate(track(reference.outputs(depth), "fitting blocks", total=depth)):
+    for index, (wanted, output) in enumerate(track(wanted_tokens.outputs(depth), "fitting blocks", total=depth)):
         entry = by_index.get(index)
         if entry is not None:
             kept = {}
@@ -59,16 +59,16 @@ def operate(
             if entry.head_dim is not None and "refit" not in without:
                 before = wanted if "propagation" in without else tokens
                 block = family.block(student, index)
-                HeadFit(block, before, reference.arguments).narrow(block, entry.head_dim)  # `apply` finds it narrow
+                HeadFit(block, before, wanted_tokens.arguments).narrow(block, entry.head_dim)  # `apply` finds it narrow
             family.apply(student, start.original().with_blocks(entry), kept)
         block = family.block(student, index)
         if entry is None or entry.removed == "block" or "refit" in without:
-            after = through(block, tokens, reference.arguments)
+            after = through(block, tokens, wanted_tokens.arguments)
         elif "propagation" in without:
-            refit(block, wanted, output, reference.arguments)
-            after = through(block, tokens, reference.arguments)
+            refit(block, wanted, output, wanted_tokens.arguments)
+            after = through(block, tokens, wanted_tokens.arguments)
         else:
-            after = refit(block, tokens, output, reference.arguments)
+            after = refit(block, tokens, output, wanted_tokens.arguments)
         tokens = apply_merges(block, after)
 
 

@@ -19,7 +19,7 @@ MAX_BYTES = 2 << 30
 """Tokens beyond this are computed anew for each student rather than kept."""
 
 
-class Reference:
+class WantedTokens:
     """The teacher's tokens block by block, computed once for all students while they fit in memory.
 
     Args:

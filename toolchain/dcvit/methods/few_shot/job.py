@@ -1,21 +1,28 @@
 """One compression at work: what every search and recovery needs, and training that is never done twice."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from dcvit.families import Family
-from dcvit.methods.cuts.wanted_tokens import Reference
-from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.cuts.wanted_tokens import WantedTokens
+from dcvit.methods.few_shot.settings import FewShotSettings
 from dcvit.methods.stopwatch import Stopwatch
+from dcvit.methods.target import Target
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.stages import StageResult, StageStore, weights_digest
 from dcvit.training.mimic import mimic
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
+
+S = TypeVar("S", bound=FewShotSettings)
+
+OF_THE_PLAN = {"macs_reduction", "speedup", "runtime", "macs_convention", "width_multiple", "keep_heads",
+               "merge", "size_aware", "trim_last_block"}  # fmt: skip
+"""Fields of a target that reach a training through the plan alone."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Earlier:
 
 
 @dataclass
-class Job:
+class Job(Generic[S]):
     """A model to compress, the images to do it with, and where results are kept.
 
     Attributes:
@@ -41,9 +48,11 @@ class Job:
         base: The plan before any block is chosen: `start`, with merges and with blocks that the user fixed.
         calibration: The few-shot images [n, C, H, W], as for evaluation.
         metric: Images [S, C, H, W] that damage is scored on.
-        references: The wanted tokens of refits, by the merges of the plan; jobs on the same images share them.
-        identity: Digests of the model and the images, for the keys of kept results.
+        settings: Of the search and the recovery.
+        target: What is to be reached.
+        identity: What kept results depend on beside settings and target (see `Run.identity`).
         depth: Blocks of the model.
+        wanted_tokens: Of refits, by the merges of the plan; jobs on the same images share them.
         losses: Of each training, in their order.
         watch: Where the time goes.
     """
@@ -55,12 +64,13 @@ class Job:
     views: ViewBank
     calibration: Tensor
     metric: Tensor
-    settings: SearchSettings
+    settings: S
+    target: Target
     store: StageStore
     identity: dict[str, Any]
     seed: int
     depth: int
-    references: dict[str, Reference] = field(default_factory=dict)
+    wanted_tokens: dict[str, WantedTokens] = field(default_factory=dict)
     losses: list[float | None] = field(default_factory=list)
     watch: Stopwatch = field(default_factory=Stopwatch)
 
@@ -69,13 +79,13 @@ class Job:
         """Whether the base plan merges tokens that the model does not."""
         return self.base.merges != self.start.merges
 
-    def reference(self) -> Reference:
+    def wanted(self) -> WantedTokens:
         """The wanted tokens of a student with the base plan's merges."""
         key = self.base.replace(blocks=()).digest
-        if key not in self.references:
+        if key not in self.wanted_tokens:
             teacher = self.merged() if self.merges else self.model
-            self.references[key] = Reference(teacher, self.family, self.calibration)
-        return self.references[key]
+            self.wanted_tokens[key] = WantedTokens(teacher, self.family, self.calibration)
+        return self.wanted_tokens[key]
 
     def merged(self) -> TimmModule:
         """A copy of the model, with the merges of the base plan."""
@@ -85,13 +95,19 @@ class Job:
             self.family.apply(student, self.start.original().replace(**merging))
         return student
 
-    def key(self, **parts: Any) -> dict[str, Any]:
-        """Everything that a result of this job depends on, beside the given parts."""
+    def key(self, *, but: Collection[str], **parts: Any) -> dict[str, Any]:
+        """What a result depends on: the given parts, the model, the images, and every field of settings and target.
+
+        A field that is added later is in every key by itself; `but` names those that cannot reach the result, or reach
+        it through the parts alone.
+        """
+        fields = self.settings.model_dump(mode="json") | self.target.model_dump(mode="json", exclude={"plan"})
+        assert set(but) <= set(fields), f"no such settings: {set(but) - set(fields)}"
         return {
             "identity": self.identity,
             "start": self.start.digest,
             "merges": self.base.replace(blocks=()).digest,
-            "seed": self.seed,
+            "fields": {name: value for name, value in fields.items() if name not in but},
             **parts,
         }
 
@@ -140,8 +156,8 @@ class Job:
             return StageResult(trained, {"loss": result.loss, "seconds": result.seconds})
 
         key = self.key(
+            but={"steps", "trial_steps", "metric", "synthesis_steps", *OF_THE_PLAN},
             entries=[entry.model_dump() for entry in entries],
-            settings=self.settings.model_dump(exclude={"steps", "trial_steps", "metric"}),
             steps=steps,
             last_block=last_block,
             **({} if after is None else {"after": weights_digest(after.student.state_dict())}),

@@ -1,13 +1,13 @@
 """PRACTISE (arXiv 2202.07861), the baseline: whole blocks go, the ones first that adaptors make up for most cheaply."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from dcvit.cost import count_macs
+from dcvit.data import FewShot
 from dcvit.errors import InputError
 from dcvit.families import Family
 from dcvit.families.resnet import ResnetFamily
@@ -15,14 +15,19 @@ from dcvit.hardware import accelerator
 from dcvit.layers import TokenMerge
 from dcvit.layers.adaptor import Layer, adapt_input, adapt_output
 from dcvit.methods.cuts.nodes import NodeRanking
-from dcvit.methods.few_shot.job import Job
-from dcvit.methods.few_shot.proposal import Proposal, Unit
-from dcvit.methods.few_shot.search import Found
+from dcvit.methods.few_shot.compressor import FewShotCompressor, Recovered
+from dcvit.methods.few_shot.job import OF_THE_PLAN, Earlier, Job
+from dcvit.methods.few_shot.proposal import Proposal, Unit, propose, stand_in_notes
+from dcvit.methods.few_shot.settings import PractiseSettings
+from dcvit.methods.run import Run
+from dcvit.methods.target import Reach, Target
 from dcvit.model import build
-from dcvit.plan import BlockPlan
+from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.progress import say
 from dcvit.stages import StageResult
-from dcvit.subject import original_of
+from dcvit.subject import Subject, original_of
+from dcvit.summary import PlanSummary
+from dcvit.summary import summarize as in_figures
 from dcvit.training.mimic import mimic
 from dcvit.types import TimmModule
 
@@ -55,13 +60,65 @@ def check_place_for_adaptors(family: Family) -> None:
         raise InputError(f"--method practise knows no place for its adaptors in a {family.name}; use --method dcvit")
 
 
+class PractiseCompressor(FewShotCompressor[PractiseSettings]):
+    """Drops whole blocks, those that adaptors make up for most cheaply first."""
+
+    def __init__(self, run: Run, settings: PractiseSettings, few_shot: FewShot | None = None) -> None:
+        super().__init__(run, settings, few_shot)
+        check_place_for_adaptors(run.subject.family)
+        if not self._has_images:
+            raise InputError(f"--method {settings.method} ranks blocks on images: give --data")
+
+    def _choose(self, job: Job[PractiseSettings], proposal: Proposal) -> list[BlockPlan]:  # noqa: ARG002
+        return self._stand_in(proposal)
+
+    def _recover(self, job: Job[PractiseSettings], proposal: Proposal, after: Earlier | None) -> Recovered:  # noqa: ARG002
+        return practise(job, proposal)
+
+    def _stand_in(self, proposal: Proposal) -> list[BlockPlan]:
+        return stand_ins(self.run.subject, proposal)
+
+    def _reach(self, proposal: Proposal, job: Job[PractiseSettings] | None) -> Reach:  # noqa: ARG002
+        macs = list(unit_macs(self.run.subject, proposal).values())
+        return Reach((proposal.saved + min(macs)) / proposal.total, (proposal.saved + sum(macs)) / proposal.total)
+
+
+def summarize(subject: Subject, target: Target) -> PlanSummary:
+    """The plan in figures; which blocks go is a stand-in until trials on images have ranked them."""
+    check_place_for_adaptors(subject.family)
+    proposal = propose(subject, target)
+    entries, notes = stand_ins(subject, proposal), stand_in_notes(target)
+    if entries:
+        listed = ", ".join(str(entry.index) for entry in entries)
+        notes.append(f"Trials on your images choose the blocks that go (here {listed} stand in for them).")
+    return in_figures(proposal.base.with_blocks(*entries), subject.plan, target.macs_convention, " ".join(notes))
+
+
+def stand_ins(subject: Subject, proposal: Proposal) -> list[BlockPlan]:
+    """Plan entries of the fewest units, spread over the depth, whose MACs reach the target.
+
+    Raises:
+        InputError: If not even all of them do.
+    """
+    if proposal.macs <= 0:
+        return []
+    macs = unit_macs(subject, proposal)
+    _check_reach(macs, proposal)
+    units = list(macs)
+    for count in range(1, len(units) + 1):
+        chosen = [units[int((position + 0.5) * len(units) / count)] for position in range(count)]
+        if sum(macs[unit] for unit in chosen) >= proposal.macs * (1 - 1e-9):
+            break
+    return [BlockPlan(index=index, removed="block") for unit in chosen for index in unit]
+
+
 def practise(
-    job: Job,
+    job: Job[PractiseSettings],
     proposal: Proposal,
     *,
     steps: int | None = None,
     latency_saved: Mapping[Unit, float] | None = None,
-) -> Found:
+) -> Recovered:
     """Tries each unit dropped alone, drops the best together, and trains the whole network once.
 
     [choice] The adaptors only serve to rank the units and are discarded: those of different trials do not combine.
@@ -80,15 +137,13 @@ def practise(
     Raises:
         InputError: If dropping all units does not reach the target.
     """
-    # Equal entries and steps are another training here than in DC-ViT.
-    job = replace(job, identity=job.identity | {"method": "practise"})
     start = {block.index: block for block in job.start.blocks}
     fixed = [block for block in proposal.base.blocks if start.get(block.index) != block]
     student = _cut_fixed(job, fixed)
     trials: list[DropTrial] = []
     units: list[Unit] = []
     if proposal.macs > 0:
-        macs = unit_macs(job, proposal)
+        macs = _macs_of_units(proposal, job.start, job.family)
         _check_reach(macs, proposal)
         saved = latency_saved or {unit: 100 * cost / proposal.total for unit, cost in macs.items()}
         trials = rank_drops(job, student, fixed, {unit: saved[unit] for unit in macs})
@@ -107,17 +162,20 @@ def practise(
         "losses": job.losses,
         "stages_reused": job.store.reused,
     }
-    return student.eval(), entries, found
+    return Recovered(student.eval(), entries, found)
 
 
-def unit_macs(job: Job, proposal: Proposal) -> dict[Unit, int]:
+def unit_macs(subject: Subject, proposal: Proposal) -> dict[Unit, int]:
     """MACs of each unit as a whole, under the base plan; merges that hang on a block stay when it goes."""
+    return _macs_of_units(proposal, subject.plan, subject.family)
+
+
+def _macs_of_units(proposal: Proposal, start: CompressionPlan, family: Family) -> dict[Unit, int]:
     model = build(proposal.base, device="meta")
-    original = original_of(job.start)
-    count = count_macs(model, job.family.architecture(original).input_size, proposal.macs_convention)
+    count = count_macs(model, family.architecture(original_of(start)).input_size, proposal.macs_convention)
     names = {module: name for name, module in model.named_modules()}
     parts = {
-        unit: [part for index in unit for part in job.family.block(model, index).children()] for unit in proposal.units
+        unit: [part for index in unit for part in family.block(model, index).children()] for unit in proposal.units
     }
     return {
         unit: count.under(names[part] for part in inside if not isinstance(part, TokenMerge))
@@ -134,7 +192,7 @@ def fewest(ranked: Sequence[Unit], macs: Mapping[Unit, float], target: float) ->
 
 
 def rank_drops(
-    job: Job, student: TimmModule, fixed: Sequence[BlockPlan], saved: Mapping[Unit, float]
+    job: Job[PractiseSettings], student: TimmModule, fixed: Sequence[BlockPlan], saved: Mapping[Unit, float]
 ) -> list[DropTrial]:
     """Tries each unit alone; the one of the least score comes first.
 
@@ -153,7 +211,7 @@ def rank_drops(
     return sorted(trials, key=lambda trial: trial.score)
 
 
-def drop_with_adaptors(job: Job, student: TimmModule, unit: Unit) -> list[Layer]:
+def drop_with_adaptors(job: Job[PractiseSettings], student: TimmModule, unit: Unit) -> list[Layer]:
     """Drops a unit in place and returns the adaptors that now stand around the gap; nothing else is trainable.
 
     Transformers: behind the MLP of every earlier block, on its branch, and before the qkv of every later one [known];
@@ -169,7 +227,7 @@ def drop_with_adaptors(job: Job, student: TimmModule, unit: Unit) -> list[Layer]
     return [adapt_output(layer) for layer in earlier if layer] + [adapt_input(layer) for layer in later if layer]
 
 
-def _trial(job: Job, student: TimmModule, fixed: Sequence[BlockPlan], unit: Unit) -> StageResult:
+def _trial(job: Job[PractiseSettings], student: TimmModule, fixed: Sequence[BlockPlan], unit: Unit) -> StageResult:
     def compute() -> StageResult:
         trial = copy.deepcopy(student)
         drop_with_adaptors(job, trial, unit)
@@ -186,16 +244,16 @@ def _trial(job: Job, student: TimmModule, fixed: Sequence[BlockPlan], unit: Unit
         return StageResult({}, {"mse": feature_error(job, trial), "loss": result.loss, "seconds": result.seconds})
 
     key = job.key(
+        but={"steps", "trial_steps", "metric", "synthesis_steps", *OF_THE_PLAN},
         unit=list(unit),
         fixed=[entry.model_dump() for entry in fixed],
-        settings=job.settings.model_dump(include={"nodes", "training"}),
         steps=job.settings.steps_of_a_trial,
     )
     return job.store.run("dropped", key, compute)
 
 
 @torch.no_grad()
-def feature_error(job: Job, student: TimmModule) -> float:
+def feature_error(job: Job[PractiseSettings], student: TimmModule) -> float:
     """Mean squared error of the student's features on the few-shot images, all tokens after the final norm."""
     device = next(job.model.parameters()).device
     student.eval().to(device)
@@ -211,7 +269,7 @@ def feature_error(job: Job, student: TimmModule) -> float:
     return total / count
 
 
-def _cut_fixed(job: Job, fixed: Sequence[BlockPlan]) -> TimmModule:
+def _cut_fixed(job: Job[PractiseSettings], fixed: Sequence[BlockPlan]) -> TimmModule:
     """The merged model with the cuts that the base plan fixes."""
     narrowed = {entry.index: entry.mlp_hidden for entry in fixed if entry.mlp_hidden is not None}
     ranking = NodeRanking(
@@ -223,14 +281,14 @@ def _cut_fixed(job: Job, fixed: Sequence[BlockPlan]) -> TimmModule:
     return student
 
 
-def _drop(job: Job, student: TimmModule, blocks: Sequence[int]) -> list[BlockPlan]:
+def _drop(job: Job[PractiseSettings], student: TimmModule, blocks: Sequence[int]) -> list[BlockPlan]:
     """Drops whole blocks in place, and returns their plan entries."""
     entries = [BlockPlan(index=index, removed="block") for index in blocks]
     job.family.apply(student, job.start.original().with_blocks(*entries))
     return entries
 
 
-def _around(job: Job, student: TimmModule, unit: Unit) -> list[int]:
+def _around(job: Job[PractiseSettings], student: TimmModule, unit: Unit) -> list[int]:
     """The other blocks that may get an adaptor."""
     if isinstance(job.family, ResnetFamily):
         places = job.family.places(student)
@@ -253,12 +311,9 @@ def _last_layer(block: TimmModule) -> Layer | None:
 
 
 def _check_reach(macs: Mapping[Unit, int], proposal: Proposal) -> None:
-    most = sum(macs.values())
-    if most < proposal.macs * (1 - 1e-9):
-        raise InputError(
-            f"--macs-reduction: {proposal.macs / proposal.total:.4f} is out of reach; dropping all {len(macs)} units "
-            f"that may go takes {math.floor(most / proposal.total * 1e4) / 1e4:.4f}"
-        )
+    total, saved = proposal.total, proposal.saved
+    reach = Reach((saved + min(macs.values())) / total, (saved + sum(macs.values())) / total)
+    reach.check((saved + proposal.macs) / total, f"dropping 1 to {len(macs)} units")
 
 
 def _units_of_dcvit(proposal: Proposal, otherwise: int) -> int:

@@ -7,11 +7,10 @@ from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.methods.few_shot.allocate import BlockWidths
 from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width, unit_cost
-from dcvit.methods.target import Target
+from dcvit.methods.target import Reach, Target
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan, MacsConvention, parse_merges
 from dcvit.subject import Subject, original_of
-from dcvit.summary import PlanSummary, summarize
 
 NO_BLOCK = BlockWidths(head_dim=0, mlp_hidden=0)
 
@@ -30,7 +29,7 @@ class Proposal:
         saved: MACs that `base` saves of them.
         units: What each unit that may be compressed costs under the base plan.
         blocks: What each block that is still whole costs; those of no unit may only be narrowed.
-        whole: BlockWidths of an uncompressed block.
+        whole: Widths of an uncompressed block.
         width_multiple: MLP widths are multiples of this.
         macs_convention: How MACs were counted.
     """
@@ -53,7 +52,7 @@ class Proposal:
         """
         macs = macs_reduction * self.total - self.saved
         if macs <= 0:
-            return Proposal(self.base)
+            return Proposal(self.base, width_multiple=self.width_multiple)
         if not self.units:
             raise InputError("--macs-reduction: the plan leaves no block that could be compressed")
         return replace(self, macs=macs)
@@ -65,17 +64,16 @@ class Proposal:
             InputError: If the target is out of its reach; the message gives the range.
         """
         return solve_structure(
-            list(self.units.values()), self.whole.mlp_hidden, self.macs, self.total, self.width_multiple
+            list(self.units.values()), self.whole.mlp_hidden, self.macs, self.total, self.width_multiple, self.saved
         )
 
-    def reach(self) -> tuple[float, float]:
-        """MACs that DC-ViT's structure can save, least and most."""
+    def reach(self) -> Reach:
+        """Shares of the MACs that DC-ViT's structure can remove, those that `base` removes included."""
         costs = list(self.units.values())
         narrowest = 1 - self.width_multiple / self.whole.mlp_hidden if self.whole.mlp_hidden else 0.0
-        return (
-            sum(cost.removed for cost in costs) / len(costs),
-            sum(cost.removed + cost.narrowed * narrowest for cost in costs),
-        )
+        least = sum(cost.removed for cost in costs) / len(costs)
+        most = sum(cost.removed + cost.narrowed * narrowest for cost in costs)
+        return Reach((self.saved + least) / self.total, (self.saved + most) / self.total)
 
     def trials(self) -> list[list[BlockPlan]]:
         """Plan entries of every unit, each compressed to the width of the structure."""
@@ -119,7 +117,7 @@ def propose(subject: Subject, target: Target) -> Proposal:
     base = _base_plan(subject, target)
     if base == subject.plan:
         raise InputError("nothing to do: give --macs-reduction, --merge or --plan")
-    return Proposal(base)
+    return Proposal(base, width_multiple=target.width_multiple)
 
 
 def survey(subject: Subject, target: Target) -> Proposal:
@@ -159,23 +157,14 @@ def _entries(unit: Unit, mlp_hidden: int | None) -> list[BlockPlan]:
     return [BlockPlan(index=index, removed=removed, mlp_hidden=mlp_hidden) for index in unit]
 
 
-def summarize_proposal(subject: Subject, target: Target, proposal: Proposal) -> PlanSummary:
-    """The proposal in figures; which blocks are compressed is a stand-in until trials have chosen them."""
-    entries: list[BlockPlan] = []
-    notes = []
-    if target.merge is not None and target.size_aware is None:
-        notes.append(
-            "Attention is not size-aware here, as where merges are trained; `compress --recover none` makes it so, at "
-            "the same MACs."
-        )
-    if proposal.macs > 0:
-        entries = [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit]
-        listed = ", ".join(str(entry.index) for entry in sorted(entries, key=lambda entry: entry.index))
-        notes.append(
-            f"DC-ViT's structure; trials on your images choose the blocks (here {listed} stand in for them), and the "
-            "solver, the default search, chooses other widths at the same MACs."
-        )
-    return summarize(proposal.base.with_blocks(*entries), subject.plan, target.macs_convention, " ".join(notes))
+def stand_in_notes(target: Target) -> list[str]:
+    """What a reader of a plan that was made without images must know."""
+    if target.merge is None or target.size_aware is not None:
+        return []
+    return [
+        "Attention is not size-aware here, as where merges are trained; `compress --recover none` makes it so, at the "
+        "same MACs."
+    ]
 
 
 def _base_plan(subject: Subject, target: Target) -> CompressionPlan:

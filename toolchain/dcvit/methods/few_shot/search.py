@@ -1,52 +1,85 @@
 """DC-ViT, as published or with our solver: from a job and a proposal to a recovered student."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from dcvit.methods.cuts.damage import Examination, PossibleCuts
 from dcvit.methods.cuts.nodes import NodeRanking
 from dcvit.methods.few_shot.allocate import RESOLUTION, damage_of
+from dcvit.methods.few_shot.compressor import FewShotCompressor, Recovered
 from dcvit.methods.few_shot.job import Earlier, Job
-from dcvit.methods.few_shot.proposal import Proposal
+from dcvit.methods.few_shot.proposal import Proposal, propose, stand_in_notes
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.few_shot.solver import examined, most_macs, recover_at_once, solve, widths_of
 from dcvit.methods.few_shot.trials import rank_units, recover_progressively
+from dcvit.methods.target import Reach, Target
 from dcvit.plan import BlockPlan
-from dcvit.types import TimmModule
-
-Found = tuple[TimmModule, list[BlockPlan], dict[str, Any]]
-"""The student, the plan entries that were chosen for it, and what the search measured."""
-
-
-def search_and_recover(job: Job, proposal: Proposal, after: Earlier | None = None) -> Found:
-    """Chooses what to cut, cuts it and recovers accuracy, the way the job's settings say.
-
-    Args:
-        job: The model, the images, the settings.
-        proposal: What to reach.
-        after: The solver goes on from this; trials always start from the job's model.
-
-    Raises:
-        InputError: If the target is out of reach.
-    """
-    fixed = _fixed(job, proposal)
-    if _uses_solver(job):
-        student, entries, found = _solve(job, proposal, fixed, after)
-    else:
-        student, entries, found = _try_units(job, proposal, fixed)
-    return student, entries, found | {"losses": job.losses, "stages_reused": job.store.reused}
+from dcvit.subject import Subject
+from dcvit.summary import PlanSummary
+from dcvit.summary import summarize as in_figures
 
 
-def search(job: Job, proposal: Proposal) -> list[BlockPlan]:
-    """The plan entries that `search_and_recover` would choose, without training.
+class DcVitCompressor(FewShotCompressor[SearchSettings]):
+    """Solves for the cuts of the least measured damage, or tries each block as the paper does."""
 
-    Which blocks recover best in trials is not known then: blocks spread over the depth stand in for them.
+    def _choose(self, job: Job[SearchSettings], proposal: Proposal) -> list[BlockPlan]:
+        """Which blocks recover best in trials is not known yet: blocks spread over the depth stand in for them."""
+        if _uses_solver(job):
+            return _entries(proposal, _examined(job, proposal, _fixed(job, proposal)))
+        return stand_ins(proposal)
 
-    Raises:
-        InputError: If the target is out of reach.
-    """
-    if _uses_solver(job):
-        return _entries(proposal, _examined(job, proposal, _fixed(job, proposal)))
-    return stand_ins(proposal)
+    def _recover(self, job: Job[SearchSettings], proposal: Proposal, after: Earlier | None) -> Recovered:
+        """The solver goes on from an earlier result; trials always start from the job's model."""
+        fixed = _fixed(job, proposal)
+        found = _solve(job, proposal, fixed, after) if _uses_solver(job) else _try_units(job, proposal, fixed)
+        metrics = found.metrics | {"losses": job.losses, "stages_reused": job.store.reused}
+        return Recovered(found.student, found.entries, metrics)
+
+    def _stand_in(self, proposal: Proposal) -> list[BlockPlan]:
+        return stand_ins(proposal)
+
+    def _reach(self, proposal: Proposal, job: Job[SearchSettings] | None) -> Reach:
+        if job is None or not _uses_solver(job):
+            return proposal.reach()
+        examination = _examined(job, proposal, _fixed(job, proposal))
+        damages = {block: examination.damages[block] for block in proposal.blocks}
+        # The solver counts what each attention and MLP saves in steps of the target, rounded down.
+        rounding = 1 - (2 * len(damages) + 1) / RESOLUTION
+        most = rounding * most_macs(damages, proposal.blocks, proposal.whole)
+        return Reach(proposal.saved / proposal.total, (proposal.saved + most) / proposal.total)
+
+    def most_macs(self, target: Target) -> float:
+        """MACs that the narrowest plan saves beyond the base plan."""
+        job, proposal = self.job(target)
+        return self._reach(proposal, job).most * proposal.total - proposal.saved
+
+    def predicted_damage(self, job: Job[SearchSettings], proposal: Proposal) -> float:
+        """Sum of the measured damages, in nats, of what the solver chooses.
+
+        Args:
+            job: Its model is the one that damages are measured on, merged or not.
+            proposal: What to reach, and what each cut saves of it.
+
+        Raises:
+            InputError: If the target is out of reach.
+        """
+        examination, whole = _examined(job, proposal, []), proposal.whole
+        return sum(
+            damage_of(examination.damages[entry.index], widths_of(entry, whole), whole)
+            for entry in _entries(proposal, examination)
+        )
+
+
+def summarize(subject: Subject, target: Target) -> PlanSummary:
+    """The plan in figures; which blocks are compressed is a stand-in until images have chosen them."""
+    proposal = propose(subject, target)
+    entries, notes = stand_ins(proposal), stand_in_notes(target)
+    if entries:
+        listed = ", ".join(str(index) for index in sorted(entry.index for entry in entries))
+        notes.append(
+            f"DC-ViT's structure; trials on your images choose the blocks (here {listed} stand in for them), and the "
+            "solver, the default search, chooses other widths at the same MACs."
+        )
+    return in_figures(proposal.base.with_blocks(*entries), subject.plan, target.macs_convention, " ".join(notes))
 
 
 def possible_cuts(proposal: Proposal, fixed: Sequence[BlockPlan] = ()) -> PossibleCuts:
@@ -64,45 +97,16 @@ def stand_ins(proposal: Proposal) -> list[BlockPlan]:
     return [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit] if proposal.macs > 0 else []
 
 
-def predicted_damage(job: Job, proposal: Proposal) -> float:
-    """Sum of the measured damages, in nats, of what the solver chooses.
-
-    Args:
-        job: Its model is the one that damages are measured on, merged or not.
-        proposal: What to reach, and what each cut saves of it.
-
-    Raises:
-        InputError: If the target is out of reach.
-    """
-    examination = _examined(job, proposal, [])
-    whole = proposal.whole
-    return sum(
-        damage_of(examination.damages[entry.index], widths_of(entry, whole), whole)
-        for entry in _entries(proposal, examination)
-    )
-
-
-def reach(job: Job, proposal: Proposal) -> tuple[float, float]:
-    """MACs that the search can save beyond the base plan, least and most."""
-    if _uses_solver(job):
-        examination = _examined(job, proposal, _fixed(job, proposal))
-        damages = {block: examination.damages[block] for block in proposal.blocks}
-        # The solver counts what each attention and MLP saves in steps of the target, rounded down.
-        rounding = 1 - (2 * len(damages) + 1) / RESOLUTION
-        return 0.0, rounding * most_macs(damages, proposal.blocks, proposal.whole)
-    return proposal.reach()
-
-
-def _fixed(job: Job, proposal: Proposal) -> list[BlockPlan]:
+def _fixed(job: Job[SearchSettings], proposal: Proposal) -> list[BlockPlan]:
     start = {block.index: block for block in job.start.blocks}
     return [block for block in proposal.base.blocks if start.get(block.index) != block]
 
 
-def _uses_solver(job: Job) -> bool:
+def _uses_solver(job: Job[SearchSettings]) -> bool:
     return job.settings.search == "solver" and job.family.removes == "attention"
 
 
-def _examined(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Examination:
+def _examined(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPlan]) -> Examination:
     cuts = possible_cuts(proposal, fixed)
     return examined(job, cuts, proposal.width_multiple) if cuts.narrower_mlp else Examination({}, {})
 
@@ -111,20 +115,19 @@ def _entries(proposal: Proposal, examination: Examination, after: Sequence[Block
     if proposal.macs <= 0:
         return []
     damages = {block: examination.damages[block] for block in proposal.blocks}
-    return solve(
-        damages, proposal.blocks, proposal.whole, proposal.macs, proposal.total, proposal.width_multiple, after
-    )
+    whole, macs, total = proposal.whole, proposal.macs, proposal.total
+    return solve(damages, proposal.blocks, whole, macs, total, proposal.width_multiple, after, proposal.saved)
 
 
-def _solve(job: Job, proposal: Proposal, fixed: list[BlockPlan], after: Earlier | None) -> Found:
+def _solve(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPlan], after: Earlier | None) -> Recovered:
     examination = _examined(job, proposal, fixed)
     entries = _entries(proposal, examination, [] if after is None else after.entries)
     student = recover_at_once(job, sorted([*fixed, *entries], key=lambda entry: entry.index), examination, after)
     damage = {str(block): each.model_dump(mode="json") for block, each in examination.damages.items()}
-    return student, entries, {"damage": damage}
+    return Recovered(student, entries, {"damage": damage})
 
 
-def _try_units(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Found:
+def _try_units(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPlan]) -> Recovered:
     trials = proposal.trials() if proposal.macs > 0 else []
     narrowed = [
         entry.index for entry in (*fixed, *(e for unit in trials for e in unit)) if entry.mlp_hidden is not None
@@ -138,4 +141,4 @@ def _try_units(job: Job, proposal: Proposal, fixed: list[BlockPlan]) -> Found:
     with job.watch.stage("recovery"):
         student = recover_progressively(job, [*([block] for block in fixed), *units], ranking)
     found = {"trials": [{"blocks": t.unit, "kl": t.score, "seconds": t.seconds} for t in ranked]}
-    return student, [entry for unit in units for entry in unit], found
+    return Recovered(student, [entry for unit in units for entry in unit], found)

@@ -1,47 +1,66 @@
 """Settings of the few-shot methods: how to search and how to recover."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from dcvit.methods.cuts.nodes import NodeSelection
+from dcvit.flags import Flag
+from dcvit.methods.base import MethodSettings
 from dcvit.training.recipe import MimicRecipe
 
 OURS = MimicRecipe(lr=2e-4, warmup=0.1, loss_warmup_epochs=0, logit_weight=0.3, clip_norm=1.0)
 
 
-class SearchSettings(BaseModel):
-    """How blocks are chosen and accuracy is recovered.
+class FewShotSettings(MethodSettings):
+    """What both few-shot methods are told."""
 
-    Attributes:
-        method: `dcvit`, or its baseline `practise` (arXiv 2202.07861), which has one search of its own.
-        search: `solver` measures what each cut of each block does, takes the cuts that together do the least damage,
-            refits the weights in closed form, and trains once at the end. `trials` trains each block compressed alone,
-            takes those that recover best, all at one width, and trains after each (DC-ViT, arXiv 2403.18708).
-        steps: Optimiser steps: of the one training with the solver, after each compressed block with trials.
-        trial_steps: Optimiser steps of a trial; None takes `steps`, as the paper does.
-        nodes: Which MLP nodes stay, with trials; the solver ranks them by what their loss costs after the refit.
-        metric: Images that damage and trials are scored on: the few-shot images, or synthetic ones.
-        synthesis_steps: Optimiser steps that make the synthetic ones.
-        training: Optimiser and loss.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: Literal["dcvit", "practise"] = "dcvit"
-    search: Literal["solver", "trials"] = "solver"
-    steps: int = Field(default=200, ge=0)
-    trial_steps: int | None = Field(default=None, ge=0)
-    nodes: NodeSelection = "importance"
-    metric: Literal["train", "synthetic"] = "train"
-    synthesis_steps: int = Field(default=2000, ge=1)
+    steps: Annotated[int, Flag()] = Field(
+        default=200, ge=0, description="Training steps; with trials after each compressed block."
+    )
+    trial_steps: Annotated[int | None, Flag(default="--steps")] = Field(
+        default=None, ge=0, description="Training steps of a trial."
+    )
+    nodes: Annotated[Literal["importance", "random"], Flag()] = Field(
+        default="importance", description="How trials choose the MLP nodes that stay."
+    )
+    metric: Annotated[Literal["train", "synthetic"], Flag()] = Field(
+        default="train", description="Score cuts and trials on your images, or on ones made from the model alone."
+    )
+    synthesis_steps: int = Field(default=2000, ge=1, description="Optimiser steps that make the synthetic images.")
     training: MimicRecipe = OURS
 
     @property
     def steps_of_a_trial(self) -> int:
-        """Optimiser steps of a trial."""
+        """Optimiser steps of a trial; as many as a training has, where nothing else is said, as in the paper."""
         return self.steps if self.trial_steps is None else self.trial_steps
 
 
-PAPER = SearchSettings(search="trials", nodes="random", metric="synthetic", training=MimicRecipe())
-"""DC-ViT as published; the target must then be counted in the `dcvit` convention, with a width multiple of 1."""
+class SearchSettings(FewShotSettings):
+    """How DC-ViT's blocks are chosen and accuracy is recovered.
+
+    `solver` measures what each cut of each block does, takes the cuts that together do the least damage, refits the
+    weights in closed form, and trains once at the end. `trials` trains each block compressed alone, takes those that
+    recover best, all at one width, and trains after each (arXiv 2403.18708).
+    """
+
+    method: Literal["dcvit"] = "dcvit"
+    search: Annotated[Literal["solver", "trials"], Flag()] = Field(
+        default="solver", description="Measure and solve, or train a trial of each block as DC-ViT does."
+    )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """DC-ViT as published; the target is then counted in the `dcvit` convention, with a width multiple of 1."""
+        return cls(search="trials", nodes="random", metric="synthetic", training=MimicRecipe())
+
+
+class PractiseSettings(FewShotSettings):
+    """How PRACTISE (arXiv 2202.07861), the baseline, drops blocks; its loss is the feature error alone."""
+
+    method: Literal["practise"] = "practise"
+    training: MimicRecipe = OURS.model_copy(update={"logit_weight": 0.0})
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The same with the recipe of DC-ViT's paper, so that the two can be compared."""
+        return cls(nodes="random", metric="synthetic", training=MimicRecipe(logit_weight=0.0))

@@ -8,11 +8,11 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dcvit.errors import InputError
 from dcvit.folder.records import BlockDamage
 from dcvit.hardware import accelerator
 from dcvit.layers import hidden_width
@@ -21,6 +21,7 @@ from dcvit.methods.cuts.surgery import best_nodes, operate
 from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, allocate
 from dcvit.methods.few_shot.job import Earlier, Job
 from dcvit.methods.few_shot.structure import UnitCost
+from dcvit.methods.target import Reach
 from dcvit.plan import BlockPlan
 from dcvit.stages import StageResult
 from dcvit.types import TimmModule
@@ -29,7 +30,14 @@ FOLLOW_UP = 1 / 8
 """Share of the steps that a student trains which was cut from a trained one."""
 
 
-def examined(job: Job, cuts: PossibleCuts, multiple: int) -> Examination:
+NOT_EXAMINED = {
+    "method", "search", "steps", "trial_steps", "nodes", "training",
+    "macs_reduction", "speedup", "runtime", "macs_convention", "keep_heads", "merge", "size_aware", "trim_last_block",
+}  # fmt: skip
+"""Settings and fields of a target that change no damage: those of the training, and what merges and cuts say."""
+
+
+def examined(job: Job[Any], cuts: PossibleCuts, multiple: int) -> Examination:
     """`examine` of the merged model, from disk if an equal job did it before."""
 
     def compute() -> StageResult:
@@ -39,9 +47,9 @@ def examined(job: Job, cuts: PossibleCuts, multiple: int) -> Examination:
         record = {str(block): damage.model_dump(mode="json") for block, damage in found.damages.items()}
         return StageResult(orders, record)
 
-    key = job.key(**asdict(cuts), multiple=multiple, fractions=(FRACTIONS, HEAD_FRACTIONS))
+    key = job.key(but=NOT_EXAMINED, **asdict(cuts), fractions=(FRACTIONS, HEAD_FRACTIONS))
     with job.watch.stage("examination"), accelerator().main_process_first():  # the others find its result in the store
-        kept = job.store.run("examined", key | {"metric": job.settings.metric}, compute)
+        kept = job.store.run("examined", key, compute)
     damages = {int(block): BlockDamage.model_validate(entry) for block, entry in kept.record.items()}
     return Examination({int(block): order for block, order in kept.tensors.items()}, damages)
 
@@ -54,8 +62,11 @@ def solve(
     total: int,
     multiple: int,
     after: Sequence[BlockPlan] = (),
+    saved: int = 0,
 ) -> list[BlockPlan]:
     """Plan entries of the least predicted damage that save `macs`; blocks cut `after` these only lose more.
+
+    `total` and `saved`, what the model costs and what of it is gone already, are for the message.
 
     Raises:
         InputError: If no cut saves that much; the message gives the most that can be saved.
@@ -65,9 +76,8 @@ def solve(
         allocated = allocate(damages, costs, whole, macs, multiple, limits)
     except OutOfReachError as error:
         most = most_macs(damages, costs, whole)
-        raise InputError(
-            f"--macs-reduction: {macs / total:.4f} is out of reach; cutting blocks takes at most {most / total:.4f}"
-        ) from error
+        reach = Reach(saved / total, (saved + most) / total)
+        raise reach.refusal((saved + macs) / total, "cutting blocks") from error
     return [_entry(block, widths, whole) for block, widths in allocated.items() if widths != whole]
 
 
@@ -98,7 +108,7 @@ def most_macs(damages: Mapping[int, BlockDamage], costs: Mapping[int, UnitCost],
 
 
 def recover_at_once(
-    job: Job, entries: Sequence[BlockPlan], examination: Examination, after: Earlier | None = None
+    job: Job[Any], entries: Sequence[BlockPlan], examination: Examination, after: Earlier | None = None
 ) -> TimmModule:
     """Cuts and refits all blocks front to back, then trains the whole student once.
 
@@ -117,7 +127,7 @@ def recover_at_once(
             student = copy.deepcopy(after.student).to(next(job.model.parameters()).device)
             cuts, orders = _further(after.entries, entries, orders)
             steps = math.ceil(steps * FOLLOW_UP)
-        operate(student, job.reference(), job.family, job.start, cuts, orders)
+        operate(student, job.wanted(), job.family, job.start, cuts, orders)
     with job.watch.stage("recovery"):
         job.train(student, entries, steps, "recovering", last_block=job.depth - 1, after=after)
     return student.eval()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dcvit.cost import MacCount
-from dcvit.errors import InputError
 from dcvit.families import Family
+from dcvit.methods.target import Reach
 from dcvit.types import TimmModule
 
 
@@ -43,7 +43,9 @@ def unit_cost(count: MacCount, family: Family, model: TimmModule, unit: Sequence
     )
 
 
-def solve_structure(costs: Sequence[UnitCost], hidden: int, macs: float, total: int, multiple: int) -> Structure:
+def solve_structure(
+    costs: Sequence[UnitCost], hidden: int, macs: float, total: int, multiple: int, saved: int = 0
+) -> Structure:
     """The fewest units that reach a reduction, and the width that meets it.
 
     Args:
@@ -53,6 +55,7 @@ def solve_structure(costs: Sequence[UnitCost], hidden: int, macs: float, total: 
         macs: MACs to remove, R.
         total: MACs of the original model, for the message.
         multiple: M' is a multiple of this (1 reproduces the paper).
+        saved: MACs that are removed already, for the message.
 
     Raises:
         InputError: If the reduction is out of reach; the message gives the range.
@@ -67,10 +70,8 @@ def solve_structure(costs: Sequence[UnitCost], hidden: int, macs: float, total: 
             if width is not None:
                 return Structure(units, width)
     most = len(costs) * (mean.removed + mean.narrowed * (1 - multiple / hidden if mean.narrowed else 0))
-    raise InputError(
-        f"--macs-reduction: {macs / total:.4f} is out of reach; compressing 1 to {len(costs)} blocks takes "
-        f"{math.ceil(mean.removed / total * 1e4) / 1e4:.4f} to {math.floor(most / total * 1e4) / 1e4:.4f}"
-    )
+    reach = Reach((saved + mean.removed) / total, (saved + most) / total)
+    raise reach.refusal((saved + macs) / total, f"compressing 1 to {len(costs)} blocks")
 
 
 def solve_width(costs: Sequence[UnitCost], hidden: int, macs: float, multiple: int) -> int | None:

@@ -8,6 +8,7 @@ from dcvit.hardware import accelerator
 from dcvit.methods.cuts.damage import divergence, logits_of
 from dcvit.methods.cuts.nodes import NodeRanking
 from dcvit.methods.few_shot.job import Job
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.plan import BlockPlan
 from dcvit.progress import say
 from dcvit.types import TimmModule
@@ -29,7 +30,7 @@ class Trial:
     seconds: float
 
 
-def rank_units(job: Job, units: Sequence[Sequence[BlockPlan]], ranking: NodeRanking) -> list[Trial]:
+def rank_units(job: Job[SearchSettings], units: Sequence[Sequence[BlockPlan]], ranking: NodeRanking) -> list[Trial]:
     """Tries each unit alone; the one that recovers best comes first.
 
     Several processes share out the trials: each keeps the results of its own in the job's store, where all read them.
@@ -50,7 +51,9 @@ def rank_units(job: Job, units: Sequence[Sequence[BlockPlan]], ranking: NodeRank
     return sorted(trials, key=lambda trial: trial.score)
 
 
-def _try(job: Job, student: TimmModule, entries: Sequence[BlockPlan], ranking: NodeRanking) -> tuple[TimmModule, float]:
+def _try(
+    job: Job[SearchSettings], student: TimmModule, entries: Sequence[BlockPlan], ranking: NodeRanking
+) -> tuple[TimmModule, float]:
     """A copy of the student with one unit compressed and trained, and the seconds that took."""
     trial = copy.deepcopy(student)
     _cut(job, trial, entries, ranking)
@@ -59,7 +62,9 @@ def _try(job: Job, student: TimmModule, entries: Sequence[BlockPlan], ranking: N
     return trial, job.train(trial, entries, steps, description, last_block=last, together=False)
 
 
-def recover_progressively(job: Job, units: Sequence[Sequence[BlockPlan]], ranking: NodeRanking) -> TimmModule:
+def recover_progressively(
+    job: Job[SearchSettings], units: Sequence[Sequence[BlockPlan]], ranking: NodeRanking
+) -> TimmModule:
     """Compresses the units one after the other, each followed by training; the first one's trial is not repeated."""
     student = _start(job)
     done: list[BlockPlan] = []
@@ -72,14 +77,14 @@ def recover_progressively(job: Job, units: Sequence[Sequence[BlockPlan]], rankin
     return student.eval()
 
 
-def _start(job: Job) -> TimmModule:
+def _start(job: Job[SearchSettings]) -> TimmModule:
     student = job.merged()
     if job.merges:
         job.train(student, [], job.settings.steps, "merging", last_block=job.depth - 1)
     return student
 
 
-def _cut(job: Job, student: TimmModule, entries: Sequence[BlockPlan], ranking: NodeRanking) -> None:
+def _cut(job: Job[SearchSettings], student: TimmModule, entries: Sequence[BlockPlan], ranking: NodeRanking) -> None:
     kept = {e.index: ranking.best(e.index, e.mlp_hidden) for e in entries if e.mlp_hidden is not None}
     job.family.apply(student, job.start.original().with_blocks(*entries), kept)
 
