@@ -2,28 +2,20 @@
 
 import difflib
 import inspect
-import logging
-import math
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.layers import DropBlock2d, DropPath, PatchDropout, resample_abs_pos_embed
+from timm.layers import DropBlock2d, DropPath, PatchDropout
 from timm.models import load_state_dict as read_state_dict
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.swin_transformer_v2 import SwinTransformerV2
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from dcvit.dense import attach_head
 from dcvit.errors import InputError, first_line
-from dcvit.families import family_of
+from dcvit.families import family_of, matching_family
 from dcvit.plan import CompressionPlan
-from dcvit.types import TimmModule
-
-log = logging.getLogger(__name__)
 
 
 def build(plan: CompressionPlan, *, device: str = "cpu") -> nn.Module:
@@ -90,7 +82,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
             reason = "it holds more than tensors, and pickled code is never run; save its state dict as safetensors"
         raise InputError(f"--checkpoint: {path} cannot be read: {reason}") from error
     expected = model.state_dict()
-    _resample_positions(model, state)
+    if family := matching_family(model):
+        state = family.fit_positions(model, state)
     for name, tensor in expected.items():
         if name not in state:
             raise InputError(f"--checkpoint: {path} has no '{name}' {list(tensor.shape)}, which the model needs")
@@ -102,23 +95,6 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     if extra := [name for name in state if name not in expected]:
         raise InputError(f"--checkpoint: {path} has '{extra[0]}', which the model does not know")
     model.load_state_dict(state)
-
-
-def _resample_positions(model: TimmModule, state: dict[str, torch.Tensor]) -> None:
-    """Makes the position embedding of a state dict fit the model's grid, in place, where they differ in size alone."""
-    positions = state.get("pos_embed")
-    if not isinstance(model, VisionTransformer) or model.pos_embed is None or positions is None:
-        return
-    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
-    side = math.isqrt(max(0, positions.shape[1] - prefix))
-    same_width = positions.shape[-1] == model.pos_embed.shape[-1]
-    if positions.shape == model.pos_embed.shape or not same_width or side**2 != positions.shape[1] - prefix:
-        return
-    height, width = model.patch_embed.grid_size
-    log.warning("the checkpoint's %d×%d positions are resampled to %d×%d", side, side, height, width)
-    state["pos_embed"] = resample_abs_pos_embed(
-        positions, new_size=(height, width), old_size=(side, side), num_prefix_tokens=prefix
-    )
 
 
 def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
@@ -192,24 +168,9 @@ def _visible_arguments(model: nn.Module) -> dict[str, Any]:
         fc1 = getattr(getattr(blocks[0], "mlp", None), "fc1", None)
         if isinstance(fc1, nn.Linear):
             visible["mlp_ratio"] = fc1.out_features / fc1.in_features
-    if isinstance(model, (SwinTransformer, SwinTransformerV2)):
-        visible |= _swin_arguments(model)
+    if family := matching_family(model):
+        visible |= family.constructor_arguments(model)
     accepted = inspect.signature(type(model).__init__).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
         visible = {key: value for key, value in visible.items() if key in accepted}
     return visible
-
-
-def _swin_arguments(model: TimmModule) -> dict[str, Any]:
-    stages = [stage.blocks for stage in model.layers]
-    first = stages[0][0]
-    # timm clips windows to the resolution; where it clips those of the first stage, it does so in every later one, and
-    # the clipped size builds the same model.
-    height, width = getattr(first, "window_size", (None, None))
-    return {
-        "depths": [len(blocks) for blocks in stages],
-        "num_heads": [getattr(getattr(blocks[0], "attn", None), "num_heads", None) for blocks in stages],
-        "mlp_ratio": getattr(first, "mlp_ratio", None),
-        "window_size": height if height == width else (height, width),
-        "always_partition": getattr(first, "always_partition", None),
-    }

@@ -16,7 +16,7 @@ from dcvit.runtimes import Session
 
 
 @dataclass(frozen=True)
-class Agreement:
+class MaskAgreement:
     """Over all pixels of all images that count, at the model's input size; shares in percent.
 
     Attributes:
@@ -39,7 +39,7 @@ def compare_masks(
     num_classes: int,
     corrupt: CorruptImages,
     description: str,
-) -> Agreement:
+) -> MaskAgreement:
     """Runs a segmentation model over images with masks; pixels of class 255 do not count.
 
     Args:
@@ -67,7 +67,7 @@ def compare_masks(
         measures.update(session.infer(batch.images).argmax(1), batch.masks)
         images += len(batch.images)
     found = measures.compute()
-    return Agreement(
+    return MaskAgreement(
         miou=100 * float(found["miou"]),
         pixel_accuracy=100 * float(found["accuracy"]),
         iou=tuple(100 * float(share) for share in found["iou"]),

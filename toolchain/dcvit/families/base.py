@@ -2,13 +2,14 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
 from dcvit.errors import InputError
+from dcvit.layers.adaptor import Layer
 from dcvit.layers.token_grid import TokenGrid
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.types import TimmModule
@@ -67,6 +68,32 @@ class CostModules:
     heads: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class AdaptorLayers:
+    """Names of the layers inside a block that an adaptor may hang on; the first one that a block has is taken.
+
+    Attributes:
+        first: What the block reads its input through.
+        last: What its branch ends with.
+    """
+
+    first: tuple[str, ...]
+    last: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AdaptorPlaces:
+    """The layers around a gap that adaptors hang on.
+
+    Attributes:
+        behind: Last layers of earlier blocks, whose output goes through an adaptor.
+        in_front: First layers of later blocks, whose input goes through one.
+    """
+
+    behind: tuple[Layer, ...]
+    in_front: tuple[Layer, ...]
+
+
 class Family(ABC):
     """One kind of architecture: how to read it, and how to put a plan into it.
 
@@ -75,12 +102,19 @@ class Family(ABC):
         supported: What of timm it takes, in words.
         removes: What a compressed block loses: its attention (the MLP stays, narrowed), or everything.
         refuses: What no plan for this architecture may ask.
+        adaptor_layers: Where linear adaptors hang in a block. None where no place is known: an attention may use the
+            weights of a layer without calling it, and an adaptor on that layer would do nothing.
+        cannot_prune: Why compactors cannot prune its heads and MLPs, in words; None where they can.
     """
 
     name: str
     supported: str
     removes: Literal["attention", "block"] = "attention"
     refuses: ClassVar[Refusals] = {}
+    adaptor_layers: ClassVar[AdaptorLayers | None] = None
+    cannot_prune: ClassVar[str | None] = (
+        "channel pruning narrows the heads and MLPs of plain Vision Transformers (vit_*, deit_*, deit3_*)"
+    )
 
     @abstractmethod
     def matches(self, model: TimmModule) -> bool:
@@ -118,8 +152,12 @@ class Family(ABC):
         """The modules of block `index` by how compression saves them. `model` is uncompressed."""
 
     @abstractmethod
+    def blocks(self, model: TimmModule) -> list[TimmModule]:
+        """All blocks of the model in order, with what stands where one was removed."""
+
     def block(self, model: TimmModule, index: int) -> TimmModule:
         """Block `index` of the model."""
+        return self.blocks(model)[index]
 
     def block_arguments(self, model: TimmModule) -> dict[str, Any]:  # noqa: ARG002 (most give none)
         """What the model gives each of its blocks beside the tokens: who runs a block alone must give it too."""
@@ -139,6 +177,37 @@ class Family(ABC):
     @abstractmethod
     def train_up_to(self, model: TimmModule, last_block: int) -> None:
         """Makes trainable what runs up to and with block `last_block`, and the final norm; freezes the rest."""
+
+    def adaptor_places(self, model: TimmModule, unit: Sequence[int]) -> AdaptorPlaces | None:
+        """Where adaptors may make up for a unit of blocks that was removed; None where the family has no place for any.
+
+        A block that has lost such a layer gets no adaptor. `model` may be cut.
+        """
+        layers = self.adaptor_layers
+        if layers is None:
+            return None
+        blocks, reach = self.blocks(model), self.adaptor_reach(model, unit)
+        earlier = [_layer(blocks[index], layers.last) for index in reach if index < min(unit)]
+        later = [_layer(blocks[index], layers.first) for index in reach if index > max(unit)]
+        return AdaptorPlaces(
+            tuple(layer for layer in earlier if layer is not None), tuple(layer for layer in later if layer is not None)
+        )
+
+    def adaptor_reach(self, model: TimmModule, unit: Sequence[int]) -> range:  # noqa: ARG002 (most adapt everywhere)
+        """The blocks out of which those beside the unit may get an adaptor: all of them."""
+        return range(len(self.blocks(model)))
+
+    def tv_exponent(self, model: TimmModule) -> float:  # noqa: ARG002 (most have one for all models)
+        """Power β of the total variation that keeps images smooth which are made from the model (arXiv 2403.18708)."""
+        return 1.0
+
+    def constructor_arguments(self, model: TimmModule) -> dict[str, Any]:  # noqa: ARG002 (most keep none of their own)
+        """Arguments of timm's constructor that the models of this family keep in a way of their own."""
+        return {}
+
+    def fit_positions(self, model: TimmModule, state: dict[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
+        """A state dict whose positions fit the model's grid, as far as that can be done."""
+        return state
 
     def cannot_trim(self, model: TimmModule) -> str | None:  # noqa: ARG002 (most have no plain blocks)
         """Why the last block cannot leave out all tokens but the prefix, in words; None where the logits stay equal."""
@@ -207,3 +276,8 @@ class Family(ABC):
         student = copy.deepcopy(model)
         self.apply(student, plan, kept)
         return student
+
+
+def _layer(block: TimmModule, names: Sequence[str]) -> Layer | None:
+    layers = dict(block.named_modules())
+    return next((layers[name] for name in names if name in layers), None)

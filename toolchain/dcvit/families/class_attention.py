@@ -10,10 +10,10 @@ from dcvit.families.plain import PlainFamily
 from dcvit.types import TimmModule
 
 
-class CaitFamily(PlainFamily):
+class ClassAttentionFamily(PlainFamily):
     """CaiT; the class-attention layers behind the blocks stay as they are."""
 
-    name = "cait"
+    name = "class-attention"
     supported = "CaiT models of timm (cait_*)"
     refuses: ClassVar[Refusals] = {
         "merges": "merging is for models whose blocks carry the class token along (vit_*, deit_*)",

@@ -86,14 +86,19 @@ class PlainFamily(Family):
     def cost_modules(self, model: TimmModule, index: int) -> CostModules:  # noqa: ARG002 (all models alike)
         return CostModules((f"blocks.{index}.norm1", f"blocks.{index}.attn"), (f"blocks.{index}.mlp",))
 
-    def block(self, model: TimmModule, index: int) -> TimmModule:
-        return model.blocks[index]
+    def blocks(self, model: TimmModule) -> list[TimmModule]:
+        return list(model.blocks)
 
     def features_and_logits(self, model: TimmModule, images: Tensor) -> tuple[Tensor, Tensor]:
         tokens = model.forward_features(images)
         # With average pooling timm moves the final norm behind the pool; a layer norm acts on each token alone, so
         # it can stand in front of it too, and the features are normalised for every kind of head.
         return model.fc_norm(tokens), model.forward_head(tokens)
+
+    def tv_exponent(self, model: TimmModule) -> float:
+        """0.6 for a ViT and 1 for the others; a DeiT is a ViT but for its training, so timm's name has to tell."""
+        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or ""
+        return 0.6 if name.startswith("vit") else 1.0
 
     def merge_tokens(self, model: TimmModule, plan: CompressionPlan, tokens: Tensor) -> Tensor:  # noqa: ARG002
         return tokens  # `check` lets no plan merge them, but a ViT's

@@ -1,13 +1,14 @@
 """timm's `ResNet`: resnet*, resnext*, wide_resnet*, seresnet*, …, of which DC-ViT removes whole residual blocks."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from dcvit.errors import InputError
-from dcvit.families.base import Architecture, BlockSpec, Refusals
+from dcvit.families.base import AdaptorLayers, Architecture, BlockSpec, Refusals
 from dcvit.families.staged import Stage, StagedFamily
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
@@ -28,6 +29,7 @@ class ResnetFamily(StagedFamily):
         "mlp_hidden": "a ResNet has no MLPs; it loses whole blocks (removed: block)",
         "head_dim": "a ResNet has no attention heads; it loses whole blocks (removed: block)",
     }
+    adaptor_layers = AdaptorLayers(first=("conv1",), last=("conv3", "conv2"))
 
     def matches(self, model: TimmModule) -> bool:
         return isinstance(model, ResNet)
@@ -79,6 +81,12 @@ class ResnetFamily(StagedFamily):
                     f"plan: block {entry.index} of {plan.model} is the first of its stage, which changes width and "
                     "resolution, so it cannot be removed"
                 )
+
+    def adaptor_reach(self, model: TimmModule, unit: Sequence[int]) -> range:
+        """Those of the unit's stage."""
+        places = self.places(model)
+        stage = [place.index for place in places if place.stage.name == places[unit[0]].stage.name]
+        return range(stage[0], stage[-1] + 1)
 
     def stages(self, model: TimmModule) -> list[Stage]:
         names = [info["module"] for info in model.feature_info[1:]]

@@ -74,8 +74,8 @@ class StagedFamily(Family):
         place = self.places(model)[index]
         return CostModules((f"{place.stage.name}.{place.position}",))
 
-    def block(self, model: TimmModule, index: int) -> TimmModule:
-        return self.places(model)[index].block
+    def blocks(self, model: TimmModule) -> list[TimmModule]:
+        return [place.block for place in self.places(model)]
 
     def merge_tokens(self, model: TimmModule, plan: CompressionPlan, tokens: Tensor) -> Tensor:  # noqa: ARG002
         return tokens  # `check` lets no plan merge them

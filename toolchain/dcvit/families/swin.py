@@ -1,13 +1,13 @@
 """timm's Swin Transformers (arXiv 2103.14030, 2111.09883): swin_*, swinv2_*; DC-ViT removes whole blocks in pairs."""
 
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
 from torch import Tensor, nn
 
-from dcvit.families.base import Architecture, BlockSpec, Refusals
+from dcvit.families.base import AdaptorLayers, Architecture, BlockSpec, Refusals
 from dcvit.families.staged import Stage, StagedFamily
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
@@ -23,6 +23,7 @@ class SwinFamily(StagedFamily):
         "attention": "a Swin Transformer loses whole blocks, in pairs (removed: block)",
         "head_dim": "the heads of a Swin Transformer keep their width",
     }
+    adaptor_layers: ClassVar[AdaptorLayers | None] = AdaptorLayers(first=("attn.qkv",), last=("mlp.fc2",))
 
     model_class: type[nn.Module] = SwinTransformer
     block_class: type[nn.Module] = SwinTransformerBlock
@@ -81,6 +82,20 @@ class SwinFamily(StagedFamily):
         features = model.forward_features(images)  # [B, H, W, C], after the final norm
         return features.flatten(1, 2), model.forward_head(features)
 
+    def constructor_arguments(self, model: TimmModule) -> dict[str, Any]:
+        stages = [stage.blocks for stage in self.stages(model)]
+        first = stages[0][0]
+        # timm clips windows to the resolution; where it clips those of the first stage, it does so in every later one,
+        # and the clipped size builds the same model.
+        height, width = getattr(first, "window_size", (None, None))
+        return {
+            "depths": [len(blocks) for blocks in stages],
+            "num_heads": [getattr(getattr(blocks[0], "attn", None), "num_heads", None) for blocks in stages],
+            "mlp_ratio": getattr(first, "mlp_ratio", None),
+            "window_size": height if height == width else (height, width),
+            "always_partition": getattr(first, "always_partition", None),
+        }
+
 
 class SwinV2Family(SwinFamily):
     """Swin Transformers of the second version: norms behind attention and MLP, and logits that are cosines."""
@@ -88,3 +103,4 @@ class SwinV2Family(SwinFamily):
     name = "swinv2"
     supported = "Swin Transformers V2 of timm (swinv2_*; not swinv2_cr_*)"
     model_class, block_class = SwinTransformerV2, SwinTransformerV2Block
+    adaptor_layers = None  # its attention uses the weights of qkv without calling the layer

@@ -1,20 +1,24 @@
 """timm's `VisionTransformer`: vit_*, deit_*, deit3_*, with any prefix tokens, pooling and LayerScale."""
 
+import logging
+import math
 from dataclasses import replace
 
 import torch
-from timm.layers import Attention
+from timm.layers import Attention, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 import dcvit_kernels
 from dcvit.dense import SegmentationVit
-from dcvit.families.base import CostModules, KeptNodes
+from dcvit.families.base import AdaptorLayers, CostModules, KeptNodes
 from dcvit.families.plain import PlainFamily
 from dcvit.layers import PrefixBlock, TokenMerge, attach_merge, attach_size_bias, can_narrow_heads
 from dcvit.layers.token_grid import TokenGrid, grids
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
+
+log = logging.getLogger(__name__)
 
 
 class VitFamily(PlainFamily):
@@ -23,6 +27,8 @@ class VitFamily(PlainFamily):
     name = "vit"
     supported = "Vision Transformers of timm with plain pre-norm blocks (vit_*, deit_*, deit3_*)"
     model_class, block_class = VisionTransformer, Block
+    adaptor_layers = AdaptorLayers(first=("attn.qkv",), last=("mlp.fc2",))
+    cannot_prune = None
 
     def unsupported_reason(self, model: TimmModule) -> str | None:
         if reason := super().unsupported_reason(model):
@@ -70,6 +76,23 @@ class VitFamily(PlainFamily):
         if isinstance(model, SegmentationVit):
             return model.features_and_logits(images)
         return super().features_and_logits(model, images)
+
+    def fit_positions(self, model: TimmModule, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resamples a position embedding that differs from the model's in size alone, and takes its grid for square."""
+        positions = state.get("pos_embed")
+        if model.pos_embed is None or positions is None:
+            return state
+        prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+        side = math.isqrt(max(0, positions.shape[1] - prefix))
+        same_width = positions.shape[-1] == model.pos_embed.shape[-1]
+        if positions.shape == model.pos_embed.shape or not same_width or side**2 != positions.shape[1] - prefix:
+            return state
+        height, width = model.patch_embed.grid_size
+        log.warning("the checkpoint's %d×%d positions are resampled to %d×%d", side, side, height, width)
+        resampled = resample_abs_pos_embed(
+            positions, new_size=(height, width), old_size=(side, side), num_prefix_tokens=prefix
+        )
+        return state | {"pos_embed": resampled}
 
     def merge_tokens(self, model: TimmModule, plan: CompressionPlan, tokens: Tensor) -> Tensor:
         if tokens.shape[1] == model.num_prefix_tokens:  # behind a last block that leaves out the rest

@@ -26,7 +26,7 @@ from dcvit.training.mixing import Mixing
 from dcvit.training.order import Order
 from dcvit.training.pruner import Pruner
 from dcvit.training.recipe import TrainingRecipe
-from dcvit.training.task import Task
+from dcvit.training.task import Objective
 from dcvit.training.teacher import Teacher
 from dcvit.types import TimmModule
 
@@ -95,7 +95,7 @@ class Finetuning:
     def __init__(
         self,
         student: TimmModule,
-        task: Task,
+        task: Objective,
         data: TrainingData,
         recipe: TrainingRecipe,
         *,

@@ -8,7 +8,7 @@ from dcvit.subject import Subject
 from dcvit.training.images import TrainingData, TrainingImages
 from dcvit.training.recipe import TrainingRecipe
 from dcvit.training.segmentation import Segmentation, TrainingPairs
-from dcvit.training.task import Classification, Task
+from dcvit.training.task import Classification, Objective
 
 
 def set_up(
@@ -19,7 +19,7 @@ def set_up(
     labels: bool | None,
     samples: int | None,
     seed: int,
-) -> tuple[TrainingData, Task]:
+) -> tuple[TrainingData, Objective]:
     """The images that a model is trained on, and its loss.
 
     Args:
@@ -53,7 +53,7 @@ def set_up(
 
 def _set_up_segmentation(
     subject: Subject, source: MaskSource, recipe: TrainingRecipe, *, labels: bool | None, samples: int | None, seed: int
-) -> tuple[TrainingData, Task]:
+) -> tuple[TrainingData, Objective]:
     assert subject.plan.head is not None
     assert recipe.augmentation is not None
     if recipe.mixup or recipe.cutmix:

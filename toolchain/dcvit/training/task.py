@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Task(Protocol):
+class Objective(Protocol):
     """The loss of one kind of output."""
 
     @property

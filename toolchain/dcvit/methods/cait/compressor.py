@@ -21,7 +21,7 @@ from dcvit.training.images import TrainingData
 from dcvit.training.log import LOG, TrainingLog
 from dcvit.training.pruner import Pruner
 from dcvit.training.setup import set_up
-from dcvit.training.task import Task
+from dcvit.training.task import Objective
 from dcvit.training.teacher import Teacher
 from dcvit.types import TimmModule
 
@@ -107,7 +107,7 @@ class CaitCompressor(Compressor[CaitSettings]):
         return self.run.draw(METRIC_IMAGES, at_most=True).tensor(self.run.subject.preprocessing)
 
     @cached_property
-    def _material(self) -> tuple[TrainingData, Task]:
+    def _material(self) -> tuple[TrainingData, Objective]:
         """Images and loss; read when the target is known to be within reach."""
         run = self.run
         assert run.source is not None

@@ -69,8 +69,8 @@ def prunable_layers(
     Raises:
         InputError: If the architecture has no plain attention and MLP to narrow.
     """
-    if family.name != "vit":
-        raise InputError(f"channel pruning narrows {_VIT}; {plan.model} is a {family.name}")
+    if family.cannot_prune is not None:
+        raise InputError(f"{family.cannot_prune}; {plan.model} is a {family.name}")
     layers = []
     dim = model.embed_dim
     for index, tokens in enumerate(family.tokens(original_of(plan), plan)):
@@ -88,9 +88,6 @@ def prunable_layers(
             least = -(-min_mlp_hidden // multiple) * multiple
             layers.append(PrunableLayer(index, "mlp_hidden", mlp.fc1.out_features, least, 2 * tokens * dim))
     return [layer for layer in layers if layer.width > layer.least]
-
-
-_VIT = "the heads and MLPs of plain Vision Transformers (vit_*, deit_*, deit3_*)"
 
 
 def most_macs(layers: Sequence[PrunableLayer]) -> int:

@@ -10,7 +10,6 @@ from dcvit.cost import count_macs
 from dcvit.data import FewShot
 from dcvit.errors import InputError
 from dcvit.families import Family
-from dcvit.families.resnet import ResnetFamily
 from dcvit.hardware import accelerator
 from dcvit.layers import TokenMerge
 from dcvit.layers.adaptor import Layer, adapt_input, adapt_output
@@ -56,7 +55,7 @@ class DropTrial:
 
 def check_place_for_adaptors(family: Family) -> None:
     """Raises InputError for an attention that may use the weights of qkv without the layer that an adaptor hangs on."""
-    if family.name not in ("vit", "swin", "resnet"):
+    if family.adaptor_layers is None:
         raise InputError(f"--method practise knows no place for its adaptors in a {family.name}; use --method dcvit")
 
 
@@ -221,10 +220,9 @@ def drop_with_adaptors(job: Job[PractiseSettings], student: TimmModule, unit: Un
     """
     student.requires_grad_(False)
     _drop(job, student, unit)
-    around = _around(job, student, unit)
-    earlier = [_last_layer(job.family.block(student, index)) for index in around if index < unit[0]]
-    later = [_first_layer(job.family.block(student, index)) for index in around if index > unit[-1]]
-    return [adapt_output(layer) for layer in earlier if layer] + [adapt_input(layer) for layer in later if layer]
+    places = job.family.adaptor_places(student, unit)
+    assert places is not None  # `check_place_for_adaptors` comes before any trial
+    return [adapt_output(layer) for layer in places.behind] + [adapt_input(layer) for layer in places.in_front]
 
 
 def _trial(job: Job[PractiseSettings], student: TimmModule, fixed: Sequence[BlockPlan], unit: Unit) -> StageResult:
@@ -286,28 +284,6 @@ def _drop(job: Job[PractiseSettings], student: TimmModule, blocks: Sequence[int]
     entries = [BlockPlan(index=index, removed="block") for index in blocks]
     job.family.apply(student, job.start.original().with_blocks(*entries))
     return entries
-
-
-def _around(job: Job[PractiseSettings], student: TimmModule, unit: Unit) -> list[int]:
-    """The other blocks that may get an adaptor."""
-    if isinstance(job.family, ResnetFamily):
-        places = job.family.places(student)
-        blocks = [place.index for place in places if place.stage.name == places[unit[0]].stage.name]
-    else:
-        blocks = list(range(job.depth))
-    return [index for index in blocks if index not in unit]
-
-
-def _first_layer(block: TimmModule) -> Layer | None:
-    if hasattr(block, "attn"):
-        return block.attn.qkv
-    return getattr(block, "conv1", None)
-
-
-def _last_layer(block: TimmModule) -> Layer | None:
-    if hasattr(block, "mlp"):
-        return block.mlp.fc2
-    return getattr(block, "conv3", getattr(block, "conv2", None))
 
 
 def _check_reach(macs: Mapping[Unit, int], proposal: Proposal) -> None:

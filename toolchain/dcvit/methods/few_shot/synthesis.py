@@ -17,6 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from dcvit.errors import InputError
+from dcvit.families import matching_family
 from dcvit.files import whole_file
 from dcvit.hardware import accelerator, fast_backward
 from dcvit.preprocessing import Preprocessing
@@ -230,8 +231,8 @@ def _labels(num_classes: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 def _tv_exponent(model: TimmModule) -> float:
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or ""
-    return 0.6 if name.startswith("vit") else 1.0
+    family = matching_family(model)
+    return 1.0 if family is None else family.tv_exponent(model)
 
 
 def _mean_and_std(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
