@@ -201,7 +201,7 @@ def test_every_kind_of_vit_goes_through(tmp_path: Path, name: str, tiny_plan: Co
         ({"data": None}, "recovery needs images"),
         ({"samples": 5000}, "has 1297 images"),
         ({"macs_reduction": 0.95}, "out of reach; compressing 1 to 2 blocks takes"),
-        ({"macs_reduction": 0.95, "settings": SearchSettings(steps=1)}, "out of reach; cutting blocks takes at most"),
+        ({"macs_reduction": 0.95, "settings": SearchSettings(steps=1)}, "out of reach; cutting blocks takes 0.0000 to"),
         ({"model": "vit_tinny"}, "neither a model folder nor a timm model"),
         ({"model_kwargs": {"depht": 3}}, "timm cannot create"),
         ({"checkpoint": Path("nowhere.safetensors")}, "there is no file"),

@@ -59,11 +59,14 @@ def test_all_images_are_used_unless_samples_are_asked_for(tool: Tool, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--method", "cait", "--steps", "3"], "--steps is of the few-shot methods"),
+        (
+            ["--method", "cait", "--steps", "3"],
+            "--steps is of --method dcvit or --method practise, and the method is cait",
+        ),
         (["--widths", "cdcp"], "--widths is of --method cait"),
         (["--trim-last-block"], "--trim-last-block is of --method cait"),
         (["--epochs", "3"], "--epochs is of --method cait"),
-        (["--method", "practise", "--no-labels"], "--labels is of --method cait"),
+        (["--method", "practise", "--no-labels"], "--no-labels is of --method cait, and the method is practise"),
         (["--tensorboard", "logs"], "--tensorboard is of --method cait"),
         (["--preset", "cait-tiny", "--merge", "horizontal@2"], "leave out --merge"),
         (["--preset", "cait-tiny", "--method", "dcvit"], "leave out --method"),
@@ -78,9 +81,18 @@ def test_a_flag_that_would_do_nothing_is_refused(
     assert message in ended.error
 
 
-def test_a_frontier_is_refused(tool: Tool, tmp_path: Path) -> None:
-    ended = tool("frontier", "vit_tiny_patch16_224", "--data", "digits", "--method", "cait", "-o", tmp_path / "out")
-    assert (ended.status, "trains every size on its own" in ended.error) == (2, True)
+def test_a_frontier_trains_every_size_on_its_own(tool: Tool, tmp_path: Path, model: list[object]) -> None:
+    ended = tool(
+        "frontier", *model, "--data", "digits", "--samples", 32, "--method", "cait", "--epochs", 1, "--batch-size", 16,
+        "--macs-reduction", 0.2, "--macs-reduction", 0.4, "-o", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    assert [point["folder"] for point in ended.json["points"]] == ["r0.2", "r0.4"]
+    for point in ended.json["points"]:
+        folder = ModelFolder(tmp_path / "out" / point["folder"])
+        assert folder.manifest.metrics["steps"] == 2
+        assert point["kl"] > 0
+        assert point["macs_reduction"] >= point["target"]
 
 
 @pytest.mark.parametrize(("preset", "size", "most"), [("cait-tiny", "tiny", 0.7), ("cait-small", "small", 2.3)])
@@ -105,7 +117,7 @@ def test_plan_stands_in_for_what_images_choose(tool: Tool) -> None:
     assert alone.json["macs_reduction"] >= 0.45
     assert "blocks" not in alone.json["plan"]
     refused = tool("plan", "deit_tiny_patch16_224", "--no-prune", "--macs-reduction", 0.45)
-    assert "--prune is of --method cait" in refused.error
+    assert "--no-prune is of --method cait" in refused.error
 
 
 def test_tensorboard_that_is_missing_is_one_line(

@@ -16,7 +16,7 @@ from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.families import family_of
 from dcvit.layers import hidden_width
-from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.few_shot.settings import PractiseSettings
 from dcvit.model import build, create, identify
 from dcvit.plan import BlockPlan, CompressionPlan, parse_merges
 
@@ -154,7 +154,7 @@ def test_identify_finds_the_arguments_of_a_model_in_memory(name: str, like_train
 
 def test_practise_has_no_place_for_its_adaptors(tmp_path: Path) -> None:
     """Some of these attentions use the weights of qkv without calling the layer, where an adaptor would do nothing."""
-    settings = SearchSettings(method="practise", steps=1, trial_steps=1)
+    settings = PractiseSettings(steps=1, trial_steps=1)
     with pytest.raises(InputError, match="adaptors in a eva; use --method dcvit"):
         compress(
             "vit_small_patch16_dinov3",

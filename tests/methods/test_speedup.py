@@ -20,7 +20,7 @@ from dcvit.errors import InputError
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.speedup import MOST_MEASUREMENTS, TOLERANCE, Candidates, Measure, correct, find_reduction, measuring
-from dcvit.methods.target import Target
+from dcvit.methods.target import Reach, Target
 from dcvit.model import build, create
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.subject import open_shapes
@@ -54,9 +54,16 @@ class Bench:
         self.measured.append(plan.digest)
         return row(self.speedup(plan) * (1 + self.generator.uniform(-self.noise, self.noise)))
 
-    def candidates(self, base: CompressionPlan = BASE, least: float = 0.0, most: float = 0.8) -> Candidates:
+    def candidates(
+        self,
+        base: CompressionPlan = BASE,
+        least: float = 0.0,
+        most: float = 0.8,
+        make: Callable[[float | None], Any] = str,
+        base_chosen: bool = False,
+    ) -> Candidates[Any]:
         share = 0.0 if base.is_identity else 0.2
-        return Candidates(base, self.plan, share, max(least, share), most)
+        return Candidates(base, share, self.plan, make, Reach(max(least, share), most), base_chosen)
 
 
 LATENCIES = {
@@ -96,15 +103,13 @@ def test_plans_that_differ_by_noise_alone_are_not_timed_one_after_the_other() ->
 
     bench = Bench(latency)
     found = find_reduction(1.5, bench.candidates(), bench)
-    assert found.row.speedup > 1.5
+    assert found.speedup > 1.5
     assert found.measurements <= 5
 
 
 @pytest.mark.parametrize("bias", [1.0, 0.9, 1.15])
 def test_blocks_that_cost_other_than_their_stand_ins_are_corrected_for(bias: float) -> None:
     bench = Bench(lambda left: left)
-    candidates = bench.candidates()
-    found = find_reduction(1.5, candidates, bench)
     made: list[float | None] = []
 
     def make(share: float | None) -> float:
@@ -112,7 +117,9 @@ def test_blocks_that_cost_other_than_their_stand_ins_are_corrected_for(bias: flo
         assert share is not None
         return 1 - bias * share  # its latency
 
-    latency, measured = correct(found, 1.5, candidates, make, lambda latency: row(1 / latency))
+    candidates = bench.candidates(make=make)
+    found = find_reduction(1.5, candidates, bench)
+    latency, measured = correct(found, 1.5, candidates, lambda latency: row(1 / latency), corrections=2)
     assert abs(measured.speedup / 1.5 - 1) <= TOLERANCE
     assert measured.speedup == 1 / latency
     assert len(made) == (1 if bias == 1.0 else 2)
@@ -120,11 +127,11 @@ def test_blocks_that_cost_other_than_their_stand_ins_are_corrected_for(bias: flo
 
 def test_the_nearest_is_kept_with_a_warning_where_corrections_do_not_help(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(lambda left: left)
-    candidates = bench.candidates()
-    found = find_reduction(1.5, candidates, bench)
     speeds = iter([1.2, 1.4, 1.7])
+    candidates = bench.candidates(make=lambda _share: next(speeds))
+    found = find_reduction(1.5, candidates, bench)
     with caplog.at_level(logging.WARNING, logger="dcvit"):
-        made, _ = correct(found, 1.5, candidates, lambda _share: next(speeds), row)
+        made, _ = correct(found, 1.5, candidates, row, corrections=2)
     assert made == 1.4
     assert "not within 3 %" in caplog.text
 
@@ -148,6 +155,9 @@ MERGED = BASE.replace(merges=(Merge(after=4, axis="horizontal"),))
 def test_merges_alone_can_be_enough_or_too_much() -> None:
     bench = Bench(lambda left: left)  # the base plan leaves 0.8, so it is ×1.25
     assert find_reduction(1.25, bench.candidates(MERGED), bench).macs_reduction is None
+    assert find_reduction(1.1, bench.candidates(MERGED, base_chosen=True), bench).macs_reduction is None
+    with pytest.raises(InputError, match="nothing else can be cut"):
+        find_reduction(1.5, bench.candidates(MERGED, most=0.2, base_chosen=True), bench)
     assert find_reduction(1.5, bench.candidates(MERGED), bench).macs_reduction == pytest.approx(1 / 3, abs=0.02)
     with pytest.raises(InputError, match=r"alone are ×1\.25 as fast; ask for ×1\.25 to ×5\.00"):
         find_reduction(1.1, bench.candidates(MERGED), bench)

@@ -16,6 +16,7 @@ from dcvit.families import family_of
 from dcvit.methods.cait.cdcp import ChannelPruning
 from dcvit.methods.cait.prunable import PrunableLayer, choose_units, most_macs, prunable_layers
 from dcvit.methods.cait.settings import CdcpSettings
+from dcvit.methods.target import Target
 from dcvit.model import build, create
 from dcvit.plan import BlockPlan, CompressionPlan, parse_merges
 from dcvit.subject import original_of
@@ -61,7 +62,7 @@ def macs(plan: CompressionPlan, convention: str = "full") -> int:
 def pruning_of(student: TimmModule, plan: CompressionPlan, share: float, settings: CdcpSettings = QUICK):
     family = family_of(original_of(plan))
     most = most_macs(prunable_layers(student, family, plan))
-    return ChannelPruning(student, family, plan, macs_to_save=share * most, settings=settings)
+    return ChannelPruning(student, family, plan, Target(), macs_to_save=share * most, settings=settings)
 
 
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -283,7 +284,7 @@ def test_what_cannot_be_is_refused(tiny_plan: CompressionPlan) -> None:
     with torch.device("meta"):
         model = create(swin.model)
     with pytest.raises(InputError, match="swin_tiny_patch4_window7_224 is a swin"):
-        ChannelPruning(model, family_of(model), swin, macs_to_save=1)
+        ChannelPruning(model, family_of(model), swin, Target(), macs_to_save=1)
     with pytest.raises(InputError, match=r"do not vanish by the end; take at least 3\.75"):
         CdcpSettings(shrink=3)
     with pytest.raises(InputError, match="must be less than reached_by"):

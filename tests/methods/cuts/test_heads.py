@@ -14,7 +14,7 @@ from dcvit.layers import narrow_attention, qkv_layers
 from dcvit.methods.cuts.damage import divergence, logits_of
 from dcvit.methods.cuts.heads import HeadFit
 from dcvit.methods.cuts.surgery import operate
-from dcvit.methods.cuts.wanted_tokens import Reference, first_tokens
+from dcvit.methods.cuts.wanted_tokens import WantedTokens, first_tokens
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.types import TimmModule
@@ -143,7 +143,7 @@ def test_a_plan_with_narrow_heads_is_fitted_through(tiny_plan: CompressionPlan, 
     students = {}
     for without in ((), ("refit",), ("propagation",)):
         students[without] = copy.deepcopy(model)
-        reference = Reference(model, family, images)
+        reference = WantedTokens(model, family, images)
         operate(students[without], reference, family, tiny_plan, entries, orders, without=without)
     plan = tiny_plan.with_blocks(*entries)
     assert {n: p.shape for n, p in students[()].state_dict().items()} == {

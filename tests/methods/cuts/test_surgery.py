@@ -10,7 +10,7 @@ from dcvit.families import family_of
 from dcvit.methods.cuts import wanted_tokens as reference_module
 from dcvit.methods.cuts.damage import PossibleCuts, divergence, examine, logits_of
 from dcvit.methods.cuts.surgery import Piece, best_nodes, operate
-from dcvit.methods.cuts.wanted_tokens import Reference, first_tokens
+from dcvit.methods.cuts.wanted_tokens import WantedTokens, first_tokens
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.types import TimmModule
@@ -55,7 +55,7 @@ def cut(
     model, plan = teacher
     student = copy.deepcopy(model)
     operate(
-        student, Reference(model, family_of(model), images), family_of(model), plan, entries, orders, without=without
+        student, WantedTokens(model, family_of(model), images), family_of(model), plan, entries, orders, without=without
     )
     return student
 
@@ -64,10 +64,10 @@ def test_a_reference_that_is_kept_gives_what_one_that_is_not_does(
     teacher: tuple[TimmModule, CompressionPlan], images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = teacher
-    kept = Reference(model, family_of(model), images)
+    kept = WantedTokens(model, family_of(model), images)
     first, again = list(kept.outputs(4)), list(kept.outputs(4))
     monkeypatch.setattr(reference_module, "MAX_BYTES", 0)
-    anew = list(Reference(model, family_of(model), images).outputs(4))
+    anew = list(WantedTokens(model, family_of(model), images).outputs(4))
     for (tokens, output), (same, kept_output), (fresh, fresh_output) in zip(first, again, anew, strict=True):
         assert kept_output is output
         assert torch.equal(tokens, same)

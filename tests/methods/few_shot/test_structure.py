@@ -4,7 +4,8 @@ import pytest
 
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
-from dcvit.methods.few_shot.proposal import propose, summarize_proposal
+from dcvit.methods.few_shot.proposal import propose
+from dcvit.methods.few_shot.search import summarize
 from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width
 from dcvit.methods.target import Target
 from dcvit.model import build
@@ -23,7 +24,7 @@ def test_the_papers_structures_of_vit_base(dropped: int, percent: float, blocks:
     assert reduction * 100 == pytest.approx(percent, abs=0.006)
     target = Target(macs_reduction=reduction, macs_convention="dcvit", width_multiple=1)
     subject = open_shapes("vit_base_patch16_224")
-    summary = summarize_proposal(subject, target, propose(subject, target))
+    summary = summarize(subject, target)
     assert (summary.blocks_compressed, summary.mlp_hidden) == (blocks, hidden)
     # At most one node in each block away from the target.
     assert abs(summary.macs_after - left) <= blocks * 8 * 197 * 768**2 / 3072 + 1
@@ -62,12 +63,14 @@ def test_whole_blocks_need_no_width() -> None:
 def test_out_of_reach_names_the_range(macs: float) -> None:
     with pytest.raises(InputError, match=r"takes 0\.0100 to 0\.2980"):
         solve_structure(COSTS, 800, macs, 10_000, multiple=8)
+    with pytest.raises(InputError, match=rf"{(macs + 500) / 1e4:.4f} is out of reach; .* takes 0\.0600 to 0\.3480"):
+        solve_structure(COSTS, 800, macs, 10_000, multiple=8, saved=500)  # shares count what is gone already
 
 
 def test_a_target_is_met_with_merges_too() -> None:
     subject = open_shapes("deit_small_patch16_224")
     target = Target(macs_reduction=0.5, merge="horizontal@4,vertical@8")
-    summary = summarize_proposal(subject, target, propose(subject, target))
+    summary = summarize(subject, target)
     assert 0.5 <= summary.macs_reduction < 0.53
     assert summary.plan.merges
     assert summary.blocks_compressed > 0
