@@ -1,0 +1,59 @@
+"""Settings of every run, whatever its method: which weights, how many images, which seed, where results are kept."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dcvit.flags import Flag
+from dcvit.plan import HeadKind, HeadPlan, Task
+
+Weights = Literal["pretrained", "random"]
+Recovery = Literal["mimic", "train", "none"]
+
+
+class WeightSettings(BaseModel):
+    """Which weights a timm name gets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    checkpoint: Annotated[Path | None, Flag(path="file")] = Field(
+        default=None, description="Weights to load (.safetensors, or .pth of tensors); else timm's pretrained ones."
+    )
+    weights: Annotated[Weights, Flag("--random-init", value="random", default="")] = Field(
+        default="pretrained", description="Random weights, for latency studies."
+    )
+    model_kwargs: Annotated[dict[str, Any] | None, Flag()] = Field(
+        default=None, description="Arguments of timm.create_model, as JSON."
+    )
+
+
+class RunSettings(WeightSettings):
+    """What a run is told beside its target and the settings of its method."""
+
+    recover: Annotated[Recovery | None, Flag(default="what the method does")] = Field(
+        default=None, description="How accuracy is recovered; 'none' only cuts and merges, and needs no data."
+    )
+    samples: Annotated[int | None, Flag(default="500, or all that a training can have")] = Field(
+        default=None, ge=1, description="Images to use."
+    )
+    seed: Annotated[int, Flag()] = Field(default=0, ge=0, description="Of every random choice.")
+    cache: Annotated[Path | None, Flag(path="folder", default="in OUT, until done")] = Field(
+        default=None, description="A folder where results of long stages are kept, for other targets and runs."
+    )
+    checkpoint_minutes: Annotated[float, Flag("--checkpoint-every", metavar="MIN")] = Field(
+        default=10.0, ge=0, description="Minutes between two checkpoints of a long training."
+    )
+    tensorboard: Annotated[Path | None, Flag(path="folder", metavar="DIR")] = Field(
+        default=None, description="Write TensorBoard's event files of a long training there."
+    )
+    task: Annotated[Task | None, Flag(default="what MODEL is for")] = Field(
+        default=None,
+        description="'segmentation' puts a new head in place of a classifier's and trains it along, on images with "
+        "masks.",
+    )
+    head: Annotated[HeadKind | HeadPlan | None, Flag(default="linear")] = Field(
+        default=None, description="Of a new segmentation model: what reads the last block, or several."
+    )
+    resume: Annotated[bool, Flag()] = Field(default=False, description="Continue an unfinished run.")
+    overwrite: Annotated[bool, Flag()] = Field(default=False, description="Replace what an earlier run wrote to OUT.")
