@@ -80,10 +80,9 @@ def flags_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Fla
 
 
 def plain_type(annotation: Any) -> Any:
-    """The type of a field that may be None, without the None."""
+    """The type that a field has on the command line: the first one, where it may be None or of several."""
     if get_origin(annotation) in (Union, UnionType):
-        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-        return kinds[0] if len(kinds) == 1 else annotation
+        return next(kind for kind in get_args(annotation) if kind is not type(None))
     return annotation
 
 

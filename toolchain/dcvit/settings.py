@@ -11,6 +11,9 @@ from dcvit.plan import HeadKind, HeadPlan, Task
 Weights = Literal["pretrained", "random"]
 Recovery = Literal["mimic", "train", "none"]
 
+DEFAULT_SAMPLES = 500
+"""Images that a few-shot method draws, and that widths and merges are weighed on."""
+
 
 class WeightSettings(BaseModel):
     """Which weights a timm name gets."""
@@ -34,7 +37,7 @@ class RunSettings(WeightSettings):
     recover: Annotated[Recovery | None, Flag(default="what the method does")] = Field(
         default=None, description="How accuracy is recovered; 'none' only cuts and merges, and needs no data."
     )
-    samples: Annotated[int | None, Flag(default="500, or all that a training can have")] = Field(
+    samples: Annotated[int | None, Flag(default=f"{DEFAULT_SAMPLES}, or all for a training on many")] = Field(
         default=None, ge=1, description="Images to use."
     )
     seed: Annotated[int, Flag()] = Field(default=0, ge=0, description="Of every random choice.")

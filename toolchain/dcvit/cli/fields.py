@@ -129,16 +129,19 @@ def _option(field: FlagField) -> click.Option:
     else:
         how["type"] = _click_type(info)
         how["multiple"] = get_origin(kind) is tuple
-        how["required"] = info.is_required()
+        if info.is_required():
+            how["required"] = True
+            del how["default"]  # click takes a default of None for a value, and would not miss another
     return click.Option([*names, field.name], **how)
 
 
 def _help(field: FlagField) -> str:
     info, flag = field.info, field.flag
     told = flag.default
-    if told is None and not info.is_required() and info.default is not None and plain_type(info.annotation) is not bool:
-        default = info.get_default(call_default_factory=True)
-        told = ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    default = info.get_default(call_default_factory=True)
+    if told is None and not info.is_required() and default not in (None, False, ()):
+        several = default if isinstance(default, tuple) else (default,)
+        told = "yes" if default is True else ", ".join(map(str, several))
     text = info.description or ""
     return f"{text} [default: {told}]" if told else text
 
