@@ -47,7 +47,7 @@ from dcvit.stages import StageStore
 from dcvit.subject import Subject, open_shapes, open_subject
 from dcvit.training.recipe import TrainingRecipe
 from dcvit.types import TimmModule
-from dcvit.variant import DEFAULT_BATCH, onnx_name
+from dcvit.variant import DEFAULT_BATCH, Variant
 from dcvit.versions import package_versions
 from few_shot import MODEL, MODEL_KWARGS, save
 from peers.tome import ToMe
@@ -310,7 +310,7 @@ def bench(study: Study, row: dict[str, Any], max_seconds: float) -> dict[str, An
     model.load_state_dict(load_file(path / TOME))
     with temporary_folder(subject.model, subject.plan, subject.preprocessing) as folder:
         export(folder)
-        name = onnx_name(DEFAULT_BATCH, "fp32")
+        name = Variant().onnx_name
         images = torch.randn(DEFAULT_BATCH, *subject.architecture.input_size)
         names = {"input_names": ["images"], "output_names": ["logits"]}
         program = torch.onnx.export(model.eval(), (images,), dynamo=True, verbose=False, **names)

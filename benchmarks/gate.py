@@ -33,6 +33,7 @@ from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.runtimes import Session, limited_to
 from dcvit.subject import open_shapes
+from dcvit.variant import Variant
 
 BASELINES = Path(__file__).parent / "baselines"
 BATCH = 8
@@ -127,7 +128,7 @@ def main(
     if writes:
         for case in cases:
             with folder_of(case) as folder:
-                setting = Setting("onnxruntime", BATCH, "fp32", "fp32", threads=1)
+                setting = Setting.of("onnxruntime", Variant.of(BATCH), threads=1)
                 written = update(folder.path, baselines / f"{case}.json", setting, max_seconds=max_seconds)
             console.print(*written.lines(), sep="\n")
         return

@@ -24,11 +24,12 @@ from dcvit.bench.pair import Setting, pair_of
 from dcvit.files import whole_file
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import limited_to
+from dcvit.variant import Variant
 from gate import BATCH, SHORT, folder_of, slowed
 
 RUNS = {0.0: 30, 0.10: 30, 0.03: 20, 0.05: 20, 0.06: 20, 0.07: 20, 0.08: 20}
 """Gate runs for each slow-down."""
-SETTING = Setting("onnxruntime", BATCH, "fp32", "fp32", threads=1)
+SETTING = Setting.of("onnxruntime", Variant.of(BATCH), threads=1)
 
 Trial = tuple[Path, Path, float, float, int, float]
 

@@ -32,7 +32,7 @@ from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import RUNTIMES, available_cores, runtime_named
 from dcvit.subject import open_subject
-from dcvit.variant import Precision
+from dcvit.variant import Precision, Variant
 from few_shot import MODEL, MODEL_KWARGS
 
 BATCH = 64
@@ -186,8 +186,8 @@ def _latencies(
     batch = torch.randn(BATCH, *folder.manifest.preprocessing.input_size, generator=torch.Generator().manual_seed(0))
     for runtime, precision, against, against_runtime, against_precision in _missing(done, keys, pairs):
         other = original if against == ORIGINAL else folder
-        before = runtime_named(against_runtime).open(other, BATCH, against_precision)
-        after = runtime_named(runtime).open(folder, BATCH, precision)
+        before = runtime_named(against_runtime).open(other, Variant.of(BATCH, against_precision))
+        after = runtime_named(runtime).open(folder, Variant.of(BATCH, precision))
         for session in (before, after):
             session.load(batch)
         rounds = run_rounds(

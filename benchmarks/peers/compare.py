@@ -47,6 +47,7 @@ from dcvit.runtimes.flavors import installed
 from dcvit.runtimes.onnx_runtime import OrtSession
 from dcvit.subject import Subject, open_subject
 from dcvit.types import TimmModule
+from dcvit.variant import Variant
 from dcvit.versions import package_versions
 from peers.page import put
 from peers.pruned import prune
@@ -346,7 +347,7 @@ def measure(study: Study, names: list[str], batch: int, runs: int, max_seconds: 
         whose, trained_as, make = PEERS[name]
         setting, model = make(study)
         onnx = study.place / f"{number}.onnx"
-        write_onnx(model, onnx, study.subject.preprocessing, batch, "fp32", {})
+        write_onnx(model, onnx, study.subject.preprocessing, Variant.of(batch), {})
         rows[name] = Row(name, whose, setting, trained_as, study.macs(model), count_params(model), engine_of(onnx))
         click.echo(f"{name}: {setting}, {rows[name].macs / 1e9:.3f} G MACs; engine: {rows[name].engine}", err=True)
         sessions[name] = OrtSession(onnx)

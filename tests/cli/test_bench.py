@@ -14,6 +14,7 @@ from dcvit.bench.gate import Judgement
 from dcvit.bench.pair import Setting
 from dcvit.bench.warm_up import warm_up
 from dcvit.folder.model_folder import ModelFolder
+from dcvit.variant import Variant
 
 Tool = Callable[..., Any]
 
@@ -105,8 +106,8 @@ def test_the_gate_ends_with_the_status_of_its_outcome(
 
 def test_a_baseline_is_written_and_judges(tool: Tool, exported_copy: ModelFolder, baseline: Path) -> None:
     written = Baseline.read(baseline)
-    assert (written.setting, written.tolerance) == (Setting("onnxruntime", 4, "fp32", "fp32", 1), 0.1)
-    assert written.model_copy(update={"with_preprocessing": True}).setting.with_preprocessing
+    assert (written.setting, written.tolerance) == (Setting.of("onnxruntime", Variant.of(4), threads=1), 0.1)
+    assert written.model_copy(update={"with_preprocessing": True}).setting.variant.with_preprocessing
     (entry,) = written.machines.values()
     assert entry.sha256 == exported_copy.manifest.files["model.b4.fp32.onnx"].sha256
     assert entry.plan_digest == exported_copy.plan.digest
@@ -155,7 +156,7 @@ def written(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("baseline") / "small.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dcvit.bench.gate._SESSIONS", 2)
-        setting = Setting("onnxruntime", 4, "fp32", "fp32", 1)
+        setting = Setting.of("onnxruntime", Variant.of(4), threads=1)
         update(exported, file, setting, str(exported), tolerance=0.1, max_seconds=0.1)
     return file.read_text()
 

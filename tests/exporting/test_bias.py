@@ -12,6 +12,7 @@ from dcvit.exporting import export
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes import RUNTIMES
+from dcvit.variant import Variant
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_it_is_written_out_over_the_queries_and_computes_the_same(
     for name, precision, least in (("onnxruntime", "fp32", 1 - 1e-9), ("openvino", "bf16", 0.999)):
         if RUNTIMES[name].unavailable() or precision not in RUNTIMES[name].precisions:
             continue
-        assert cosine(RUNTIMES[name].open(folder, 4, precision).infer(images), expected) > least
+        assert cosine(RUNTIMES[name].open(folder, Variant.of(4, precision)).infer(images), expected) > least
 
 
 @pytest.mark.parametrize("family", ["swin_tiny_patch4_window7_224"])

@@ -12,6 +12,7 @@ from dcvit.exporting import export
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import RUNTIMES, flavors
 from dcvit.runtimes.base import pixels_of
+from dcvit.variant import Variant
 
 
 def images_of(folder: ModelFolder, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,8 +36,8 @@ def test_it_computes_the_same(exported_copy: ModelFolder, name: str) -> None:
     path = export(exported_copy, 4, with_preprocessing=True).onnx.path
     assert path.name == "model.b4.fp32.u8.onnx"
     _, images = images_of(exported_copy, 6)
-    plain = runtime.open(exported_copy, 4, "fp32").infer(images)
-    ours = runtime.open(exported_copy, 4, "fp32", with_preprocessing=True).infer(images)
+    plain = runtime.open(exported_copy, Variant.of(4)).infer(images)
+    ours = runtime.open(exported_copy, Variant.of(4, with_preprocessing=True)).infer(images)
     assert (ours - plain).abs().max() <= 1e-5 * plain.abs().max()
 
 
@@ -58,12 +59,12 @@ def test_the_input_is_uint8_and_any_runtime_can_be_fed_with_it(quantized: Path) 
 
 def test_pytorch_has_no_such_file(exported: Path) -> None:
     with pytest.raises(InputError, match="--with-preprocessing is about exported files, and runtime torch runs"):
-        RUNTIMES["torch"].open(ModelFolder(exported), 4, "fp32", with_preprocessing=True)
+        RUNTIMES["torch"].open(ModelFolder(exported), Variant.of(4, with_preprocessing=True))
 
 
 def test_the_command_that_makes_a_missing_one(exported: Path) -> None:
     with pytest.raises(InputError, match="--batch 4 --precision fp16 --with-preprocessing`"):
-        RUNTIMES["onnxruntime"].open(ModelFolder(exported), 4, "fp16", with_preprocessing=True)
+        RUNTIMES["onnxruntime"].open(ModelFolder(exported), Variant.of(4, "fp16", with_preprocessing=True))
 
 
 @pytest.mark.trt

@@ -14,6 +14,7 @@ from dcvit.folder.records import EngineRecord
 from dcvit.runtimes import RUNTIMES, flavors
 from dcvit.runtimes.inspector import Layer, read_layers
 from dcvit.runtimes.tensorrt import EngineSession, mismatch, stale
+from dcvit.variant import Variant
 
 ONNX, ENGINE = "model.b4.fp16.onnx", "model.b4.fp16.tensorrt-rtx.engine"
 
@@ -41,6 +42,13 @@ def test_version_capability_and_origin_must_fit(exported: Path) -> None:
     assert stale(folder, record_of(folder, onnx="gone.onnx")) == "gone.onnx is gone or has changed since"
 
 
+def test_an_engine_takes_what_its_onnx_file_takes(exported: Path) -> None:
+    folder = ModelFolder(exported)
+    assert record_of(folder).variant == Variant.of(4, "fp16")
+    pixels = Variant.of(4, "fp16", with_preprocessing=True)
+    assert record_of(folder, onnx=pixels.onnx_name).variant == pixels
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -57,7 +65,7 @@ def test_an_engine_that_does_not_fit_is_refused_before_it_is_loaded(
     entry = record_of(exported_copy, **changes).model_dump(mode="json")
     exported_copy.add(ENGINE, lambda path: path.write_bytes(b"engine") and None, entry)
     with pytest.raises(InputError) as caught:
-        RUNTIMES["tensorrt-rtx"].open(exported_copy, 4, "fp16")
+        RUNTIMES["tensorrt-rtx"].open(exported_copy, Variant.of(4, "fp16"))
     command = f"dcvit-tool export {exported_copy.path} --batch 4 --precision fp16 --trt --flavor tensorrt-rtx"
     assert str(caught.value) == (
         f"{exported_copy.path / ENGINE} cannot be used: {reason}; "

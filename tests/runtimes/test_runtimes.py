@@ -12,6 +12,7 @@ from dcvit.plan import CompressionPlan
 from dcvit.runtimes import RUNTIMES, available_cores, runtime_named
 from dcvit.runtimes.onnx_runtime import OrtSession
 from dcvit.runtimes.pytorch import TorchSession
+from dcvit.variant import Variant
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 
@@ -37,7 +38,7 @@ def test_every_runtime_computes_the_folders_model(exported: Path, name: str, pre
     images = torch.randn(10, 3, 32, 32)  # two full batches and half of one
     with torch.no_grad():
         expected = folder.load()(images)
-    session = runtime_named(name).open(folder, 4, precision)
+    session = runtime_named(name).open(folder, Variant.of(4, precision))
     logits = session.infer(images)
     assert logits.shape == expected.shape
     assert logits.dtype == torch.float32
@@ -53,7 +54,7 @@ def test_every_runtime_computes_the_folders_model(exported: Path, name: str, pre
 def test_the_steps_of_infer_can_be_taken_apart(exported: Path, name: str) -> None:
     if RUNTIMES[name].unavailable():
         pytest.skip(f"{name} is not installed")
-    session = runtime_named(name).open(ModelFolder(exported), 4, "fp32")
+    session = runtime_named(name).open(ModelFolder(exported), Variant.of(4))
     first, second = torch.randn(2, 4, 3, 32, 32)
     session.load(first)
     session.execute()
@@ -113,7 +114,7 @@ def test_a_missing_file_comes_with_the_command_that_makes_it(
     if precision not in RUNTIMES[name].precisions:
         pytest.skip(f"{name} has no {precision} here")
     with pytest.raises(InputError) as caught:
-        RUNTIMES[name].file(ModelFolder(exported), batch, precision)
+        RUNTIMES[name].file(ModelFolder(exported), Variant.of(batch, precision))
     assert f"`{command.replace('FOLDER', str(exported))}`" in str(caught.value)
 
 
@@ -143,7 +144,7 @@ def test_gpu_runtimes_compute_the_folders_model(exported_copy: ModelFolder, name
     images = torch.randn(10, 3, 32, 32)
     with torch.no_grad():
         expected = exported_copy.load()(images)
-    logits = RUNTIMES[name].open(exported_copy, 4, "fp32").infer(images)
+    logits = RUNTIMES[name].open(exported_copy, Variant.of(4)).infer(images)
     # TF32 is off, so this is fp32: see the tolerance above.
     assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -165,7 +166,7 @@ def test_torch_compile_computes_the_folders_model(
     images = torch.randn(6, 3, 32, 32)
     with torch.no_grad():
         expected = folder.load()(images)
-    session = RUNTIMES["torch-compile"].open(folder, 4, "fp32")
+    session = RUNTIMES["torch-compile"].open(folder, Variant.of(4))
     assert isinstance(session._model, torch._dynamo.OptimizedModule)
     assert (session.infer(images) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -176,4 +177,4 @@ def test_torch_compile_computes_the_folders_model(
 )
 def test_a_precision_that_a_runtime_lacks(exported: Path, name: str, precision: str) -> None:
     with pytest.raises(InputError, match=f"--precision {precision}: runtime {name} has fp"):
-        RUNTIMES[name].file(ModelFolder(exported), 4, precision)
+        RUNTIMES[name].file(ModelFolder(exported), Variant.of(4, precision))

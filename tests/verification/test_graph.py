@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from dcvit.exporting import metadata_of
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import OnnxRecord, QuantizationRecord, onnx_records
+from dcvit.variant import Variant
 from dcvit.verification.checks import Check
 from dcvit.verification.graph import check_graph
 
@@ -24,7 +25,7 @@ def failed(exported: Path, tmp_path: Path) -> Callable[[Callable[[ModelProto], N
         model = onnx.load(exported / "model.b4.fp32.onnx")
         change(model)
         onnx.save(model, tmp_path / "model.onnx")
-        metadata = metadata_of(ModelFolder(exported), 4, precision)
+        metadata = metadata_of(ModelFolder(exported), Variant.of(4, precision))
         record = OnnxRecord(batch=4, precision=precision, opset=20, weights_sha256="")
         checks: list[Check] = check_graph(tmp_path / "model.onnx", record, metadata)
         return [f"{check.name.split(': ')[1]}: {check.detail}" for check in checks if not check.passed]
@@ -115,7 +116,7 @@ def failed_int8(quantized: Path, tmp_path: Path) -> Callable[..., list[str]]:
         change(model)
         onnx.save(model, tmp_path / "model.onnx")
         record = onnx_records(folder)["model.b4.int8.u8.onnx"].model_copy(update=changes)
-        metadata = metadata_of(folder, 4, "int8", with_preprocessing=True)
+        metadata = metadata_of(folder, Variant.of(4, "int8", with_preprocessing=True))
         checks: list[Check] = check_graph(tmp_path / "model.onnx", record, metadata)
         return [f"{check.name.split(': ')[1]}: {check.detail}" for check in checks if not check.passed]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dcvit.runtimes import Session
 from dcvit.verification.checks import Check
-from dcvit.verification.parity import Reference, check_parity
+from dcvit.verification.parity import Expected, check_parity
 
 
 class Fake(Session):
@@ -35,11 +35,11 @@ def compare(answer: Tensor, precision: str, expected: Tensor = LOGITS) -> list[C
     return check_parity("file", Fake(answer), reference(expected), precision)
 
 
-def reference(expected: Tensor, own_noise: float = 0.05, real: bool = True) -> Reference:
+def reference(expected: Tensor, own_noise: float = 0.05, real: bool = True) -> Expected:
     """`own_noise`: what PyTorch's bf16 is off by, as a share of the logits."""
     noise = own_noise * torch.randn(expected.shape, generator=torch.Generator().manual_seed(3)) * expected.std()
     images = torch.zeros(len(expected), 3, 4, 4)
-    return Reference("real images" if real else "random input", images, expected, real, lambda: expected + noise)
+    return Expected("real images" if real else "random input", images, expected, real, lambda: expected + noise)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 0.2)])

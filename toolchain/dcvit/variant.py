@@ -1,8 +1,11 @@
-"""What the exported files of a model folder are called."""
+"""Which of a model folder's exported files is meant, and what such files are called."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dcvit.errors import InputError
+from dcvit.flags import Flag
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
@@ -16,39 +19,78 @@ DEFAULT_BATCH = 64
 BENCH = "bench.json"
 
 
-def onnx_name(batch: int, precision: Precision, *, with_preprocessing: bool = False) -> str:
-    """The ONNX file for batches of `batch` images; `.u8` marks one that takes pixels (uint8) and normalises them."""
-    return f"model.b{batch}.{precision}{'.u8' if with_preprocessing else ''}.onnx"
+class Variant(BaseModel):
+    """How a model is exported and run: every ONNX file of a folder is one variant, and so is the engine made from it.
 
+    One that cannot be raises InputError, whichever way it is made.
+    """
 
-def engine_name(batch: int, precision: Precision, flavor: Flavor, *, with_preprocessing: bool = False) -> str:
-    """The engine built from that ONNX file."""
-    return f"model.b{batch}.{precision}{'.u8' if with_preprocessing else ''}.{flavor}.engine"
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
+    batch: Annotated[int, Flag()] = Field(default=DEFAULT_BATCH, description="Images in every batch.")
+    precision: Annotated[Precision, Flag()] = Field(default="fp32", description="Of the computation.")
+    with_preprocessing: Annotated[bool, Flag()] = Field(
+        default=False, description="Run the exported file that takes pixels."
+    )
 
-def export_command(
-    folder: object, batch: int, precision: Precision, flavor: Flavor | None = None, *, with_preprocessing: bool = False
-) -> str:
-    """The command that makes an ONNX file, or with a flavor its engine."""
-    command = f"dcvit-tool export {folder}"
-    if batch != DEFAULT_BATCH:
-        command += f" --batch {batch}"
-    if precision != "fp32":
-        command += f" --precision {precision}"
-    if precision == "int8":
-        command += " --data IMAGES"
-    if with_preprocessing:
-        command += " --with-preprocessing"
-    return command if flavor is None else f"{command} --trt --flavor {flavor}"
+    @classmethod
+    def of(cls, batch: int, precision: Precision = "fp32", *, with_preprocessing: bool = False) -> Self:
+        """The variant of a batch and a precision.
 
+        Args:
+            batch: Images in every batch.
+            precision: Of the computation.
+            with_preprocessing: The file that takes pixels, uint8 [B, H, W, C], and normalises them itself.
 
-def check_batch(batch: int) -> None:
-    """Raises InputError unless the batch holds an image."""
-    if batch < 1:
-        raise InputError(f"--batch {batch}: a batch holds at least one image")
+        Raises:
+            InputError: If the batch holds no image, or the precision is none that is exported.
+        """
+        return cls(batch=batch, precision=precision, with_preprocessing=with_preprocessing)
 
+    @field_validator("batch")
+    @classmethod
+    def _holds_an_image(cls, batch: int) -> int:
+        if batch < 1:
+            raise InputError(f"--batch {batch}: a batch holds at least one image")
+        return batch
 
-def check_precision(precision: str) -> None:
-    """Raises InputError unless the precision is one that is exported."""
-    if precision not in PRECISIONS:
-        raise InputError(f"--precision {precision}: choose {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _is_exported(cls, precision: str) -> str:
+        if precision not in PRECISIONS:
+            raise InputError(f"--precision {precision}: choose {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+        return precision
+
+    def at(self, precision: Precision) -> Self:
+        """The same at another precision.
+
+        Raises:
+            InputError: If it is none that is exported.
+        """
+        return self.model_validate(dict(self) | {"precision": precision})
+
+    @property
+    def onnx_name(self) -> str:
+        """The ONNX file; `.u8` marks one that takes pixels."""
+        return f"{self._stem}.onnx"
+
+    def engine_name(self, flavor: Flavor) -> str:
+        """The engine built from that ONNX file."""
+        return f"{self._stem}.{flavor}.engine"
+
+    @property
+    def _stem(self) -> str:
+        return f"model.b{self.batch}.{self.precision}{'.u8' if self.with_preprocessing else ''}"
+
+    def export_command(self, folder: object, flavor: Flavor | None = None) -> str:
+        """The command that makes the ONNX file, or with a flavor its engine."""
+        command = f"dcvit-tool export {folder}"
+        if self.batch != DEFAULT_BATCH:
+            command += f" --batch {self.batch}"
+        if self.precision != "fp32":
+            command += f" --precision {self.precision}"
+        if self.precision == "int8":
+            command += " --data IMAGES"
+        if self.with_preprocessing:
+            command += " --with-preprocessing"
+        return command if flavor is None else f"{command} --trt --flavor {flavor}"

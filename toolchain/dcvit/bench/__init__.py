@@ -17,7 +17,7 @@ from dcvit.bench.statistics import Latency, Protocol, speedup, speedup_interval
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.progress import say
 from dcvit.runtimes import limited_to
-from dcvit.variant import DEFAULT_BATCH, Precision
+from dcvit.variant import DEFAULT_BATCH, Precision, Variant
 
 __all__ = ["BenchResult", "BenchRow", "Limits", "Machine", "benchmark"]
 
@@ -64,10 +64,8 @@ def benchmark(
     """
     limits = Limits.of(protocol, runs, max_seconds)
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
-    settings = [
-        Setting.of(runtime, batch, precision, baseline_precision, threads, with_preprocessing=with_preprocessing)
-        for runtime in dict.fromkeys(runtimes)
-    ]
+    variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
+    settings = [Setting.of(runtime, variant, baseline_precision, threads) for runtime in dict.fromkeys(runtimes)]
     for setting in settings:
         setting.file(folder)  # a missing one is found before any time is spent
     machine = this_machine()
@@ -87,8 +85,8 @@ def _compare(pair: Pair, setting: Setting, limits: Limits, macs: tuple[int, int]
     times, file = (rounds.baseline_ms, rounds.candidate_ms), setting.file(pair.candidate).name
     row = BenchRow(
         runtime=setting.runtime,
-        batch=setting.batch,
-        precision=setting.precision,
+        batch=setting.variant.batch,
+        precision=setting.variant.precision,
         device=candidate.device,
         threads=candidate.threads,
         latency=Latency.of(rounds.candidate_ms),
@@ -105,7 +103,7 @@ def _compare(pair: Pair, setting: Setting, limits: Limits, macs: tuple[int, int]
             pair.against,
             setting.baseline_precision,
             *macs,
-            setting.with_preprocessing,
+            setting.variant.with_preprocessing,
         ),
     )
     if not memory:
@@ -113,6 +111,6 @@ def _compare(pair: Pair, setting: Setting, limits: Limits, macs: tuple[int, int]
     say(f"peak memory with {setting.runtime}, each model in a fresh process")
     return replace(
         row,
-        memory=peak_memory(pair.candidate.path, setting, setting.precision),
-        baseline_memory=peak_memory(pair.baseline.path, setting, setting.baseline_precision),
+        memory=peak_memory(pair.candidate.path, setting.runtime, setting.variant, setting.threads),
+        baseline_memory=peak_memory(pair.baseline.path, setting.runtime, setting.baseline_variant, setting.threads),
     )

@@ -12,7 +12,7 @@ from dcvit.bench.pair import Setting
 from dcvit.errors import InputError, first_line
 from dcvit.files import whole_file
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.variant import Precision
+from dcvit.variant import Precision, Variant
 
 DEFAULT_TOLERANCE = 0.05
 ELSEWHERE = 3
@@ -98,14 +98,8 @@ class Baseline(_Strict):
         Raises:
             InputError: If this machine cannot.
         """
-        return Setting(
-            self.runtime,
-            self.batch,
-            self.precision,
-            self.baseline_precision,
-            self.threads,
-            self.with_preprocessing,
-        )
+        variant = Variant.of(self.batch, self.precision, with_preprocessing=self.with_preprocessing)
+        return Setting(self.runtime, variant, self.baseline_precision, self.threads)
 
     def entry(self, machine: Machine) -> tuple[Entry, float]:
         """What to compare with on a machine, and the share that the speed-up may fall by there.

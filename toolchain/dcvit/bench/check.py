@@ -84,7 +84,17 @@ def update(
         tolerance = earlier.tolerance if earlier else DEFAULT_TOLERANCE
     if not 0 < tolerance < 1:
         raise InputError(f"--tolerance {tolerance}: give a share of the speed-up between 0 and 1")
-    baseline = Baseline(model=model.plan.model, against=against, tolerance=tolerance, **vars(setting))
+    baseline = Baseline(
+        model=model.plan.model,
+        against=against,
+        runtime=setting.runtime,
+        batch=setting.variant.batch,
+        precision=setting.variant.precision,
+        baseline_precision=setting.baseline_precision,
+        threads=setting.threads,
+        with_preprocessing=setting.variant.with_preprocessing,
+        tolerance=tolerance,
+    )
     if earlier is not None:
         same = baseline.model_copy(update={"machines": earlier.machines, "tolerance": earlier.tolerance}) == earlier
         kept = {kind: entry for kind, entry in earlier.machines.items() if entry.plan_digest == model.plan.digest}

@@ -1,9 +1,9 @@
 """How much memory a model needs: measured in a fresh process that does nothing else.
 
-    python -m dcvit.bench.memory FOLDER RUNTIME BATCH PRECISION [--pixels] [THREADS]
+    python -m dcvit.bench.memory FOLDER RUNTIME VARIANT [THREADS]
 
-prints one JSON object. In the process that measures latency the figure would hold the other model, the interpreter's
-leftovers and whatever the caller keeps.
+takes the variant as JSON and prints one JSON object. In the process that measures latency the figure would hold the
+other model, the interpreter's leftovers and whatever the caller keeps.
 """
 
 import json
@@ -11,18 +11,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
-from dcvit.bench.pair import Setting
 from dcvit.errors import CheckFailedError
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import limited_to, runtime_named
-from dcvit.variant import Precision
+from dcvit.variant import Variant
 
 _PASSES = 3
-_PIXELS = "--pixels"
 _MIB = 2**20
 
 
@@ -42,7 +40,7 @@ class Memory:
     where: Literal["process", "GPU tensors", "GPU"]
 
 
-def peak_memory(folder: Path, setting: Setting, precision: Precision) -> Memory | None:
+def peak_memory(folder: Path, runtime: str, variant: Variant, threads: int | None) -> Memory | None:
     """Measures one of a comparison's two models in a fresh process; None where the system tells no peak (Windows).
 
     Raises:
@@ -50,26 +48,24 @@ def peak_memory(folder: Path, setting: Setting, precision: Precision) -> Memory 
     """
     if _resident_peak() is None:
         return None
-    threads = [] if setting.threads is None else [str(setting.threads)]
-    pixels = [_PIXELS] * setting.with_preprocessing
-    arguments = [str(folder), setting.runtime, str(setting.batch), precision, *pixels, *threads]
+    arguments = [str(folder), runtime, variant.model_dump_json(), *([] if threads is None else [str(threads)])]
     command = [sys.executable, "-m", "dcvit.bench.memory", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (our own module)
     if ended.returncode != 0:
         reason = (ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"])[-1]
-        raise CheckFailedError(f"memory of {folder} in {setting.runtime} cannot be measured: {reason}")
+        raise CheckFailedError(f"memory of {folder} in {runtime} cannot be measured: {reason}")
     return Memory(**json.loads(ended.stdout))
 
 
-def _measure(folder: Path, runtime: str, batch: int, precision: Precision, *, with_preprocessing: bool) -> Memory:
+def _measure(folder: Path, runtime: str, variant: Variant) -> Memory:
     model = ModelFolder(folder)
     chosen = runtime_named(runtime)
-    images = torch.zeros(batch, *model.manifest.preprocessing.input_size)
+    images = torch.zeros(variant.batch, *model.manifest.preprocessing.input_size)
     on_gpu = torch.cuda.is_available()
     free = torch.cuda.mem_get_info()[0] if on_gpu else 0
     _reset_peak()
     before = _resident_peak() or 0
-    session = chosen.open(model, batch, precision, with_preprocessing=with_preprocessing)
+    session = chosen.open(model, variant)
     session.load(images)
     for _ in range(_PASSES):
         session.execute()
@@ -103,10 +99,9 @@ def _resident_peak() -> int | None:
 
 
 def _main() -> None:
-    folder, runtime, batch, precision, *more = sys.argv[1:]
-    pixels, threads = _PIXELS in more, [int(each) for each in more if each != _PIXELS]
-    with limited_to(threads[0] if threads else None):
-        found = _measure(Path(folder), runtime, int(batch), cast(Precision, precision), with_preprocessing=pixels)
+    folder, runtime, variant, *threads = sys.argv[1:]
+    with limited_to(int(threads[0]) if threads else None):
+        found = _measure(Path(folder), runtime, Variant.model_validate_json(variant))
     print(json.dumps(vars(found)))
 
 

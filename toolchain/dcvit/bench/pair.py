@@ -18,7 +18,7 @@ from dcvit.model import build
 from dcvit.progress import say
 from dcvit.runtimes import Session, runtime_named
 from dcvit.subject import open_shapes
-from dcvit.variant import Precision, check_batch, check_precision
+from dcvit.variant import Precision, Variant
 
 
 @dataclass(frozen=True)
@@ -27,44 +27,40 @@ class Setting:
 
     Attributes:
         runtime: Name of the runtime.
-        batch: Images in every batch.
-        precision: Of the candidate.
-        baseline_precision: Of the baseline.
+        variant: Of the candidate.
+        baseline_precision: Of the baseline, which is of the same variant otherwise.
         threads: CPU threads of each; None gives them all cores.
-        with_preprocessing: Both models as the exported files that take pixels.
     """
 
     runtime: str
-    batch: int
-    precision: Precision
+    variant: Variant
     baseline_precision: Precision
     threads: int | None
-    with_preprocessing: bool = False
 
     @classmethod
     def of(
         cls,
         runtime: str,
-        batch: int,
-        precision: Precision,
-        baseline_precision: Precision | None,
-        threads: int | None,
-        *,
-        with_preprocessing: bool = False,
+        variant: Variant,
+        baseline_precision: Precision | None = None,
+        threads: int | None = None,
     ) -> "Setting":
         """The baseline's precision is by default the candidate's.
 
         Raises:
             InputError: If no model can be run so here.
         """
-        return cls(runtime, batch, precision, baseline_precision or precision, threads, with_preprocessing)
+        return cls(runtime, variant, baseline_precision or variant.precision, threads)
 
     def __post_init__(self) -> None:
         """Raises InputError for what no model can be run with here."""
-        check_batch(self.batch)
-        check_precision(self.precision)
-        check_precision(self.baseline_precision)
+        self.variant.at(self.baseline_precision)
         runtime_named(self.runtime)
+
+    @property
+    def baseline_variant(self) -> Variant:
+        """Of the baseline."""
+        return self.variant.at(self.baseline_precision)
 
     def file(self, folder: ModelFolder) -> Path:
         """The file of a candidate that is run.
@@ -72,9 +68,7 @@ class Setting:
         Raises:
             InputError: If the folder lacks it.
         """
-        return runtime_named(self.runtime).file(
-            folder, self.batch, self.precision, with_preprocessing=self.with_preprocessing
-        )
+        return runtime_named(self.runtime).file(folder, self.variant)
 
 
 @dataclass(frozen=True)
@@ -101,28 +95,15 @@ class Pair:
             capabilities = None
             if runtime.artifact == "engine":  # both engines are built for the same GPUs
                 capabilities = engine_records(self.candidate)[file.name].compute_capabilities
-            export_for(
-                runtime,
-                self.baseline,
-                setting.batch,
-                setting.baseline_precision,
-                capabilities,
-                with_preprocessing=setting.with_preprocessing,
-                latency_only=True,
-            )
-        runtime.file(
-            self.baseline, setting.batch, setting.baseline_precision, with_preprocessing=setting.with_preprocessing
-        )
+            export_for(runtime, self.baseline, setting.baseline_variant, capabilities, latency_only=True)
+        runtime.file(self.baseline, setting.baseline_variant)
 
     def open(self, setting: Setting) -> tuple[Session, Session]:
         """Fresh sessions of the baseline and the candidate, with the same random images loaded."""
         runtime, size = runtime_named(setting.runtime), self.candidate.manifest.preprocessing.input_size
-        images = torch.randn(setting.batch, *size, generator=torch.Generator().manual_seed(0))
-        models = (self.baseline, setting.baseline_precision), (self.candidate, setting.precision)
-        before, after = (
-            runtime.open(folder, setting.batch, precision, with_preprocessing=setting.with_preprocessing)
-            for folder, precision in models
-        )
+        images = torch.randn(setting.variant.batch, *size, generator=torch.Generator().manual_seed(0))
+        before = runtime.open(self.baseline, setting.baseline_variant)
+        after = runtime.open(self.candidate, setting.variant)
         for session in (before, after):
             session.load(images)
         return before, after

@@ -1,13 +1,16 @@
 """`dcvit-tool bench`."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
 import click
+from pydantic import Field
 
 from dcvit.cli.command import Command
-from dcvit.cli.task import checked_task_option
-from dcvit.variant import Precision
+from dcvit.cli.fields import takes, was_given
+from dcvit.cli.task import TaskOption, check_task
+from dcvit.flags import Argument, Flag, flags_of
+from dcvit.variant import Precision, Variant
 
 _OF_THE_BASELINE = (
     "against", "runtimes", "batch", "precision", "against_precision", "with_preprocessing", "threads",
@@ -16,52 +19,53 @@ _NOT_IN_THE_GATE = ("runs", "protocol", "memory")
 _OF_THE_GATE = ("update", "undecided", "tolerance")
 
 
+class Options(TaskOption, Variant):
+    """What is timed, against what, and for how long."""
+
+    folder: Annotated[Path, Argument()]
+    with_preprocessing: Annotated[bool, Flag()] = Field(
+        default=False, description="Time the exported files that take pixels."
+    )
+    against: Annotated[str | None, Flag(default="the folder's model, uncompressed")] = Field(
+        default=None, description="Another model folder or a timm name."
+    )
+    runtimes: Annotated[tuple[str, ...], Flag("--runtime")] = Field(
+        default=("onnxruntime",), description="A runtime that `dcvit-tool doctor` lists; repeatable."
+    )
+    against_precision: Annotated[Precision | None, Flag(default="the same")] = Field(
+        default=None, description="Of the other model."
+    )
+    threads: Annotated[int | None, Flag(default="all cores")] = Field(
+        default=None, ge=1, description="CPU threads of each model."
+    )
+    protocol: Annotated[Literal["default", "paper"], Flag()] = Field(
+        default="default", description="Medians of as many runs as needed, or means of 500 as in the papers."
+    )
+    runs: Annotated[int | None, Flag(default="until ±1 %, or 500")] = Field(
+        default=None, description="Exactly so many runs of each."
+    )
+    max_seconds: Annotated[float | None, Flag(default="60, or none with --runs")] = Field(
+        default=None, description="Time limit for each runtime."
+    )
+    memory: Annotated[bool, Flag(default="memory")] = Field(
+        default=True, description="Measure peak memory in fresh processes."
+    )
+    baseline: Annotated[Path | None, Flag("--check", metavar="BASELINE", path="file")] = Field(
+        default=None,
+        description="The regression gate: exit status 1 if the speed-up has fallen below this file's.",
+    )
+    update: Annotated[bool, Flag()] = Field(default=False, description="With --check: measure and write BASELINE.")
+    undecided: Annotated[Literal["pass", "fail"], Flag()] = Field(
+        default="fail", description="With --check: what a speed-up counts as that is too near to the limit to tell."
+    )
+    tolerance: Annotated[float | None, Flag(default="0.05, or as it was")] = Field(
+        default=None, description="With --update: share it may fall by."
+    )
+
+
 @click.command("bench", cls=Command)
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--against", help="Another model folder or a timm name. [default: the folder's model, uncompressed]")
-@click.option(
-    "--runtime",
-    "runtimes",
-    multiple=True,
-    default=["onnxruntime"],
-    show_default=True,
-    help="A runtime that `dcvit-tool doctor` lists; repeatable.",
-)
-@click.option("--batch", type=int, default=64, show_default=True, help="Images in every batch.")
-@click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
-@click.option(
-    "--against-precision", type=click.Choice(get_args(Precision)), help="Of the other model. [default: the same]"
-)
-@click.option("--with-preprocessing", is_flag=True, help="Time the exported files that take pixels.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each model. [default: all cores]")
-@click.option(
-    "--protocol",
-    type=click.Choice(["default", "paper"]),
-    default="default",
-    show_default=True,
-    help="Medians of as many runs as needed, or means of 500 as in the papers.",
-)
-@click.option("--runs", type=int, help="Exactly so many runs of each. [default: until ±1 %, or 500]")
-@click.option("--max-seconds", type=float, help="Time limit for each runtime. [default: 60, or none with --runs]")
-@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure peak memory in fresh processes.")
-@click.option(
-    "--check",
-    "baseline",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="BASELINE",
-    help="The regression gate: exit status 1 if the speed-up has fallen below this file's.",
-)
-@click.option("--update", is_flag=True, help="With --check: measure and write BASELINE.")
-@click.option(
-    "--undecided",
-    type=click.Choice(["pass", "fail"]),
-    default="fail",
-    show_default=True,
-    help="With --check: what a speed-up counts as that is too near to the limit to tell.",
-)
-@click.option("--tolerance", type=float, help="With --update: share it may fall by. [default: 0.05, or as it was]")
-@checked_task_option
-def command(folder: Path, baseline: Path | None, update: bool, **given: Any) -> Any:
+@takes(Options)
+def command(given: Options) -> Any:
     """Measure latency against the original model, interleaved, and write bench.json into the folder.
 
     The speed-up is the ratio of the median times, with a 95 % interval. Weights do not matter: an uncompressed
@@ -69,40 +73,49 @@ def command(folder: Path, baseline: Path | None, update: bool, **given: Any) -> 
 
     With --check the speed-up is compared with a baseline instead, which says how to measure it.
     """
-    _check_flags(click.get_current_context(), baseline, update=update)
-    if baseline is None:
+    check_task(given.folder, given.task)
+    _check_flags(given)
+    if given.baseline is None:
         from dcvit.bench import benchmark
 
-        del given["undecided"], given["tolerance"]
-        return benchmark(folder, baseline_precision=given.pop("against_precision"), **given)
-    from dcvit.bench.check import check
-    from dcvit.bench.check import update as write_baseline
+        return benchmark(
+            given.folder,
+            given.against,
+            runtimes=given.runtimes,
+            batch=given.batch,
+            precision=given.precision,
+            baseline_precision=given.against_precision,
+            protocol=given.protocol,
+            runs=given.runs,
+            max_seconds=given.max_seconds,
+            threads=given.threads,
+            memory=given.memory,
+            with_preprocessing=given.with_preprocessing,
+        )
+    from dcvit.bench.check import check, update
     from dcvit.bench.pair import Setting
 
-    seconds = 60.0 if given["max_seconds"] is None else given["max_seconds"]
-    if not update:
-        return check(folder, baseline, max_seconds=seconds, undecided=given["undecided"])
-    (runtime,) = given["runtimes"]
-    asked = (given[name] for name in ("batch", "precision", "against_precision", "threads"))
-    setting = Setting.of(runtime, *asked, with_preprocessing=given["with_preprocessing"])
-    return write_baseline(
-        folder, baseline, setting, given["against"], tolerance=given["tolerance"], max_seconds=seconds
-    )
+    seconds = 60.0 if given.max_seconds is None else given.max_seconds
+    if not given.update:
+        return check(given.folder, given.baseline, max_seconds=seconds, undecided=given.undecided)
+    (runtime,) = given.runtimes
+    variant = Variant.of(given.batch, given.precision, with_preprocessing=given.with_preprocessing)
+    setting = Setting.of(runtime, variant, given.against_precision, given.threads)
+    return update(given.folder, given.baseline, setting, given.against, tolerance=given.tolerance, max_seconds=seconds)
 
 
-def _check_flags(ctx: click.Context, baseline: Path | None, *, update: bool) -> None:
+def _check_flags(given: Options) -> None:
     """Raises a usage error for flags that would have no effect."""
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE}
-    flags = {param.name: param.opts[0] for param in ctx.command.params if param.name}
     useless: tuple[str, ...]
-    if baseline is None:
+    if given.baseline is None:
         useless, why = _OF_THE_GATE, "goes with --check"
-    elif update:
+    elif given.update:
         useless, why = (*_NOT_IN_THE_GATE, "undecided"), "has no effect on a baseline"
     else:
         useless, why = (*_OF_THE_BASELINE, *_NOT_IN_THE_GATE, "tolerance"), "with --check is what the baseline says"
+    options = {field.name: field.option for field in flags_of(Options)}
     for name in useless:
-        if name in given:
-            raise click.UsageError(f"{flags[name]} {why}")
-    if update and len(ctx.params["runtimes"]) != 1:
+        if was_given(name):
+            raise click.UsageError(f"{options[name]} {why}")
+    if given.update and len(given.runtimes) != 1:
         raise click.UsageError("a baseline is of one --runtime")

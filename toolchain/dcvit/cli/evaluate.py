@@ -1,71 +1,57 @@
 """`dcvit-tool evaluate`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
+from pydantic import Field
 
 from dcvit.cli.command import Command
-from dcvit.cli.options import weight_options
-from dcvit.cli.task import checked_task_option
+from dcvit.cli.fields import takes
+from dcvit.cli.task import TaskOption, check_task
+from dcvit.flags import Argument, Flag
+from dcvit.settings import WeightSettings
+from dcvit.variant import Variant
+
+
+class Options(TaskOption, WeightSettings, Variant):
+    """Which model, on which images, and how it is run."""
+
+    model: Annotated[str, Argument()]
+    data: Annotated[str, Flag()] = Field(
+        description="A folder of class folders, a tar of one, or 'digits'; for segmentation one of images/ and masks/, "
+        "or 'shapes'."
+    )
+    runtime: Annotated[str, Flag()] = Field(default="torch", description="A runtime that `dcvit-tool doctor` lists.")
+    as_original_of: Annotated[Path | None, Flag(metavar="FOLDER")] = Field(
+        default=None,
+        description="A model folder made from MODEL: its report shows this accuracy as the one before.",
+    )
 
 
 @click.command("evaluate", cls=Command)
-@click.argument("model")
-@click.option(
-    "--data",
-    required=True,
-    help="A folder of class folders, a tar of one, or 'digits'; for segmentation one "
-    "of images/ and masks/, or 'shapes'.",
-)
-@click.option(
-    "--runtime",
-    default="torch",
-    show_default=True,
-    help="A runtime that `dcvit-tool doctor` lists.",
-)
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True)
-@click.option("--with-preprocessing", is_flag=True, help="Run the exported file that takes pixels.")
-@click.option("--batch", type=int, default=64, show_default=True, help="Images in every batch.")
-@click.option(
-    "--as-original-of",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path),
-    help="A model folder made from MODEL: its report shows this accuracy as the one before.",
-)
-@weight_options
-@checked_task_option
-def command(
-    model: str,
-    data: str,
-    runtime: str,
-    precision: Any,
-    with_preprocessing: bool,
-    batch: int,
-    as_original_of: Path | None,
-    checkpoint: Path | None,
-    random_init: bool,
-    model_kwargs: dict[str, Any] | None,
-) -> Any:
+@takes(Options)
+def command(given: Options) -> Any:
     """Measure top-1 and top-5 accuracy on labelled images, or mIoU on masks, through any runtime.
 
     MODEL is a timm name or a model folder.
     """
+    check_task(given.model, given.task)
     from dcvit.evaluation import evaluate
     from dcvit.folder.findings import check_original, note_evaluation
 
-    compressed = None if as_original_of is None else check_original(as_original_of, model)
+    compressed = None if given.as_original_of is None else check_original(given.as_original_of, given.model)
     result = evaluate(
-        model,
-        data,
-        runtime=runtime,
-        precision=precision,
-        with_preprocessing=with_preprocessing,
-        batch=batch,
-        model_kwargs=model_kwargs,
-        checkpoint=checkpoint,
-        weights="random" if random_init else "pretrained",
+        given.model,
+        given.data,
+        runtime=given.runtime,
+        precision=given.precision,
+        with_preprocessing=given.with_preprocessing,
+        batch=given.batch,
+        model_kwargs=given.model_kwargs,
+        checkpoint=given.checkpoint,
+        weights=given.weights,
     )
     if compressed is not None:
-        note_evaluation(compressed, result.to_json(), batch=batch, file=None)
+        note_evaluation(compressed, result.to_json(), batch=given.batch, file=None)
     return result

@@ -129,7 +129,9 @@ def _option(field: FlagField) -> click.Option:
     else:
         how["type"] = _click_type(info)
         how["multiple"] = get_origin(kind) is tuple
-        how["required"] = info.is_required()
+        if info.is_required():
+            how["required"] = True
+            del how["default"]  # click takes a default of None for a value, and would not miss another
     return click.Option([*names, field.name], **how)
 
 
@@ -137,7 +139,7 @@ def _help(field: FlagField) -> str:
     info, flag = field.info, field.flag
     told = flag.default
     default = info.get_default(call_default_factory=True)
-    if told is None and not info.is_required() and default not in (None, False, ()):
+    if told is None and not info.is_required() and not (default is None or default is False or default == ()):
         several = default if isinstance(default, tuple) else (default,)
         told = "yes" if default is True else ", ".join(map(str, several))
     text = info.description or ""

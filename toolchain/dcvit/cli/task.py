@@ -1,41 +1,33 @@
 """--task: what a model is for."""
 
-import functools
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated
 
-import click
+from pydantic import BaseModel, ConfigDict, Field
 
-TASKS = click.Choice(["classification", "segmentation"])
-
-
-def task_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--task and --head of a command that makes a model."""
-    for decorate in (
-        click.option("--head", type=click.Choice(["linear", "multi-level"]),
-                     help="Of a new segmentation model: what reads the last block, or several. [default: linear]"),
-        click.option("--task", type=TASKS, help="'segmentation' puts a new head in place of a classifier's and trains "
-                     "it along (--method cait, data with masks). [default: what MODEL is for]"),
-    ):  # fmt: skip
-        function = decorate(function)
-    return function
+from dcvit.errors import InputError
+from dcvit.flags import Flag
+from dcvit.plan import Task
 
 
-def checked_task_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--task of a command that takes a model folder, which knows its task: another one is an error."""
+class TaskOption(BaseModel):
+    """--task of a command that takes a model, which knows its task."""
 
-    @click.option("--task", type=TASKS, help="What the model must be for. [default: what it is for]")
-    @functools.wraps(function)
-    def checked(task: str | None, **arguments: Any) -> Any:
-        if task is not None:
-            _check(arguments["folder"] if "folder" in arguments else arguments["model"], task)
-        return function(**arguments)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    return checked
+    task: Annotated[Task | None, Flag(default="what it is for")] = Field(
+        default=None, description="What the model must be for."
+    )
 
 
-def _check(model: Any, task: str) -> None:
-    from dcvit.errors import InputError
+def check_task(model: Path | str, task: Task | None) -> None:
+    """Checks that a model folder is for a task; a timm name is for classification.
+
+    Raises:
+        InputError: If it is for another one.
+    """
+    if task is None:
+        return
     from dcvit.folder.model_folder import ModelFolder
 
     found = ModelFolder(model).plan.task if ModelFolder.is_one(model) else "classification"

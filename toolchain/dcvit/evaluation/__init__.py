@@ -21,7 +21,7 @@ from dcvit.progress import track
 from dcvit.runtimes import Runtime, Session, runtime_named
 from dcvit.settings import Weights
 from dcvit.subject import open_subject, original_of
-from dcvit.variant import DEFAULT_BATCH, Precision, check_batch, check_precision
+from dcvit.variant import DEFAULT_BATCH, Precision, Variant
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,10 @@ def evaluate(
         InputError: If the model or the data cannot be read, the images have no labels or not as many classes as the
             model, or the runtime cannot run here.
     """
-    check_batch(batch)
-    check_precision(precision)
+    variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
     chosen = runtime_named(runtime)
     source = open_source(data, "test")
-    asked = _Asked(chosen, batch, precision, with_preprocessing)
-    with _opened(model, asked, model_kwargs, checkpoint, weights) as (folder, session):
+    with _opened(model, chosen, variant, model_kwargs, checkpoint, weights) as (folder, session):
         corrupt = CorruptImages()
         measure = _count_top if folder.plan.task == "classification" else _compare_masks
         figures, images, iou = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
@@ -136,17 +134,17 @@ def evaluate(
             device=session.device,
             iou=iou,
         )
-        note_evaluation(folder, result.to_json(), batch=batch, file=asked.file(folder))
+        note_evaluation(folder, result.to_json(), batch=batch, file=chosen.file(folder, variant).name)
         return result
 
 
-Measured = tuple[dict[str, float], int, tuple[float, ...]]
+Figures = tuple[dict[str, float], int, tuple[float, ...]]
 """Figures in percent, how many images they are of, and the IoU of each class."""
 
 
 def _count_top(
     folder: ModelFolder, session: Session, source: ImageSource, corrupt: CorruptImages, description: str
-) -> Measured:
+) -> Figures:
     _check_classes(folder, source)
     right1 = right5 = seen = 0
     read = batches(source, folder.manifest.preprocessing, session.batch, corrupt)
@@ -161,35 +159,18 @@ def _count_top(
 
 def _compare_masks(
     folder: ModelFolder, session: Session, source: ImageSource, corrupt: CorruptImages, description: str
-) -> Measured:
+) -> Figures:
     assert folder.plan.head is not None
     classes = folder.plan.head.num_classes
     found = compare_masks(session, with_masks(source), folder.manifest.preprocessing, classes, corrupt, description)
     return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, found.images, found.iou
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What to run a model in."""
-
-    runtime: Runtime
-    batch: int
-    precision: Precision
-    with_preprocessing: bool
-
-    def file(self, folder: ModelFolder) -> str:
-        """Name of the file that is run."""
-        return self.runtime.file(folder, self.batch, self.precision, with_preprocessing=self.with_preprocessing).name
-
-    def open(self, folder: ModelFolder) -> Session:
-        """Loads a folder's model."""
-        return self.runtime.open(folder, self.batch, self.precision, with_preprocessing=self.with_preprocessing)
-
-
 @contextmanager
 def _opened(
     model: str | Path | nn.Module,
-    asked: _Asked,
+    runtime: Runtime,
+    variant: Variant,
     model_kwargs: dict[str, Any] | None,
     checkpoint: Path | None,
     weights: Weights,
@@ -201,12 +182,12 @@ def _opened(
                 "leave out --checkpoint, --random-init and --model-kwargs"
             )
         folder = ModelFolder(model)
-        yield folder, asked.open(folder)
+        yield folder, runtime.open(folder, variant)
         return
     subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
     with temporary_folder(subject.model, subject.plan, subject.preprocessing) as folder:
-        export_for(asked.runtime, folder, asked.batch, asked.precision, with_preprocessing=asked.with_preprocessing)
-        yield folder, asked.open(folder)
+        export_for(runtime, folder, variant)
+        yield folder, runtime.open(folder, variant)
 
 
 def _check_classes(folder: ModelFolder, source: ImageSource) -> None:

@@ -18,7 +18,7 @@ from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.folder.records import EngineRecord, EvaluationRecord, OnnxRecord
 from dcvit.progress import say
-from dcvit.variant import DEFAULT_BATCH, Flavor, Precision, check_batch, check_precision, engine_name, onnx_name
+from dcvit.variant import DEFAULT_BATCH, Flavor, Precision, Variant
 
 __all__ = ["METADATA", "ExportResult", "ExportedFile", "calibration_from", "export", "metadata_of"]
 
@@ -60,8 +60,7 @@ def export(
         InputError: If the batch is empty, the folder is not whole, images are missing, or no engine can be built here.
         CheckFailedError: If too little of the model can be int8, or the file loses more than `max_drop`.
     """
-    check_batch(batch)
-    check_precision(precision)
+    variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
     _check_images(precision, data, evaluate, max_drop)
     # All that can be wrong is found before the first file is written.
     if trt and precision == "int8":
@@ -73,9 +72,9 @@ def export(
     test = None if evaluate is None else open_source(evaluate, "test")
     calibration = None if data is None else calibration_from(folder.manifest, data)
     limit = MAX_DROP if max_drop is None else max_drop
-    onnx, record = _export_onnx(folder, batch, precision, with_preprocessing, calibration, test, limit)
+    onnx, record = _export_onnx(folder, variant, calibration, test, limit)
     engine = _export_engine(folder, record, target) if target else None
-    return ExportResult(batch, precision, onnx, record, engine)
+    return ExportResult(onnx, record, engine)
 
 
 def calibration_from(manifest: Manifest, data: str | Path | ImageSource | Calibration) -> Calibration:
@@ -92,17 +91,15 @@ def calibration_from(manifest: Manifest, data: str | Path | ImageSource | Calibr
     return Calibration(shots.tensor(preprocessing), shots.fingerprint)
 
 
-def metadata_of(
-    folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False
-) -> dict[str, str]:
+def metadata_of(folder: ModelFolder, variant: Variant) -> dict[str, str]:
     """What an ONNX file says about itself in `metadata_props`: plan, preprocessing, batch, precision and input."""
     return {
         METADATA + "plan_sha256": folder.plan.digest,
         METADATA + "model": folder.plan.model,
         METADATA + "preprocessing": json.dumps(folder.manifest.preprocessing.model_dump(mode="json")),
-        METADATA + "batch": str(batch),
-        METADATA + "precision": precision,
-        METADATA + "input": "pixels, uint8 NHWC" if with_preprocessing else "normalised, fp32 NCHW",
+        METADATA + "batch": str(variant.batch),
+        METADATA + "precision": variant.precision,
+        METADATA + "input": "pixels, uint8 NHWC" if variant.with_preprocessing else "normalised, fp32 NCHW",
     }
 
 
@@ -119,22 +116,20 @@ def _check_images(precision: Precision, data: Any, evaluate: Any, max_drop: floa
 
 def _export_onnx(
     folder: ModelFolder,
-    batch: int,
-    precision: Precision,
-    with_preprocessing: bool,
+    variant: Variant,
     calibration: Calibration | None,
     test: ImageSource | None,
     max_drop: float,
 ) -> tuple[ExportedFile, OnnxRecord]:
-    name = onnx_name(batch, precision, with_preprocessing=with_preprocessing)
+    name = variant.onnx_name
     say(f"exporting {name}")
     started = time.perf_counter()
     record = OnnxRecord(
-        batch=batch,
-        precision=precision,
-        opset=OPSETS[precision],
+        batch=variant.batch,
+        precision=variant.precision,
+        opset=OPSETS[variant.precision],
         weights_sha256=folder.manifest.files[WEIGHTS].sha256,
-        with_preprocessing=with_preprocessing,
+        with_preprocessing=variant.with_preprocessing,
     )
     with tempfile.TemporaryDirectory(prefix="dcvit-") as place:
         aside = Path(place) / name
@@ -142,18 +137,16 @@ def _export_onnx(
             folder.load(),
             aside,
             folder.manifest.preprocessing,
-            batch,
-            precision,
-            metadata_of(folder, batch, precision, with_preprocessing=with_preprocessing),
-            with_preprocessing=with_preprocessing,
-            calibration=calibration,
+            variant,
+            metadata_of(folder, variant),
+            calibration,
         )
-        evaluation = None if test is None else evaluate_file(folder, aside, batch, precision, test, max_drop)
+        evaluation = None if test is None else evaluate_file(folder, aside, variant, test, max_drop)
         if evaluation is not None and evaluation.drop > max_drop:
             _refuse(folder, name, evaluation)
         record = record.model_copy(update={"quantization": quantization, "evaluation": evaluation})
         path = folder.add(name, lambda kept: _copy(aside, kept), record.model_dump(mode="json"))
-    return _exported(path, started, f"opset {record.opset}, batch {batch}, {precision}"), record
+    return _exported(path, started, f"opset {record.opset}, batch {variant.batch}, {variant.precision}"), record
 
 
 def _refuse(folder: ModelFolder, name: str, evaluation: EvaluationRecord) -> None:
@@ -168,8 +161,7 @@ def _refuse(folder: ModelFolder, name: str, evaluation: EvaluationRecord) -> Non
 
 
 def _export_engine(folder: ModelFolder, onnx: OnnxRecord, target: EngineTarget) -> ExportedFile:
-    source = onnx_name(onnx.batch, onnx.precision, with_preprocessing=onnx.with_preprocessing)
-    name = engine_name(onnx.batch, onnx.precision, target.flavor, with_preprocessing=onnx.with_preprocessing)
+    source, name = onnx.variant.onnx_name, onnx.variant.engine_name(target.flavor)
     say(f"building {name} with {target.flavor} {target.version}")
     started = time.perf_counter()
     engine, network, builder = build_engine(folder.path / source, target)

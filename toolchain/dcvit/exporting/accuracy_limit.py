@@ -13,22 +13,21 @@ from dcvit.progress import track
 from dcvit.runtimes import Session, onnx_runtimes
 from dcvit.runtimes.pytorch import TorchSession
 from dcvit.subject import original_of
-from dcvit.variant import Precision
+from dcvit.variant import Variant
 
 MAX_DROP = 1.0
 """Points of top-1 that a precision may cost, if nothing else is asked for."""
 
 
 def evaluate_file(
-    folder: ModelFolder, path: Path, batch: int, precision: Precision, source: ImageSource, max_drop: float
+    folder: ModelFolder, path: Path, variant: Variant, source: ImageSource, max_drop: float
 ) -> EvaluationRecord:
     """Compares an ONNX file with the folder's fp32 model in PyTorch on images, by their labels where they have some.
 
     Args:
         folder: Of the model.
         path: The file, which need not be in the folder yet.
-        batch: Images in every batch.
-        precision: Of the file.
+        variant: Of the file.
         source: The images. Labels count if there are as many classes as the model has.
         max_drop: For the record.
 
@@ -37,13 +36,13 @@ def evaluate_file(
     """
     if folder.plan.task != "classification":
         raise InputError(f"--evaluate compares classes, and {folder.path} is for {folder.plan.task}; use `evaluate`")
-    runtime, session = _open(folder, path, batch, precision)
-    reference = TorchSession(folder.load(), batch, device="cpu")
+    runtime, session = _open(folder, path, variant)
+    reference = TorchSession(folder.load(), variant.batch, device="cpu")
     classes = original_of(folder.plan).num_classes
     labelled = len(source.classes) == classes
     seen = right = right_fp32 = same = 0
-    read = batches(source, folder.manifest.preprocessing, batch, CorruptImages())
-    for images in track(read, f"comparing {path.name} with fp32", -(-len(source) // batch)):
+    read = batches(source, folder.manifest.preprocessing, variant.batch, CorruptImages())
+    for images in track(read, f"comparing {path.name} with fp32", -(-len(source) // variant.batch)):
         logits, expected = session.infer(images.images), reference.infer(images.images)
         ours, theirs = logits.argmax(1), expected.argmax(1)
         # A logit that is no number has no class.
@@ -63,12 +62,13 @@ def evaluate_file(
     )
 
 
-def _open(folder: ModelFolder, path: Path, batch: int, precision: Precision) -> tuple[str, Session]:
+def _open(folder: ModelFolder, path: Path, variant: Variant) -> tuple[str, Session]:
     """The first runtime here that computes the file as it is written.
 
     Only TensorRT does so with bf16; elsewhere PyTorch computes everything in bf16, which loses no less than the file.
     """
+    precision = variant.precision
     for runtime in onnx_runtimes():
         if precision in runtime.precisions and runtime.source(precision) == precision:
             return runtime.name, runtime.open_file(path, precision, folder.manifest.preprocessing)
-    return "torch", TorchSession(folder.load(), batch, precision, device="cpu")
+    return "torch", TorchSession(folder.load(), variant.batch, precision, device="cpu")

@@ -7,17 +7,15 @@ from dcvit.exporting import export
 from dcvit.exporting.int8 import Calibration
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import Runtime
-from dcvit.variant import Flavor, Precision
+from dcvit.variant import Flavor, Variant
 
 
 def export_for(
     runtime: Runtime,
     folder: ModelFolder,
-    batch: int,
-    precision: Precision,
+    variant: Variant,
     compute_capabilities: tuple[str, ...] | None = None,
     *,
-    with_preprocessing: bool = False,
     latency_only: bool = False,
 ) -> None:
     """Exports what a runtime needs of a folder: nothing, an ONNX file, or an engine too.
@@ -25,24 +23,22 @@ def export_for(
     Args:
         runtime: That will open the folder.
         folder: A model folder.
-        batch: Images in every batch.
-        precision: Of the computation.
+        variant: That it will be opened as.
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for.
-        with_preprocessing: The file that takes pixels.
         latency_only: Nobody looks at the logits, so int8 may be calibrated on noise.
 
     Raises:
         InputError: If no engine can be built here, the runtime has no such precision, or int8 lacks images.
     """
-    runtime.require(precision)
+    runtime.require(variant.precision)
     if runtime.artifact == "weights":
         return
     flavor: Flavor | None = None
     if runtime.artifact == "engine":
         flavor = "tensorrt-rtx" if runtime.name == "tensorrt-rtx" else "tensorrt"
-    source = runtime.source(precision)
+    source = variant.at(runtime.source(variant.precision))
     data: Calibration | None = None
-    if source == "int8":
+    if source.precision == "int8":
         if not latency_only:
             raise InputError(
                 "--precision int8 is calibrated on images, so it is for model folders: "
@@ -52,9 +48,9 @@ def export_for(
         data = Calibration(noise, {"source": "noise", "images": len(noise)}, search=False)
     export(
         folder,
-        batch,
-        source,
-        with_preprocessing=with_preprocessing,
+        source.batch,
+        source.precision,
+        with_preprocessing=source.with_preprocessing,
         data=data,
         trt=flavor is not None,
         flavor=flavor,

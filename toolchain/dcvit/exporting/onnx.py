@@ -17,7 +17,7 @@ from dcvit.exporting.quiet import quiet
 from dcvit.folder.records import QuantizationRecord
 from dcvit.preprocessing import Preprocessing
 from dcvit.types import TimmModule
-from dcvit.variant import Precision
+from dcvit.variant import Precision, Variant
 
 OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
 """20 is the first with a Gelu operator; TensorRT ≥ 10 and ONNX Runtime ≥ 1.17 read it. 22 is the first whose
@@ -31,11 +31,8 @@ def write_onnx(
     model: TimmModule,
     path: Path,
     preprocessing: Preprocessing,
-    batch: int,
-    precision: Precision,
+    variant: Variant,
     metadata: dict[str, str],
-    *,
-    with_preprocessing: bool = False,
     calibration: Calibration | None = None,
 ) -> QuantizationRecord | None:
     """Writes a module in evaluation mode as one ONNX file: input `images`, normalised [B, C, H, W], output `logits`.
@@ -44,10 +41,9 @@ def write_onnx(
         model: On the CPU.
         path: The file to write.
         preprocessing: Of the images; their size is that of the input.
-        batch: Images in every batch.
-        precision: Of the graph (see `half.py` and `int8.py`); images and logits are fp32.
+        variant: Its precision is that of the graph (see `half.py` and `int8.py`); images and logits are fp32. With
+            preprocessing `images` are pixels instead, uint8 [B, H, W, C], and the graph normalises them.
         metadata: For the file's `metadata_props`.
-        with_preprocessing: `images` are pixels instead, uint8 [B, H, W, C], and the graph normalises them.
         calibration: The images that int8 is calibrated on.
 
     Returns:
@@ -57,13 +53,14 @@ def write_onnx(
         InputError: If the file would be larger than an ONNX file can be, or a weight does not fit fp16.
         CheckFailedError: If too little of the model can be int8.
     """
+    precision = variant.precision
     # int8 is made from fp32, in a file too.
     bytes_each = 2 if precision in ("fp16", "bf16") else 4
     size = count_params(model) * bytes_each
     if size > _LIMIT:
         hint = "; --precision fp16 halves it" if precision == "fp32" and size // 2 <= _LIMIT else ""
         raise InputError(f"the weights take {size / 2**30:.1f} GiB, and one ONNX file holds less than 2{hint}")
-    graph = _trace(model, torch.zeros(batch, *preprocessing.input_size), OPSETS[precision])
+    graph = _trace(model, torch.zeros(variant.batch, *preprocessing.input_size), OPSETS[precision])
     spread_biases(graph)
     quantization = None
     if precision == "fp16" or precision == "bf16":
@@ -71,7 +68,7 @@ def write_onnx(
     elif precision == "int8":
         assert calibration is not None
         graph, quantization = to_int8(graph, calibration)
-    if with_preprocessing:
+    if variant.with_preprocessing:
         take_pixels(graph, preprocessing)
     RemoveUnusedNodesPass()(graph)
     _clean(graph)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from dcvit.folder.records import OnnxRecord
-from dcvit.variant import Precision
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,6 @@ class ExportResult:
         record: What the manifest notes about the ONNX file.
     """
 
-    batch: int
-    precision: Precision
     onnx: ExportedFile
     record: OnnxRecord
     engine: ExportedFile | None = None
@@ -42,8 +39,8 @@ class ExportResult:
         """The keys that scripts read."""
         quantization, evaluation = self.record.quantization, self.record.evaluation
         return {
-            "batch": self.batch,
-            "precision": self.precision,
+            "batch": self.record.batch,
+            "precision": self.record.precision,
             "onnx": str(self.onnx.path),
             "onnx_bytes": self.onnx.bytes,
             "engine": str(self.engine.path) if self.engine else None,

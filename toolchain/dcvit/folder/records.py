@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dcvit.errors import InputError
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.variant import Flavor, Precision
+from dcvit.variant import Flavor, Precision, Variant
 
 
 class _Record(BaseModel):
@@ -82,6 +82,11 @@ class OnnxRecord(_Record):
     quantization: QuantizationRecord | None = None
     evaluation: EvaluationRecord | None = None
 
+    @property
+    def variant(self) -> Variant:
+        """Batch, precision and input, as the file's name says them."""
+        return Variant.of(self.batch, self.precision, with_preprocessing=self.with_preprocessing)
+
 
 class TensorRecord(_Record):
     """One input or output."""
@@ -148,6 +153,12 @@ class EngineRecord(_Record):
     tf32: bool
     network: NetworkRecord
     builder: BuilderRecord | None = None
+
+    @property
+    def variant(self) -> Variant:
+        """That of the ONNX file that it was built from, whose name alone says here what its input is."""
+        pixels = Variant.of(self.batch, self.precision, with_preprocessing=True)
+        return pixels if self.onnx == pixels.onnx_name else Variant.of(self.batch, self.precision)
 
 
 R = TypeVar("R", OnnxRecord, EngineRecord)

@@ -23,7 +23,7 @@ from dcvit.plan import CompressionPlan
 from dcvit.preprocessing import Preprocessing
 from dcvit.progress import say
 from dcvit.runtimes import runtime_named
-from dcvit.variant import DEFAULT_BATCH
+from dcvit.variant import Variant
 
 DEFAULT_RUNTIME = "onnxruntime"
 TOLERANCE = 0.03
@@ -240,7 +240,7 @@ def measuring(original: CompressionPlan, preprocessing: Preprocessing, runtime: 
 
         def time_plan(plan: CompressionPlan) -> BenchRow:
             with seeded(0), temporary_folder(build(plan), plan, preprocessing) as folder:
-                export_for(chosen, folder, DEFAULT_BATCH, "fp32")
+                export_for(chosen, folder, Variant())
                 timed = benchmark(folder, baseline.path, runtimes=[chosen.name], max_seconds=_MAX_SECONDS)
             return timed.rows[0]
 
@@ -253,5 +253,5 @@ def measuring(original: CompressionPlan, preprocessing: Preprocessing, runtime: 
             return known[plan.digest]
 
         if accelerator().is_main_process:
-            export_for(chosen, baseline, DEFAULT_BATCH, "fp32")
+            export_for(chosen, baseline, Variant())
         yield measure

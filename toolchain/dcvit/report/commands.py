@@ -4,7 +4,7 @@ import json
 import shlex
 
 from dcvit.report.facts import Facts
-from dcvit.variant import DEFAULT_BATCH, export_command, onnx_name
+from dcvit.variant import Variant
 
 
 def verify(facts: Facts) -> str:
@@ -16,7 +16,7 @@ def verify(facts: Facts) -> str:
 def bench(facts: Facts) -> str:
     """Measures latency in ONNX Runtime; exports its file first where it is not there."""
     command = f"dcvit-tool bench {facts.title}"
-    return command if onnx_name(DEFAULT_BATCH, "fp32") in facts.onnx else f"{_export(facts)} && {command}"
+    return command if Variant().onnx_name in facts.onnx else f"{_export(facts)} && {command}"
 
 
 def accuracy(facts: Facts) -> list[tuple[str, str]]:
@@ -31,15 +31,13 @@ def accuracy(facts: Facts) -> list[tuple[str, str]]:
     for name, record in facts.onnx.items():
         known = any(not row.original and row.precision == record.precision for row in facts.accuracies)
         if record.precision != "fp32" and name not in measured and not known:
-            command = export_command(
-                facts.title, record.batch, record.precision, with_preprocessing=record.with_preprocessing
-            )
-            missing.append((f"What {record.precision} loses has not been measured.", f"{command} --evaluate IMAGES"))
+            command = f"{record.variant.export_command(facts.title)} --evaluate IMAGES"
+            missing.append((f"What {record.precision} loses has not been measured.", command))
     return missing
 
 
 def _export(facts: Facts) -> str:
-    return export_command(facts.title, DEFAULT_BATCH, "fp32")
+    return Variant().export_command(facts.title)
 
 
 def _original(facts: Facts) -> str:

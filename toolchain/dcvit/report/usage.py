@@ -6,7 +6,7 @@ from dcvit.exporting.onnx import INPUT, OUTPUT
 from dcvit.folder.records import EngineRecord, OnnxRecord
 from dcvit.preprocessing import Preprocessing
 from dcvit.report.facts import Facts
-from dcvit.variant import DEFAULT_BATCH, export_command
+from dcvit.variant import Variant
 
 _IMAGE = 'Image.open("image.jpg").convert("{mode}")'
 
@@ -52,7 +52,7 @@ print(logits.argmax(1){"" if segmentation else ".item()"})
 def _onnx_runtime(facts: Facts) -> Snippet:
     preferred = _preferred(facts.onnx)
     if preferred is None:
-        return Snippet("ONNX Runtime", "", missing=export_command(facts.title, DEFAULT_BATCH, "fp32"))
+        return Snippet("ONNX Runtime", "", missing=Variant().export_command(facts.title))
     name, record = preferred
     code = f"""\
 import numpy as np
@@ -76,11 +76,12 @@ print(logits[0].argmax(0))
 
 def _engine(facts: Facts) -> Snippet:
     if not facts.engines:
-        return Snippet("TensorRT", "", missing=export_command(facts.title, DEFAULT_BATCH, "fp16", "tensorrt-rtx"))
+        command = Variant(precision="fp16").export_command(facts.title, "tensorrt-rtx")
+        return Snippet("TensorRT", "", missing=command)
     name, engine = next(reversed(facts.engines.items()))
     record = facts.onnx.get(engine.onnx)
     if record is None:
-        return Snippet("TensorRT", "", missing=f"{export_command(facts.title, engine.batch, engine.precision)} --trt")
+        return Snippet("TensorRT", "", missing=f"{engine.variant.export_command(facts.title)} --trt")
     module = engine.flavor.replace("-", "_")
     dtype = "uint8" if record.with_preprocessing else "float32"
     code = f"""\

@@ -14,7 +14,7 @@ from torch import Tensor
 from dcvit.errors import InputError
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.preprocessing import Preprocessing
-from dcvit.variant import Precision
+from dcvit.variant import Precision, Variant
 
 Artifact = Literal["weights", "onnx", "engine"]
 
@@ -75,14 +75,12 @@ class Runtime(ABC):
         """Why this machine cannot use it, and what to do about it; None where it can."""
 
     @abstractmethod
-    def file(self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False) -> Path:
+    def file(self, folder: ModelFolder, variant: Variant) -> Path:
         """The file of the folder that it runs.
 
         Args:
             folder: A model folder.
-            batch: Images in every batch.
-            precision: Of the computation.
-            with_preprocessing: The file that takes pixels and normalises them itself.
+            variant: Batch and precision of the computation, and whether the file takes pixels.
 
         Raises:
             InputError: If the runtime does not compute in this precision, or the folder has no such file; the message
@@ -90,9 +88,7 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def open(
-        self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False
-    ) -> Session:
+    def open(self, folder: ModelFolder, variant: Variant) -> Session:
         """Loads a model; the arguments are those of `file`. Every session takes normalised images.
 
         Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes.base import Artifact, Runtime, Session
-from dcvit.variant import Precision, export_command, onnx_name
+from dcvit.variant import Precision, Variant
 
 
 class OnnxFileRuntime(Runtime):
@@ -32,14 +32,10 @@ class OnnxFileRuntime(Runtime):
             InputError: If it cannot be loaded.
         """
 
-    def file(self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False) -> Path:
-        self.require(precision)
-        source = self.source(precision)
-        made_by = export_command(folder.path, batch, source, with_preprocessing=with_preprocessing)
-        return folder.file(onnx_name(batch, source, with_preprocessing=with_preprocessing), made_by=made_by)
+    def file(self, folder: ModelFolder, variant: Variant) -> Path:
+        self.require(variant.precision)
+        source = variant.at(self.source(variant.precision))
+        return folder.file(source.onnx_name, made_by=source.export_command(folder.path))
 
-    def open(
-        self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False
-    ) -> Session:
-        path = self.file(folder, batch, precision, with_preprocessing=with_preprocessing)
-        return self.open_file(path, precision, folder.manifest.preprocessing)
+    def open(self, folder: ModelFolder, variant: Variant) -> Session:
+        return self.open_file(self.file(folder, variant), variant.precision, folder.manifest.preprocessing)

@@ -12,7 +12,7 @@ from dcvit.errors import InputError, first_line
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name
 from dcvit.types import TimmModule
-from dcvit.variant import Precision
+from dcvit.variant import Precision, Variant
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -27,21 +27,18 @@ class PyTorch(Runtime):
     def unavailable(self) -> str | None:
         return None
 
-    def file(self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False) -> Path:
-        del batch  # the weights serve every batch
-        self.require(precision)
-        if with_preprocessing:
+    def file(self, folder: ModelFolder, variant: Variant) -> Path:
+        self.require(variant.precision)  # the weights serve every batch
+        if variant.with_preprocessing:
             raise InputError(
                 f"--with-preprocessing is about exported files, and runtime {self.name} runs {WEIGHTS}; "
                 "choose another --runtime"
             )
         return folder.path / WEIGHTS
 
-    def open(
-        self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False
-    ) -> Session:
-        self.file(folder, batch, precision, with_preprocessing=with_preprocessing)
-        return TorchSession(folder.load(), batch, precision)
+    def open(self, folder: ModelFolder, variant: Variant) -> Session:
+        self.file(folder, variant)
+        return TorchSession(folder.load(), variant.batch, variant.precision)
 
 
 class CompiledPyTorch(PyTorch):
@@ -57,12 +54,10 @@ class CompiledPyTorch(PyTorch):
             return f"torch.compile needs a C++ compiler, and there is no {compiler}; install one, or name it in CXX"
         return None
 
-    def open(
-        self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False
-    ) -> Session:
-        self.file(folder, batch, precision, with_preprocessing=with_preprocessing)
-        session = TorchSession(folder.load(), batch, precision, compiled=True)
-        session.load(torch.zeros(batch, *folder.manifest.preprocessing.input_size))
+    def open(self, folder: ModelFolder, variant: Variant) -> Session:
+        self.file(folder, variant)
+        session = TorchSession(folder.load(), variant.batch, variant.precision, compiled=True)
+        session.load(torch.zeros(variant.batch, *folder.manifest.preprocessing.input_size))
         try:
             session.execute()
         except Exception as error:  # whatever the compiler chain throws

@@ -15,7 +15,7 @@ from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes import flavors
 from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name, pixels_of
 from dcvit.runtimes.caches import cache_folder
-from dcvit.variant import Flavor, Precision, engine_name, export_command
+from dcvit.variant import Flavor, Precision, Variant
 
 
 class TensorRT(Runtime):
@@ -34,20 +34,17 @@ class TensorRT(Runtime):
             return "there is no NVIDIA GPU that torch can use; --runtime onnxruntime runs on the CPU"
         return None
 
-    def file(self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False) -> Path:
-        self.require(precision)
-        made_by = export_command(folder.path, batch, precision, self.flavor, with_preprocessing=with_preprocessing)
-        name = engine_name(batch, precision, self.flavor, with_preprocessing=with_preprocessing)
-        return folder.file(name, made_by=made_by)
+    def file(self, folder: ModelFolder, variant: Variant) -> Path:
+        self.require(variant.precision)
+        made_by = variant.export_command(folder.path, self.flavor)
+        return folder.file(variant.engine_name(self.flavor), made_by=made_by)
 
-    def open(
-        self, folder: ModelFolder, batch: int, precision: Precision, *, with_preprocessing: bool = False
-    ) -> Session:
-        path = self.file(folder, batch, precision, with_preprocessing=with_preprocessing)
+    def open(self, folder: ModelFolder, variant: Variant) -> Session:
+        path = self.file(folder, variant)
         record, trt = engine_records(folder)[path.name], flavors.load(self.flavor)
         capability = "{}.{}".format(*torch.cuda.get_device_capability())
         if reason := stale(folder, record) or mismatch(record, trt.__version__, capability):
-            made_by = export_command(folder.path, batch, precision, self.flavor, with_preprocessing=with_preprocessing)
+            made_by = variant.export_command(folder.path, self.flavor)
             more = f" --compute-capability {capability}" if self.flavor == "tensorrt-rtx" else ""
             raise InputError(f"{path} cannot be used: {reason}; build it here with `{made_by}{more}`")
         return EngineSession(path, trt, folder.manifest.preprocessing)

@@ -20,11 +20,11 @@ from dcvit.progress import track
 from dcvit.runtimes import Session, onnx_runtimes
 from dcvit.runtimes.openvino import OpenVino
 from dcvit.runtimes.pytorch import TorchSession
-from dcvit.variant import DEFAULT_BATCH, Precision, export_command
+from dcvit.variant import Precision, Variant
 from dcvit.verification.checks import Check, holds
 from dcvit.verification.engine import check_engine
 from dcvit.verification.graph import check_graph
-from dcvit.verification.parity import Reference, check_parity
+from dcvit.verification.parity import Expected, check_parity
 
 __all__ = ["Check", "VerifyResult", "verify"]
 
@@ -84,44 +84,43 @@ def verify(folder: ModelFolder | Path | str, data: str | Path | ImageSource | No
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
     onnx_files = onnx_records(folder)
     if not onnx_files:
-        made_by = export_command(folder.path, DEFAULT_BATCH, "fp32")
+        made_by = Variant().export_command(folder.path)
         raise InputError(f"{folder.path} has no ONNX file to verify; make one with `{made_by}`")
     source = None if data is None else open_source(data, "test")
-    references = _references(folder, source)
+    expected = _expected(folder, source)
     checks: list[Check] = []
     for name, onnx in track(onnx_files.items(), "checking ONNX files"):
-        checks += _check_onnx(folder, name, onnx, references)
+        checks += _check_onnx(folder, name, onnx, expected)
     for name, engine in track(engine_records(folder).items(), "checking engines"):
-        checks += check_engine(folder, name, engine, references)
+        checks += check_engine(folder, name, engine, expected)
     result = VerifyResult(folder.path, tuple(checks), source.name if source else None)
     note_checks(folder, result.to_json())
     return result
 
 
-def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, references: list[Reference]) -> Iterator[Check]:
+def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, expected: list[Expected]) -> Iterator[Check]:
     stale = record.weights_sha256 != folder.manifest.files[WEIGHTS].sha256
     yield holds(f"{name}: origin", [f"it was made from other weights than {WEIGHTS}"] * stale, "the folder's weights")
-    metadata = metadata_of(folder, record.batch, record.precision, with_preprocessing=record.with_preprocessing)
-    yield from check_graph(folder.path / name, record, metadata)
+    yield from check_graph(folder.path / name, record, metadata_of(folder, record.variant))
     ran = False
     for runtime in onnx_runtimes():
         for precision in runtime.precisions:
             if runtime.source(precision) == record.precision:
                 session = runtime.open_file(folder.path / name, precision, folder.manifest.preprocessing)
-                yield from _parity(f"{name}: {runtime.title}", session, references, precision, record.precision)
+                yield from _parity(f"{name}: {runtime.title}", session, expected, precision, record.precision)
                 ran = True
     if not ran:
-        yield from _read_only(folder, name, record, references)
+        yield from _read_only(folder, name, record, expected)
 
 
 def _parity(
-    name: str, session: Session, references: list[Reference], precision: Precision, of_file: Precision
+    name: str, session: Session, expected: list[Expected], precision: Precision, of_file: Precision
 ) -> Iterator[Check]:
-    for reference in references:
-        yield from check_parity(name if precision == of_file else f"{name} {precision}", session, reference, precision)
+    for each in expected:
+        yield from check_parity(name if precision == of_file else f"{name} {precision}", session, each, precision)
 
 
-def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, references: list[Reference]) -> Iterator[Check]:
+def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, expected: list[Expected]) -> Iterator[Check]:
     """What can be known of a bf16 file where nothing computes in its types: OpenVINO runs it in fp32."""
     openvino = OpenVino()
     if reason := openvino.unavailable():
@@ -129,10 +128,10 @@ def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, references: l
         return
     session = openvino.open_file(folder.path / name, "fp32", folder.manifest.preprocessing)
     title = f"{name}: {openvino.title}, its weights in fp32 arithmetic,"
-    yield from _parity(title, session, references, record.precision, record.precision)
+    yield from _parity(title, session, expected, record.precision, record.precision)
 
 
-def _references(folder: ModelFolder, source: ImageSource | None) -> list[Reference]:
+def _expected(folder: ModelFolder, source: ImageSource | None) -> list[Expected]:
     preprocessing = folder.manifest.preprocessing
     sets = [("random input", _random_images(preprocessing))]
     if source is not None:
@@ -140,7 +139,7 @@ def _references(folder: ModelFolder, source: ImageSource | None) -> list[Referen
         sets.append(("real images", shots.tensor(preprocessing)))
     session = TorchSession(folder.load(), IMAGES, device="cpu")
     return [
-        Reference(what, images, session.infer(images), what == "real images", cache(partial(_at_bf16, folder, images)))
+        Expected(what, images, session.infer(images), what == "real images", cache(partial(_at_bf16, folder, images)))
         for what, images in sets
     ]
 

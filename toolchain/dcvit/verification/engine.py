@@ -16,13 +16,13 @@ from dcvit.runtimes.inspector import Layer, layers_of
 from dcvit.runtimes.tensorrt import EngineSession, mismatch, stale
 from dcvit.variant import Precision
 from dcvit.verification.checks import Check, holds
-from dcvit.verification.parity import Reference, check_parity
+from dcvit.verification.parity import Expected, check_parity
 
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _KEPT_FP32 = ("NORMALIZATION", "NORMALIZATION_V2", "SOFTMAX")
 
 
-def check_engine(folder: ModelFolder, name: str, record: EngineRecord, references: list[Reference]) -> Iterator[Check]:
+def check_engine(folder: ModelFolder, name: str, record: EngineRecord, expected: list[Expected]) -> Iterator[Check]:
     """Checks where an engine comes from, its inputs, outputs and types, and on its GPU what it computes."""
     old = stale(folder, record)
     faults = [f"{old}; export again with --trt"] if old else []
@@ -46,8 +46,8 @@ def check_engine(folder: ModelFolder, name: str, record: EngineRecord, reference
         session = EngineSession(folder.path / name, trt, folder.manifest.preprocessing)
         yield _read_back(name, session.engine, network)
         yield _layers(name, layers_of(session.engine, trt), record.precision)
-        for reference in references:
-            yield from check_parity(f"{name}: {record.flavor}", session, reference, record.precision)
+        for each in expected:
+            yield from check_parity(f"{name}: {record.flavor}", session, each, record.precision)
 
 
 def _interface(name: str, network: NetworkRecord, onnx_path: Path) -> Check:
@@ -77,11 +77,11 @@ def _precision(name: str, network: NetworkRecord, precision: Precision) -> Check
     """No silent fp32 (roboflow/rf-detr#1453): the types of the strongly typed network are those of the engine."""
     wanted = {"fp16": "HALF", "bf16": "BF16"}.get(precision, "FLOAT")
     faults = [
-        f"{count} {kind} layers compute in {dtype}, not {expected}"
-        for kinds, expected in ((_PRODUCTS, wanted), (_KEPT_FP32, "FLOAT"))
+        f"{count} {kind} layers compute in {dtype}, not {right}"
+        for kinds, right in ((_PRODUCTS, wanted), (_KEPT_FP32, "FLOAT"))
         for kind in kinds
         for dtype, count in network.layers.get(kind, {}).items()
-        if dtype != expected
+        if dtype != right
     ]
     products = network.layers.get("MATRIX_MULTIPLY", {}).get(wanted, 0)
     if not products:

@@ -33,7 +33,7 @@ LEAST_COSINE: dict[Precision, float] = {"bf16": 0.99, "int8": 0.98}
 """Least cosine between two runtimes' logits, a noise of the share ε giving 1 − ε²/2.
 
 - bf16: a rounding is off by u/√3 = 2.3e-3 on average, √(10·D) of them by 2.5 … 4.5 %. Three times that is 14 %, 0.99.
-  That is for the model least fit for bf16; for the model at hand `Reference.least_cosine` asks for more.
+  That is for the model least fit for bf16; for the model at hand `Expected.least_cosine` asks for more.
 - int8: a noise of 2 … 8 % (see `exporting/int8.py`), and twice to three times that is 20 %, 0.98. Measured: 0.9999; a
   tensor with a wrong scale changes logits by tens of percent. There is no bound on a single logit: where one value of
   a token was never seen in calibration it is clipped, which is what int8 does.
@@ -59,7 +59,7 @@ Measured: 0.9999 on a trained DeiT-Tiny, calibrated on CIFAR-10."""
 
 
 @dataclass(frozen=True)
-class Reference:
+class Expected:
     """Images and what PyTorch makes of them at fp32 on the CPU.
 
     Attributes:
@@ -105,25 +105,25 @@ class Reference:
         return 4.5 * math.sqrt(2) * noise * self.logits.std(1).mean().item()
 
 
-def check_parity(name: str, session: Session, reference: Reference, precision: Precision) -> list[Check]:
+def check_parity(name: str, session: Session, expected: Expected, precision: Precision) -> list[Check]:
     """Compares a session with PyTorch: numbers, no NaN, and on real images the class that wins."""
-    logits = session.infer(reference.images)
-    name = f"{name} against PyTorch, {reference.what}"
-    tolerance, least_cosine = reference.tolerance(precision), reference.least_cosine(precision)
-    for what, output in (("PyTorch", reference.logits), ("the runtime", logits)):
+    logits = session.infer(expected.images)
+    name = f"{name} against PyTorch, {expected.what}"
+    tolerance, least_cosine = expected.tolerance(precision), expected.least_cosine(precision)
+    for what, output in (("PyTorch", expected.logits), ("the runtime", logits)):
         if bad := int((~torch.isfinite(output)).sum()):
             return [Check(name, False, f"{bad} logits of {what} are NaN or infinite", tolerance=tolerance)]
-    error = (logits - reference.logits).abs().max().item()
-    scale = reference.logits.abs().max().item()
+    error = (logits - expected.logits).abs().max().item()
+    scale = expected.logits.abs().max().item()
     found = f"{len(logits)} images, off by {error / scale if scale else math.inf:.1e} of the largest logit"
     passed = tolerance is None or error <= tolerance
     if least_cosine is not None:
-        agrees = cosine(logits, reference.logits)
+        agrees = cosine(logits, expected.logits)
         passed = passed and agrees >= least_cosine
         found += f", cosine {agrees:.5f} (at least {least_cosine:.5g})"
     checks = [Check(name, passed, found, error, tolerance)]
-    if reference.real:
-        checks.append(_top1(f"{name}, top-1", logits, reference.logits, reference.tie(precision)))
+    if expected.real:
+        checks.append(_top1(f"{name}, top-1", logits, expected.logits, expected.tie(precision)))
     return checks
 
 
