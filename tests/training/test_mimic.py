@@ -49,8 +49,8 @@ def test_mimicking_brings_the_features_closer(teacher: TimmModule, views: ViewBa
 
     def error() -> float:
         with torch.no_grad():
-            wanted = family.features_and_logits(teacher, views.views)[0]
-            return float((family.features_and_logits(student, views.views)[0] - wanted).square().mean())
+            wanted = family.features_and_logits(teacher, views.images(views.views))[0]
+            return float((family.features_and_logits(student, views.images(views.views))[0] - wanted).square().mean())
 
     before = error()
     mimic(student, family, views, RECIPE, steps=30, seed=0, description="test")
