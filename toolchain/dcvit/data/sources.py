@@ -72,7 +72,8 @@ class FileSource:
             inside = "/".join(filter(None, (wrapper, splits[0])))
             place = f"such as {self.name}/{inside}" if path.is_dir() else f"as a tar of {inside} alone"
             raise InputError(
-                f"--data: {self.name} holds splits of a set ({', '.join(splits)}), not classes; give one of them, {place}"
+                f"--data: {self.name} holds splits of a set ({', '.join(splits)}), not classes; "
+                f"give one of them, {place}"
             )
 
     def __len__(self) -> int:
