@@ -15,6 +15,7 @@ from dcvit.data.pairs import PairSource
 from dcvit.data.shapes import CLASSES, ShapesSource
 from dcvit.errors import InputError
 from dcvit.preprocessing import Preprocessing
+from dcvit.training.segmentation import TrainingPairs
 
 WHOLE = Preprocessing(
     input_size=(3, 20, 28), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0, crop_mode="squash"
@@ -207,3 +208,12 @@ def test_two_images_of_one_mask_are_refused(pair_folder: Path) -> None:
     Image.new("RGB", (56, 40)).save(pair_folder / "images" / "1.webp")
     with pytest.raises(InputError, match=r"images/1\.jpg and images/1\.webp of .* would have one mask"):
         open_source(pair_folder, "test")
+
+
+def test_a_model_of_four_channels_is_refused_at_the_door(pair_folder: Path) -> None:
+    source = with_masks(open_source(pair_folder, "test"))
+    four = WHOLE.model_copy(update={"input_size": (4, 20, 28), "mean": (0.5,) * 4, "std": (0.5,) * 4})
+    with pytest.raises(InputError, match="the model takes 4"):
+        list(mask_batches(source, four, 4, 2, CorruptImages()))
+    with pytest.raises(InputError, match="the model takes 4"):
+        TrainingPairs(source, four, 4, "crop", seed=0)
