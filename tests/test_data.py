@@ -70,7 +70,7 @@ def test_corrupt_images_are_named_skipped_and_counted(
     assert sorted(corrupt.names) == ["class0/1.png", "class1/2.png"]
     assert "class0/1.png" in caplog.text
     few = draw_few_shot(open_source(root, "train"), 4, seed=0)
-    assert len(few.images) == 4
+    assert len(few) == 4
     with pytest.raises(InputError, match="only 4 images .* can be decoded"):
         draw_few_shot(open_source(root, "train"), 5, seed=0)
 

@@ -11,7 +11,7 @@ from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.preprocessing import Preprocessing
 from dcvit.training.mimic import cosine, mimic
 from dcvit.training.recipe import MimicRecipe
-from dcvit.training.views import ViewBank
+from dcvit.training.views import MAX_VIEWS, ViewBank
 from dcvit.types import TimmModule
 
 PREPROCESSING = Preprocessing(
@@ -49,8 +49,8 @@ def test_mimicking_brings_the_features_closer(teacher: TimmModule, views: ViewBa
 
     def error() -> float:
         with torch.no_grad():
-            wanted = family.features_and_logits(teacher, views.views)[0]
-            return float((family.features_and_logits(student, views.views)[0] - wanted).square().mean())
+            wanted = family.features_and_logits(teacher, views.images(views.views))[0]
+            return float((family.features_and_logits(student, views.images(views.views))[0] - wanted).square().mean())
 
     before = error()
     mimic(student, family, views, RECIPE, steps=30, seed=0, description="test")
@@ -86,6 +86,15 @@ def test_views_are_all_used_before_any_is_seen_again(views: ViewBank) -> None:
     counts = torch.bincount(order, minlength=len(views.views))
     assert counts.min() >= 1
     assert counts.max() - counts.min() <= 1
+
+
+def test_views_are_those_that_the_images_give_normalised(views: ViewBank) -> None:
+    assert views.views.dtype == torch.uint8  # a quarter of the memory
+    seeds = range(views.seed * MAX_VIEWS, views.seed * MAX_VIEWS + views.num_views)
+    expected = torch.cat([views.few_shot.augmented(views.preprocessing, seed) for seed in seeds])
+    assert torch.equal(views.images(views.views).cpu(), expected)
+    some = torch.tensor([3, 0, len(expected) - 1])
+    assert torch.equal(views.images(views.views[some]).cpu(), expected[some])
 
 
 def test_kept_teacher_outputs_equal_fresh_ones(

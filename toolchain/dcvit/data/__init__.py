@@ -3,9 +3,9 @@
 from dcvit.data.few_shot import FewShot, draw_few_shot
 from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import derived_seed, seeded
-from dcvit.data.reading import Batch, CorruptImages, batches, decode
+from dcvit.data.reading import Batch, CorruptImages, batches, check_channels, decode, prepared
 from dcvit.data.sources import DIGITS, DigitsSource, FileSource, JoinedSource, open_source
-from dcvit.data.transforms import evaluation_transform, preprocessing_of, training_transform
+from dcvit.data.transforms import evaluation_transform, normalised, preprocessing_of, training_transform
 
 __all__ = [
     "DIGITS",
@@ -17,11 +17,14 @@ __all__ = [
     "ImageSource",
     "JoinedSource",
     "batches",
+    "check_channels",
     "decode",
     "derived_seed",
     "draw_few_shot",
     "evaluation_transform",
+    "normalised",
     "open_source",
+    "prepared",
     "preprocessing_of",
     "seeded",
     "training_transform",

@@ -2,42 +2,79 @@
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data.readers.img_extensions import get_img_extensions
 
+from dcvit.data.formats import is_picture
+from dcvit.data.listing import described, listed, members, printable
 from dcvit.errors import InputError, first_line
 
 IMAGES, MASKS = "images", "masks"
+
+IGNORE = 255
+"""The class index of pixels that do not count."""
 
 
 class PairSource:
     """A folder or a tar with `images/` and `masks/`: to each image the PNG mask of its name.
 
-    A mask is a grey or palette picture of the image's size that holds class indices.
+    A mask is a grey or palette picture of the image's size that holds class indices, or values that stand for them.
+
+    Attributes:
+        explicit: Whether the caller said what the values of masks mean.
+        num_classes: As many as `mask_values`; None without these.
+        left_out: How many files are not used, by what they are.
     """
 
     classes = [""]  # noqa: RUF012 (the protocol's field: an image as a whole has no class)
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(
+        self, root: str | Path, *, mask_values: tuple[int, ...] | None = None, ignore_index: int | None = None
+    ) -> None:
         """Lists the images and finds their masks.
 
+        Args:
+            root: The folder or tar.
+            mask_values: What stands for class 0, 1, … in a mask; by default the indices themselves.
+            ignore_index: What stands for pixels that do not count; by default 255, if that is no class.
+
         Raises:
-            InputError: If there are no images, or one has no mask.
+            InputError: If there are no images, one has no mask or two have the same, or the values cannot be.
         """
-        self.name = str(root)
-        self._files = _listing(Path(root))
-        images = {_stem(file): file for file in self._files if _under(file, IMAGES)}
-        masks = {_stem(file): file for file in self._files if _under(file, MASKS) and file.suffix.lower() == ".png"}
+        self.name = printable(str(root))
+        self.explicit = mask_values is not None or ignore_index is not None
+        self.num_classes = None if mask_values is None else len(mask_values)
+        self._classes = _classes_of_values(mask_values, ignore_index)
+        self._listing = listed(Path(root))
+        self._paths = [
+            PurePosixPath(place) if Path(root).is_dir() else _below_wrapper(place) for place in self._listing.places
+        ]
+        self.left_out = Counter(self._listing.left_out)
+        images: dict[str, int] = {}
+        masks: dict[str, int] = {}
+        for index, name in enumerate(self._paths):
+            stem, under = str(PurePosixPath(*name.parts[1:]).with_suffix("")), name.parts[0]
+            if under == IMAGES and len(name.parts) > 1:
+                if stem in images:
+                    raise InputError(
+                        f"--data: {self.filename_of(images[stem])} and {self.filename_of(index)} of {self.name} "
+                        "would have one mask; give them different names"
+                    )
+                images[stem] = index
+            elif under == MASKS and len(name.parts) > 1 and name.suffix.lower() == ".png":
+                masks[stem] = index
+            else:
+                self.left_out[f"not in {IMAGES}/" if under != MASKS else "masks that are no PNG"] += 1
         if not images:
-            raise InputError(f"--data: there are no images in {root}/{IMAGES} (JPEG, PNG, …)")
+            raise InputError(f"--data: there are no images in {self.name}/{IMAGES} (JPEG, PNG, …){self._besides()}")
         if missing := sorted(set(images) - set(masks)):
-            raise InputError(f"--data: {images[missing[0]]} of {root} has no mask {MASKS}/{missing[0]}.png")
+            image = self.filename_of(images[missing[0]])
+            raise InputError(f"--data: {image} of {self.name} has no mask {MASKS}/{printable(missing[0])}.png")
+        self.left_out["masks without an image"] += len(set(masks) - set(images))
         self._pairs = [(images[stem], masks[stem]) for stem in sorted(images)]
 
     @staticmethod
@@ -49,10 +86,14 @@ class PairSource:
         if path.suffix != ".tar" or not path.is_file():
             return False
         seen = set()
-        for file, _ in _members(path):
-            seen.add(_top(file))
-            if not seen <= {IMAGES, MASKS} or len(seen) == 2:
-                break
+        try:
+            for member in members(path):
+                if is_picture(member.place):
+                    seen.add(_below_wrapper(member.place).parts[0])
+                if not seen <= {IMAGES, MASKS} or len(seen) == 2:
+                    break
+        except (OSError, tarfile.TarError) as error:
+            raise InputError(f"--data: {printable(str(root))} cannot be read: {first_line(error)}") from error
         return seen == {IMAGES, MASKS}
 
     def __len__(self) -> int:
@@ -60,65 +101,66 @@ class PairSource:
 
     def read(self, index: int) -> tuple[bytes, int]:
         """The encoded image; the label says nothing."""
-        return self._files[self._pairs[index][0]](), 0
+        return self._listing.read(self._pairs[index][0]), 0
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The class of every pixel, [H, W]."""
-        file = self._pairs[index][1]
+        number = self._pairs[index][1]
+        where = f"the mask {self.filename_of(number)} of {self.name}"
         try:
-            picture = Image.open(io.BytesIO(self._files[file]()))
+            picture = Image.open(io.BytesIO(self._listing.read(number)), formats=("PNG",))
             picture.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"--data: the mask {file} of {self.name} cannot be read: {first_line(error)}") from error
+        except Exception as error:  # Pillow's decoders raise whatever they like
+            raise InputError(f"--data: {where} cannot be read: {first_line(error)}") from error
         if picture.mode not in ("1", "L", "P"):
             raise InputError(
-                f"--data: the mask {file} of {self.name} is a {picture.mode} picture; "
+                f"--data: {where} is a {picture.mode} picture; "
                 "a mask is grey or has a palette, and holds one class index a pixel"
             )
-        return np.asarray(picture).astype(np.uint8)
+        values = np.asarray(picture).astype(np.uint8)
+        classes = self._classes[values]
+        if (classes < 0).any():
+            raise InputError(
+                f"--data: {where} holds the value {int(values[classes < 0].min())}, "
+                "which is none of --mask-values, nor --ignore-index"
+            )
+        return classes.astype(np.uint8)
 
     def filename(self, index: int) -> str:
-        return str(self._pairs[index][0])
+        return self.filename_of(self._pairs[index][0])
+
+    def filename_of(self, number: int) -> str:
+        """A file's path from the folder that holds `images/`, for messages."""
+        return printable(str(self._paths[number]))
+
+    def _besides(self) -> str:
+        found = described(self.left_out)
+        return f"; found {found}" if found else ""
 
 
-def _listing(root: Path) -> dict[PurePosixPath, Callable[[], bytes]]:
-    """Every picture of a folder or a tar by its path from the one that holds `images/`, and how to read it."""
-    if root.is_dir():
-        files = [file for file in sorted(root.rglob("*")) if _is_picture(PurePosixPath(file.name))]
-        return {PurePosixPath(file.relative_to(root).as_posix()): file.read_bytes for file in files}
-    return {file: partial(_part_of, root, member.offset_data, member.size) for file, member in _members(root)}
+def _classes_of_values(values: tuple[int, ...] | None, ignored: int | None) -> NDArray[np.int16]:
+    """The class of each value that a mask may hold, [256]; −1 where it has none."""
+    for name, given in (("--mask-values", values or ()), ("--ignore-index", () if ignored is None else (ignored,))):
+        if any(not 0 <= value <= 255 for value in given):
+            raise InputError(f"{name} {','.join(map(str, given))}: a mask holds values from 0 to 255")
+    if values is None:
+        table = np.arange(256, dtype=np.int16)
+    else:
+        if len(set(values)) < len(values) or not 2 <= len(values) <= IGNORE:
+            raise InputError(f"--mask-values {','.join(map(str, values))}: give 2 to {IGNORE} different values")
+        if ignored in values:
+            raise InputError(f"--ignore-index {ignored} is one of --mask-values; a pixel counts or does not")
+        table = np.full(256, -1, dtype=np.int16)
+        if ignored is None and IGNORE not in values:
+            table[IGNORE] = IGNORE
+        table[list(values)] = np.arange(len(values))
+    if ignored is not None:
+        table[ignored] = IGNORE
+    return table
 
 
-def _members(tar: Path) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
-    """The pictures of a tar, by their paths without the folders above `images` or `masks`."""
-    try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if member.isfile() and _is_picture(path):
-                    above = next((number for number, part in enumerate(path.parts) if part in (IMAGES, MASKS)), 0)
-                    yield PurePosixPath(*path.parts[above:]), member
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(f"--data: {tar} cannot be read: {first_line(error)}") from error
-
-
-def _part_of(file: Path, offset: int, size: int) -> bytes:
-    with file.open("rb") as opened:
-        opened.seek(offset)
-        return opened.read(size)
-
-
-def _is_picture(file: PurePosixPath) -> bool:
-    return file.suffix.lower() in get_img_extensions(as_set=True)
-
-
-def _top(file: PurePosixPath) -> str:
-    return file.parts[0]
-
-
-def _under(file: PurePosixPath, folder: str) -> bool:
-    return _top(file) == folder and len(file.parts) > 1
-
-
-def _stem(file: PurePosixPath) -> str:
-    return str(PurePosixPath(*file.parts[1:]).with_suffix(""))
+def _below_wrapper(place: str) -> PurePosixPath:
+    """The path from the folder that holds `images` or `masks`."""
+    parts = place.split("/")
+    above = next((number for number, part in enumerate(parts) if part in (IMAGES, MASKS)), 0)
+    return PurePosixPath(*parts[above:])

@@ -1,21 +1,24 @@
 """Decoding images, and reading a source in batches for evaluation."""
 
-import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from dcvit.data.formats import max_pixels, opened, with_eight_bits
 from dcvit.data.protocols import ImageSource
 from dcvit.data.transforms import evaluation_transform
 from dcvit.errors import InputError, first_line
 from dcvit.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Batch:
 
 
 class CorruptImages:
-    """Counts the images that could not be decoded, and names each in a warning."""
+    """Counts the images that could not be used, and names each in a warning."""
 
     def __init__(self) -> None:
         """Starts at none."""
@@ -41,15 +44,45 @@ class CorruptImages:
     def add(self, name: str, error: Exception) -> None:
         """Notes one."""
         self.names.append(name)
-        log.warning("skipped %s, which cannot be decoded: %s", name, first_line(error))
+        log.warning("skipped %s: %s", name, first_line(error))
+
+    def add_once(self, name: str, error: Exception) -> None:
+        """Notes one that may be met in every epoch."""
+        if name not in self.names:
+            self.add(name, error)
+
+
+def check_channels(channels: int) -> None:
+    """Whether images can be what a model takes.
+
+    Raises:
+        InputError: If it takes neither grey nor RGB.
+    """
+    if channels not in (1, 3):
+        raise InputError(f"--data: images have 1 or 3 channels, and the model takes {channels}; it cannot see images")
 
 
 def decode(data: bytes, channels: int) -> Image.Image:
-    """Decodes an image to RGB, or to grey for a model of one channel. Raises OSError if it cannot be."""
+    """Decodes an image to RGB, or to grey for a model of one channel; see `with_eight_bits` for deeper ones.
+
+    Raises:
+        OSError: If it cannot be decoded, whatever the decoder raised, or has more pixels than `max_pixels`.
+        InputError: If the model has other channels.
+    """
+    check_channels(channels)
+    limit = max_pixels()
     try:
-        return Image.open(io.BytesIO(data)).convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"not an image: {first_line(error)}") from error
+        return with_eight_bits(opened(data, limit)).convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # Pillow's decoders raise whatever they like
+        raise OSError(f"it cannot be decoded: {first_line(error)}") from error
+
+
+def prepared(transform: Callable[[Image.Image], T], image: Image.Image) -> T:
+    """The transform of an image. Raises OSError, as for a corrupt image, whatever the transform raised."""
+    try:
+        return transform(image)
+    except Exception as error:  # one image in a hundred thousand must not end the run
+        raise OSError(f"it cannot be prepared: {type(error).__name__}: {first_line(error)}") from error
 
 
 def batches(
@@ -65,11 +98,21 @@ def batches(
     Raises:
         InputError: If no image can be decoded.
     """
+    check_channels(preprocessing.input_size[0])
     transform = evaluation_transform(preprocessing)
 
-    def load(index: int, data: bytes) -> Tensor | None:
+    def read(index: int) -> tuple[bytes, int] | None:
         try:
-            return transform(decode(data, preprocessing.input_size[0]))
+            return source.read(index)
+        except OSError as error:
+            corrupt.add(source.filename(index), error)
+            return None
+
+    def load(index: int, found: tuple[bytes, int] | None) -> tuple[Tensor, int] | None:
+        if found is None:
+            return None
+        try:
+            return prepared(transform, decode(found[0], preprocessing.input_size[0])), found[1]
         except OSError as error:
             corrupt.add(source.filename(index), error)
             return None
@@ -78,13 +121,11 @@ def batches(
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(source), batch_size):
             indices = range(start, min(start + batch_size, len(source)))
-            # Only decoding is shared out: a tar is read through one file handle.
-            encoded, labels = zip(*(source.read(index) for index in indices), strict=True)
-            loaded = list(pool.map(load, indices, encoded))
-            images = [image for image in loaded if image is not None]
-            if images:
+            # Only decoding is shared out: a source need not stand being read by two threads.
+            loaded = [pair for pair in pool.map(load, indices, [read(index) for index in indices]) if pair is not None]
+            if loaded:
                 some = True
-                kept = [label for label, image in zip(labels, loaded, strict=True) if image is not None]
-                yield Batch(torch.stack(images), torch.tensor(kept))
+                images, labels = zip(*loaded, strict=True)
+                yield Batch(torch.stack(images), torch.tensor(labels))
     if not some:
         raise InputError(f"--data: none of the {len(source)} images of {source.name} can be decoded")

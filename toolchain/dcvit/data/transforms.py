@@ -1,7 +1,10 @@
 """How an image becomes a model's input."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
@@ -36,13 +39,41 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
 
 
 def training_transform(preprocessing: Preprocessing) -> Transform:
-    """Random resized crop (bicubic), flip and RandAugment of magnitude 9: the augmentation of DC-ViT."""
-    return create_transform(
-        input_size=preprocessing.input_size,
-        is_training=True,
-        interpolation="bicubic",
-        auto_augment="rand-m9-n2",
-        color_jitter=None,
-        mean=preprocessing.mean,
-        std=preprocessing.std,
+    """Random resized crop (bicubic), flip and RandAugment of magnitude 9: the augmentation of DC-ViT.
+
+    It gives pixels [C, H, W] from 0 to 255, a quarter of the size of what `normalised` makes of them.
+    """
+    return with_valid_bits(
+        create_transform(
+            input_size=preprocessing.input_size,
+            is_training=True,
+            interpolation="bicubic",
+            auto_augment="rand-m9-n2",
+            color_jitter=None,
+            use_prefetcher=True,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+        )
     )
+
+
+def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Pixels [..., C, H, W] from 0 to 255 as the model takes them, by the steps of timm's transforms."""
+    mean, std = (torch.tensor(figures)[:, None, None] for figures in (preprocessing.mean, preprocessing.std))
+    return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def with_valid_bits(transform: Transform) -> Transform:
+    """The transform with a RandAugment that keeps one bit of a colour at least: Pillow 13 refuses to keep none.
+
+    No random choice becomes another.
+    """
+    for step in getattr(transform, "transforms", ()):
+        for operation in getattr(step, "ops", ()):
+            if operation.name.startswith("Posterize"):
+                operation.level_fn = partial(_one_bit_at_least, operation.level_fn)
+    return transform
+
+
+def _one_bit_at_least(bits: Callable[..., tuple[int]], level: float, settings: dict[str, Any]) -> tuple[int]:
+    return (max(1, *bits(level, settings)),)

@@ -10,7 +10,7 @@ from timm.data import create_transform
 from torch import Tensor
 
 from dcvit.data import derived_seed
-from dcvit.data.transforms import Transform
+from dcvit.data.transforms import Transform, with_valid_bits
 from dcvit.preprocessing import Preprocessing
 
 
@@ -21,7 +21,7 @@ def pixel_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], np.
 
 def deit_transform(preprocessing: Preprocessing) -> Transform:
     """DeiT's augmentation of one image; random choices come from the global generators."""
-    return create_transform(
+    transform = create_transform(
         input_size=preprocessing.input_size,
         is_training=True,
         interpolation="bicubic",
@@ -32,6 +32,7 @@ def deit_transform(preprocessing: Preprocessing) -> Transform:
         mean=preprocessing.mean,
         std=preprocessing.std,
     )
+    return with_valid_bits(transform)
 
 
 def padding_of(side: int) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dcvit.data import CorruptImages, ImageSource, decode, derived_seed, seeded
+from dcvit.data import CorruptImages, ImageSource, check_channels, decode, derived_seed, prepared, seeded
 from dcvit.errors import InputError
 from dcvit.files import base_name
 from dcvit.hardware import accelerator
@@ -48,8 +48,8 @@ class TrainingData(Protocol):
 class TrainingImages:
     """Images of a source, with labels or without.
 
-    What an image looks like in an epoch depends on (seed, epoch, image) alone. A corrupt image is named and skipped;
-    where images are decoded as they are needed, it is replaced by the next one.
+    What an image looks like in an epoch depends on (seed, epoch, image) alone. A corrupt image, or one that
+    cannot be augmented, is named and skipped; where images are decoded as they are needed, it is replaced by the next.
 
     Args:
         source: Where they come from.
@@ -61,7 +61,8 @@ class TrainingImages:
         workers: Processes that decode; None goes by the machine.
 
     Raises:
-        InputError: If there are fewer images than `samples`, or none that can be decoded.
+        InputError: If there are fewer images than `samples`, or none that can be decoded, or images cannot be what the
+            model takes.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class TrainingImages:
     ) -> None:
         if samples is not None and samples > len(source):
             raise InputError(f"--samples {samples}: {source.name} has {len(source)} images; ask for at most as many")
+        check_channels(preprocessing.input_size[0])
         self.labelled = labelled
         self._preprocessing, self._seed = preprocessing, seed
         self._workers = max(1, (os.cpu_count() or 1) // accelerator().num_processes) if workers is None else workers
@@ -117,7 +119,6 @@ class TrainingImages:
             self._dataset,
             batch_sampler=_Drawn(draws, under_way),
             num_workers=self._workers,
-            worker_init_fn=_reopen,
             pin_memory=accelerator().device.type == "cuda",
         )
         for images, labels in loader:
@@ -166,19 +167,10 @@ class _Encoded(Dataset[tuple[Any, int]]):
                 data, label = self.source.read(number)
                 image = decode(data, self._channels)
                 with seeded(derived_seed(self._seed, epoch, index)):
-                    return self._transform(image), label
+                    return prepared(self._transform, image), label
             except OSError as error:
-                if (name := self.source.filename(number)) not in self._corrupt.names:
-                    self._corrupt.add(name, error)
+                self._corrupt.add_once(self.source.filename(number), error)
         raise InputError(f"--data: none of the {len(self._chosen)} images of {self.source.name} can be decoded")
-
-
-def _reopen(_worker: int) -> None:
-    worker = torch.utils.data.get_worker_info()
-    assert worker is not None
-    reopen = getattr(worker.dataset.source, "reopen", None)  # type: ignore[attr-defined]
-    if reopen is not None:
-        reopen()
 
 
 def _decoded(
@@ -187,9 +179,18 @@ def _decoded(
     """Pixels [n, C, H, W] at the model's input size, labels [n], and a fingerprint of both."""
     transform, corrupt = pixel_transform(preprocessing), CorruptImages()
 
-    def load(number: int, data: bytes) -> np.ndarray[Any, Any] | None:
+    def read(number: int) -> tuple[bytes, int] | None:
         try:
-            return transform(decode(data, preprocessing.input_size[0]))
+            return source.read(number)
+        except OSError as error:
+            corrupt.add(source.filename(number), error)
+            return None
+
+    def load(number: int, found: tuple[bytes, int] | None) -> tuple[np.ndarray[Any, Any], int] | None:
+        if found is None:
+            return None
+        try:
+            return prepared(transform, decode(found[0], preprocessing.input_size[0])), found[1]
         except OSError as error:
             corrupt.add(source.filename(number), error)
             return None
@@ -198,12 +199,11 @@ def _decoded(
     labels: list[int] = []
     with ThreadPoolExecutor(2) as pool:
         for numbers in track(np.array_split(chosen, -(-len(chosen) // 256)), "reading images"):
-            # Only decoding is shared out: a tar is read through one file handle.
-            encoded, found = zip(*(source.read(int(number)) for number in numbers), strict=True)
-            for image, label in zip(pool.map(load, numbers.tolist(), encoded), found, strict=True):
-                if image is not None:
-                    pixels[len(labels)] = image
-                    labels.append(label)
+            # Only decoding is shared out: a source need not stand being read by two threads.
+            for pair in pool.map(load, numbers.tolist(), [read(number) for number in numbers.tolist()]):
+                if pair is not None:
+                    pixels[len(labels)] = pair[0]
+                    labels.append(pair[1])
     if not labels:
         raise InputError(f"--data: none of the {len(chosen)} images of {source.name} can be decoded")
     kept = torch.from_numpy(pixels[: len(labels)])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dcvit.data import CorruptImages, decode, derived_seed
+from dcvit.data import CorruptImages, check_channels, decode, derived_seed, prepared
 from dcvit.data.masks import IGNORE, checked_mask, resized_mask
 from dcvit.data.protocols import MaskSource
 from dcvit.errors import InputError
@@ -50,8 +50,8 @@ class Segmentation(Blend):
 class TrainingPairs:
     """Images and masks of a source, augmented together and anew in every epoch.
 
-    What a pair looks like in an epoch depends on (seed, epoch, image) alone. A corrupt image is named and replaced by
-    the next one.
+    What a pair looks like in an epoch depends on (seed, epoch, image) alone. A corrupt image, or one that
+    cannot be prepared, is named and replaced by the next one.
 
     Args:
         source: Where they come from.
@@ -63,7 +63,7 @@ class TrainingPairs:
         samples: How many to draw at random; by default all.
 
     Raises:
-        InputError: If there are fewer.
+        InputError: If there are fewer, or images cannot be what the model takes.
     """
 
     labelled = True
@@ -79,6 +79,7 @@ class TrainingPairs:
     ) -> None:
         if samples is not None and samples > len(source):
             raise InputError(f"--samples {samples}: {source.name} has {len(source)} images; ask for at most as many")
+        check_channels(preprocessing.input_size[0])
         drawn = np.random.default_rng(seed).permutation(len(source))[:samples]
         self._source, self._chosen, self._preprocessing = source, np.sort(drawn), preprocessing
         self._num_classes, self._seed, self._corrupt = num_classes, seed, CorruptImages()
@@ -125,15 +126,15 @@ class TrainingPairs:
             number = int(self._chosen[(index + following) % self.num_images])
             try:
                 image = decode(self._source.read(number)[0], self._preprocessing.input_size[0])
+                mask = checked_mask(self._source, number, image.size, self._num_classes)
+                if self._resized_crops:
+                    image, mask = self._cropped(image, mask, derived_seed(self._seed, epoch, index))
+                pixels = torch.as_tensor(prepared(self._transform, image))
             except OSError as error:
-                if (name := self._source.filename(number)) not in self._corrupt.names:
-                    self._corrupt.add(name, error)
+                self._corrupt.add_once(self._source.filename(number), error)
                 continue
-            mask = checked_mask(self._source, number, image.size, self._num_classes)
-            if self._resized_crops:
-                image, mask = self._cropped(image, mask, derived_seed(self._seed, epoch, index))
             cut = resized_mask(mask, self._preprocessing.input_size[1:])
-            pair = torch.cat([torch.as_tensor(self._transform(image)), (IGNORE - cut)[None].to(torch.uint8)])
+            pair = torch.cat([pixels, (IGNORE - cut)[None].to(torch.uint8)])
             if self._kept is not None:
                 self._kept[index] = pair
             return pair
