@@ -16,8 +16,8 @@ from dcvit.cli.main import cli
 from dcvit.compression import compress
 from dcvit.errors import InputError
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.frontier import frontier
-from dcvit.frontier.result import Point, mark_pareto
+from dcvit.frontiers import frontier
+from dcvit.frontiers.result import Point, mark_pareto
 from dcvit.methods.few_shot import job as job_module
 from dcvit.methods.few_shot import solver
 from dcvit.methods.few_shot.settings import SearchSettings
@@ -196,7 +196,7 @@ def made_up_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     def measuring(*_: object) -> Iterator[Measure]:
         yield lambda plan: a_row(1 + 0.2 * len(plan.blocks))
 
-    monkeypatch.setattr("dcvit.frontier.measuring", measuring)
+    monkeypatch.setattr("dcvit.frontiers.measuring", measuring)
 
 
 @pytest.mark.usefixtures("made_up_bench")

@@ -13,16 +13,50 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcvit.api import benchmark, compress, evaluate, export, load, verify
+    from dcvit.api import benchmark, compress, evaluate, export, frontier, inspect, load, report, verify
+    from dcvit.errors import CheckFailedError, DcvitError, InputError
+    from dcvit.methods.cait.settings import CaitSettings
+    from dcvit.methods.few_shot.settings import PractiseSettings, SearchSettings
+    from dcvit.methods.target import Target
     from dcvit.plan import CompressionPlan
+    from dcvit.training.recipe import MimicRecipe, TrainingRecipe
 
-__all__ = ["CompressionPlan", "benchmark", "compress", "evaluate", "export", "load", "verify"]
+# torch and timm take seconds to import, and `dcvit-tool --help` must not wait for them: each name is imported on use.
+_HOMES = {
+    "dcvit.api": ("benchmark", "compress", "evaluate", "export", "frontier", "inspect", "load", "report", "verify"),
+    "dcvit.errors": ("CheckFailedError", "DcvitError", "InputError"),
+    "dcvit.methods.cait.settings": ("CaitSettings",),
+    "dcvit.methods.few_shot.settings": ("PractiseSettings", "SearchSettings"),
+    "dcvit.methods.target": ("Target",),
+    "dcvit.plan": ("CompressionPlan",),
+    "dcvit.training.recipe": ("MimicRecipe", "TrainingRecipe"),
+}
+
+__all__ = [
+    "CaitSettings",
+    "CheckFailedError",
+    "CompressionPlan",
+    "DcvitError",
+    "InputError",
+    "MimicRecipe",
+    "PractiseSettings",
+    "SearchSettings",
+    "Target",
+    "TrainingRecipe",
+    "benchmark",
+    "compress",
+    "evaluate",
+    "export",
+    "frontier",
+    "inspect",
+    "load",
+    "report",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # torch and timm take seconds to import, and `dcvit-tool --help` must not wait for them.
-    if name == "CompressionPlan":
-        return importlib.import_module("dcvit.plan").CompressionPlan
-    if name in __all__:
-        return getattr(importlib.import_module("dcvit.api"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module 'dcvit' has no attribute '{name}'")

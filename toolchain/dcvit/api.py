@@ -7,10 +7,13 @@ from dcvit.compression import compress
 from dcvit.evaluation import evaluate
 from dcvit.exporting import export
 from dcvit.folder.model_folder import ModelFolder
+from dcvit.frontiers import frontier
+from dcvit.inspection import inspect
+from dcvit.reporting import report
 from dcvit.types import TimmModule
 from dcvit.verification import verify
 
-__all__ = ["benchmark", "compress", "evaluate", "export", "load", "verify"]
+__all__ = ["benchmark", "compress", "evaluate", "export", "frontier", "inspect", "load", "report", "verify"]
 
 
 def load(folder: str | Path) -> TimmModule:

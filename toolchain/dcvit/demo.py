@@ -17,7 +17,7 @@ from dcvit.exporting import ExportResult, export
 from dcvit.folder.findings import check_original, note_evaluation
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.progress import say
-from dcvit.report import ReportResult, report
+from dcvit.reporting import ReportResult, report
 from dcvit.runtimes.flavors import default_flavor, installed
 from dcvit.variant import DEFAULT_BATCH
 from dcvit.verification import VerifyResult, verify

@@ -11,7 +11,7 @@ from dcvit.dense import SegmentationVit
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.frontier import frontier
+from dcvit.frontiers import frontier
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.plan import CompressionPlan, HeadPlan

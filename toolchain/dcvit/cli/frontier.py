@@ -35,7 +35,7 @@ def command(
     report OUT` makes an HTML page of them all.
     """
     asked = read(model, flags, without=_EACH_SIZE_SAYS)
-    from dcvit.frontier import frontier
+    from dcvit.frontiers import frontier
 
     return frontier(
         model,

@@ -26,6 +26,6 @@ def command(given: Options) -> Any:
 
     Nothing is measured: it shows what compress, export, verify, evaluate and bench left there.
     """
-    from dcvit.report import report
+    from dcvit.reporting import report
 
     return report(given.folder)

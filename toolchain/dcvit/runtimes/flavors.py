@@ -11,7 +11,7 @@ from dcvit.variant import Flavor
 
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INSTALL: dict[Flavor, str] = {
-    "tensorrt": "`pip install 'dcvit-tool[tensorrt]'` (its wheels need NVIDIA's package index, see README)",
+    "tensorrt": "`pip install 'dcvit-tool[tensorrt]'` (its wheels need NVIDIA's package index, see docs/guide.md)",
     "tensorrt-rtx": "`pip install 'dcvit-tool[tensorrt-rtx]'`",
 }
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dcvit.report.accuracy import Accuracy
-from dcvit.report.facts import Facts
-from dcvit.report.latency import setting_of
-from dcvit.report.words import change, ms, points, si, size, speedup
+from dcvit.reporting.accuracy import Accuracy
+from dcvit.reporting.facts import Facts
+from dcvit.reporting.latency import setting_of
+from dcvit.reporting.words import change, ms, points, si, size, speedup
 
 
 @dataclass(frozen=True)

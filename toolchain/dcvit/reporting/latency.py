@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dcvit.report.svg import Drawing, Scale, tick_label, ticks
+from dcvit.reporting.svg import Drawing, Scale, tick_label, ticks
 
 _BAND = 30
 

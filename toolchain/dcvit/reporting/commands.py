@@ -3,7 +3,7 @@
 import json
 import shlex
 
-from dcvit.report.facts import Facts
+from dcvit.reporting.facts import Facts
 from dcvit.variant import Variant
 
 

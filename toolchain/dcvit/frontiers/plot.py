@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcvit.frontier.result import FrontierResult, Point, describe
+from dcvit.frontiers.result import FrontierResult, Point, describe
 
 _BEST, _BEATEN, _ORIGINAL = "#1f5fa8", "#a8a8a8", "#404040"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dcvit.exporting.onnx import INPUT, OUTPUT
 from dcvit.folder.records import EngineRecord, OnnxRecord
 from dcvit.preprocessing import Preprocessing
-from dcvit.report.facts import Facts
+from dcvit.reporting.facts import Facts
 from dcvit.variant import Variant
 
 _IMAGE = 'Image.open("image.jpg").convert("{mode}")'

@@ -14,8 +14,8 @@ from PIL import Image
 from dcvit.data.transforms import evaluation_transform
 from dcvit.exporting import export
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.report.facts import Facts
-from dcvit.report.usage import Snippet, snippets
+from dcvit.reporting.facts import Facts
+from dcvit.reporting.usage import Snippet, snippets
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from typing import Any
 from dcvit.errors import InputError
 from dcvit.files import whole_file
 from dcvit.folder.model_folder import MANIFEST, ModelFolder
-from dcvit.frontier.result import FRONTIER
-from dcvit.report.card import CARD, frontier_card, model_card, write_card
-from dcvit.report.facts import Facts
-from dcvit.report.page import frontier_page, model_page
+from dcvit.frontiers.result import FRONTIER
+from dcvit.reporting.card import CARD, frontier_card, model_card, write_card
+from dcvit.reporting.facts import Facts
+from dcvit.reporting.page import frontier_page, model_page
 
 __all__ = ["CARD", "REPORT", "ReportResult", "report"]
 

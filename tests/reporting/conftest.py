@@ -17,7 +17,7 @@ from dcvit.evaluation import evaluate
 from dcvit.exporting import export
 from dcvit.folder.findings import note_evaluation
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.frontier.result import FRONTIER, FrontierResult, Point, mark_pareto
+from dcvit.frontiers.result import FRONTIER, FrontierResult, Point, mark_pareto
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.training.log import LOG
 from dcvit.verification import verify

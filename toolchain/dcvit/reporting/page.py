@@ -8,14 +8,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from dcvit.report import commands, prose, tables
-from dcvit.report.curves import draw_pareto, draw_training, training_series
-from dcvit.report.depth import draw_damage, draw_depth, draw_trials
-from dcvit.report.facts import Facts
-from dcvit.report.latency import draw_latencies, setting_of
-from dcvit.report.svg import both
-from dcvit.report.usage import snippets
-from dcvit.report.words import broken_at_dots, change, points, seconds, si
+from dcvit.reporting import commands, prose, tables
+from dcvit.reporting.curves import draw_pareto, draw_training, training_series
+from dcvit.reporting.depth import draw_damage, draw_depth, draw_trials
+from dcvit.reporting.facts import Facts
+from dcvit.reporting.latency import draw_latencies, setting_of
+from dcvit.reporting.svg import both
+from dcvit.reporting.usage import snippets
+from dcvit.reporting.words import broken_at_dots, change, points, seconds, si
 from dcvit.versions import package_versions
 
 
@@ -31,7 +31,7 @@ class Figure:
 def environment() -> Environment:
     """The templates: what is put in is escaped in pages, and nothing that is missing passes unnoticed."""
     made = Environment(
-        loader=PackageLoader("dcvit.report"),
+        loader=PackageLoader("dcvit.reporting"),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -41,7 +41,7 @@ def environment() -> Environment:
     made.filters["broken_at_dots"] = broken_at_dots
     made.globals.update(
         version=package_versions().get("dcvit-tool", ""),
-        style=Markup(resources.files("dcvit.report").joinpath("templates/style.css").read_text(encoding="utf-8")),  # noqa: S704
+        style=Markup(resources.files("dcvit.reporting").joinpath("templates/style.css").read_text(encoding="utf-8")),  # noqa: S704
     )
     return made
 

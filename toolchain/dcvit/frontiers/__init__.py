@@ -19,8 +19,8 @@ from dcvit.evaluation import evaluate as accuracy
 from dcvit.files import base_name, whole_folder
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.temporary import temporary_folder
-from dcvit.frontier.plot import plot_frontier
-from dcvit.frontier.result import FRONTIER, PLOT, FrontierResult, Point, mark_pareto
+from dcvit.frontiers.plot import plot_frontier
+from dcvit.frontiers.result import FRONTIER, PLOT, FrontierResult, Point, mark_pareto
 from dcvit.hardware import accelerator
 from dcvit.methods.base import MethodSettings
 from dcvit.methods.run import Compressed, Compressor

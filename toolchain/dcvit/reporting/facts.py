@@ -10,9 +10,9 @@ from dcvit.files import base_name
 from dcvit.folder.findings import checks, evaluations, read
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.folder.records import EngineRecord, OnnxRecord, engine_records, onnx_records
-from dcvit.frontier.result import FRONTIER
-from dcvit.report.accuracy import Accuracy, Comparison, comparisons, measured
-from dcvit.report.depth import Depth, DrawnDamage, DrawnTrial, damage_of, trials_of
+from dcvit.frontiers.result import FRONTIER
+from dcvit.reporting.accuracy import Accuracy, Comparison, comparisons, measured
+from dcvit.reporting.depth import Depth, DrawnDamage, DrawnTrial, damage_of, trials_of
 from dcvit.subject import original_of
 from dcvit.summary import PlanSummary, summarize
 from dcvit.training.log import LOG

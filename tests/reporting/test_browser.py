@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dcvit.report import report
+from dcvit.reporting import report
 
 sync_api = pytest.importorskip("playwright.sync_api")
 

@@ -10,7 +10,7 @@ from dcvit.folder.records import BlockDamage
 from dcvit.layers.token_grid import grids
 from dcvit.pictures.channels import Bar, attention_bars, block_bars, mlp_bars
 from dcvit.plan import CompressionPlan
-from dcvit.report.svg import Drawing, Scale, power_label
+from dcvit.reporting.svg import Drawing, Scale, power_label
 
 _LEFT, _RIGHT = 38, 4
 _TITLE, _GAP = 22, 16

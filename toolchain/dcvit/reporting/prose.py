@@ -2,21 +2,16 @@
 
 from typing import Any
 
-from dcvit.report.facts import Facts
-from dcvit.report.latency import setting_of
-from dcvit.report.words import ms, seconds
-
-METHODS = {
-    "dcvit": "DC-ViT (few-shot block compression)",
-    "cait": "CAIT (token merging and channel pruning)",
-    "practise": "PRACTISE (dropped blocks)",
-}
+from dcvit.methods.registry import METHODS
+from dcvit.reporting.facts import Facts
+from dcvit.reporting.latency import setting_of
+from dcvit.reporting.words import ms, seconds
 
 
 def lead(facts: Facts) -> str:
     """What the model is, in a sentence."""
     method = METHODS.get(facts.manifest.method)
-    how = f", compressed by {method}" if method else ""
+    how = f", compressed by {method.title}" if method else ""
     size = "×".join(map(str, facts.manifest.preprocessing.input_size[1:]))
     return f"{facts.plan.model}{how} with {facts.source}. Input {size}, {facts.architecture.depth} blocks."
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from dcvit.report.svg import Drawing, Scale, power_label, tick_label, ticks
+from dcvit.reporting.svg import Drawing, Scale, power_label, tick_label, ticks
 
 _LEFT, _RIGHT = 46, 10
 

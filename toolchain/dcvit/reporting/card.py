@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dcvit.files import whole_file
-from dcvit.report import prose, tables
-from dcvit.report.facts import Facts
-from dcvit.report.page import environment
-from dcvit.report.usage import snippets
+from dcvit.reporting import prose, tables
+from dcvit.reporting.facts import Facts
+from dcvit.reporting.page import environment
+from dcvit.reporting.usage import snippets
 
 CARD = "README.md"
 

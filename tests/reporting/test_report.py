@@ -15,7 +15,7 @@ from dcvit.errors import InputError
 from dcvit.folder.findings import note_evaluation
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import BlockPlan, CompressionPlan
-from dcvit.report import report
+from dcvit.reporting import report
 from dcvit.summary import summarize
 
 from . import page as pages
