@@ -10,7 +10,7 @@ it is measured, and rows that the file holds already are not measured again.
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 
 from dcvit.bench.machine import this_machine
-from dcvit.data import CorruptImages, batches, draw_few_shot, open_source
+from dcvit.data import CorruptImages, batches, open_source
 from dcvit.methods.cuts.damage import Examination, logits_of
 from dcvit.methods.cuts.nodes import NodeRanking
 from dcvit.methods.cuts.surgery import Piece, operate
-from dcvit.methods.few_shot.allocate import BlockWidths
-from dcvit.methods.few_shot.compressor import Compressor
+from dcvit.methods.few_shot.allocate import BlockWidths, damage_of
 from dcvit.methods.few_shot.job import Job
 from dcvit.methods.few_shot.proposal import Proposal
-from dcvit.methods.few_shot.search import possible_cuts
+from dcvit.methods.few_shot.search import DcVitCompressor, possible_cuts
 from dcvit.methods.few_shot.settings import OURS, SearchSettings
 from dcvit.methods.few_shot.solver import examined, solve
 from dcvit.methods.few_shot.structure import UnitCost
+from dcvit.methods.run import Run
 from dcvit.methods.target import Target
 from dcvit.plan import BlockPlan
 from dcvit.stages import StageStore
@@ -67,8 +67,8 @@ class Variant:
 class Setting:
     """One model, one target, one draw of images."""
 
-    compressor: Compressor
-    job: Job
+    compressor: DcVitCompressor
+    job: Job[SearchSettings]
     proposal: Proposal
 
     @cached_property
@@ -77,7 +77,7 @@ class Setting:
 
     def solved(self, **known: Any) -> Entries:
         """The solver's choice where what is known of all blocks is changed."""
-        damages = {block: replace(damage, **known) for block, damage in self.examination.damages.items()}
+        damages = {block: damage.model_copy(update=known) for block, damage in self.examination.damages.items()}
         proposal = self.proposal
         return solve(damages, proposal.blocks, proposal.whole, proposal.macs, proposal.total, proposal.width_multiple)
 
@@ -108,7 +108,7 @@ def _structure_of_dcvit(setting: Setting) -> Entries:
     cut = BlockWidths(head_dim=0, mlp_hidden=setting.proposal.structure().mlp_hidden or whole.mlp_hidden)
 
     def harm(unit: tuple[int, ...]) -> float:
-        return sum(damages[block].of(cut, whole) for block in unit)
+        return sum(damage_of(damages[block], cut, whole) for block in unit)
 
     ranked = sorted(setting.proposal.units, key=harm)
     return [entry for unit in setting.proposal.chosen(ranked) for entry in unit]
@@ -142,23 +142,23 @@ class Study:
     seed: int
 
     @cached_property
-    def compressor(self) -> Compressor:
+    def compressor(self) -> DcVitCompressor:
         checkpoint = self.data / "teacher" / "deit_tiny_cifar10.safetensors"
         subject = open_subject(MODEL, model_kwargs=MODEL_KWARGS, checkpoint=checkpoint)
-        few_shot = draw_few_shot(open_source(self.data / "cifar10" / "train-0.tar", "train"), self.samples, self.seed)
-        settings = SearchSettings(steps=STEPS)
-        return Compressor(subject, few_shot, settings, recover="mimic", seed=self.seed, store=StageStore(self.cache))
+        source = open_source(self.data / "cifar10" / "train-0.tar", "train")
+        run = Run(subject, source, self.samples, self.seed, "mimic", StageStore(self.cache))
+        return DcVitCompressor(run, SearchSettings(steps=STEPS))
 
     @cached_property
     def test(self) -> tuple[Tensor, Tensor]:
-        preprocessing = self.compressor.subject.preprocessing
+        preprocessing = self.compressor.run.subject.preprocessing
         source = open_source(self.data / "cifar10" / "test.tar", "test")
         read = list(batches(source, preprocessing, 250, CorruptImages()))
         return torch.cat([batch.images for batch in read]), torch.cat([batch.labels for batch in read])
 
     @cached_property
     def teacher_logits(self) -> Tensor:
-        return logits_of(self.compressor.subject.model, self.test[0])
+        return logits_of(self.compressor.run.subject.model, self.test[0])
 
     def figures(self, logits: Tensor) -> dict[str, float]:
         choices, labels = logits.argmax(1), self.test[1]
@@ -181,7 +181,7 @@ class Study:
             hidden = setting.proposal.whole.mlp_hidden
             orders = {index: _order(ranking, index, hidden) for index in narrowed}
         student = copy.deepcopy(job.model)
-        operate(student, job.reference(), job.family, job.start, entries, orders, without=variant.without)
+        operate(student, job.wanted(), job.family, job.start, entries, orders, without=variant.without)
         if variant.training is not None:
             steps, changes = variant.training
             recipe = job.settings.training.model_copy(update=changes)

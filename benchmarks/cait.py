@@ -35,16 +35,18 @@ from dcvit.evaluation import evaluate
 from dcvit.exporting import export
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.temporary import temporary_folder
-from dcvit.methods.cait.compressor import JointCompressor
+from dcvit.methods.base import Places
+from dcvit.methods.cait.compressor import CaitCompressor
 from dcvit.methods.cait.proposal import propose_jointly, stand_in_merges
-from dcvit.methods.cait.settings import PAPER as PUBLISHED
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.methods.cuts.damage import divergence
 from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.run import Run
 from dcvit.methods.target import Target
 from dcvit.progress import reporting_to
 from dcvit.stages import StageStore
 from dcvit.subject import Subject, open_shapes, open_subject
+from dcvit.training.log import LOG
 from dcvit.training.recipe import TrainingRecipe
 from dcvit.types import TimmModule
 from dcvit.variant import DEFAULT_BATCH, Variant
@@ -53,6 +55,7 @@ from few_shot import MODEL, MODEL_KWARGS, save
 from peers.tome import ToMe
 
 TOME, TRAINED = "tome.safetensors", "trained.safetensors"
+PUBLISHED = CaitSettings.paper()
 AS_PUBLISHED = PUBLISHED.model_dump(include={"widths", "trim"})
 
 
@@ -140,22 +143,22 @@ class Study:
         """A row that is no plan: trained exactly as the others are."""
         subject, folder = self.subject(), self.folder(row)
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        compressor = JointCompressor(
+        run = Run(
             subject,
-            self.images(row),
-            settings_of(row, **changes),
-            samples=None,
+            open_source(self.images(row), "train"),
             seed=row.seed,
+            recovery="train",
             store=StageStore(self.folders / "cache"),
-            checkpoints=folder / "checkpoints",
-            minutes=2,
-            keep_teacher=True,
+            places=Places(folder / "checkpoints", 2),
+            shared=True,
         )
+        compressor = CaitCompressor(run, settings_of(row, **changes))
         student = make(copy.deepcopy(subject.model)).requires_grad_(True)
         size = subject.architecture.input_size
         macs = count_macs(subject.model, size).total / count_macs(student, size).total
         result = compressor.finetuning(student, {"row": asdict(row)}).run(row.method)
-        shutil.copy(folder / "checkpoints" / "train.jsonl", folder)
+        (log,) = (folder / "checkpoints").glob(f"*.{LOG}")
+        shutil.copy(log, folder / LOG)
         shutil.rmtree(folder / "checkpoints")
         student = student.cpu().eval()
         figures = {

@@ -23,7 +23,7 @@ from dcvit.compression import compress
 from dcvit.evaluation import evaluate
 from dcvit.files import whole_file
 from dcvit.methods.few_shot.proposal import propose
-from dcvit.methods.few_shot.settings import OURS, PAPER, SearchSettings
+from dcvit.methods.few_shot.settings import FewShotSettings, PractiseSettings, SearchSettings
 from dcvit.methods.target import Target
 from dcvit.subject import open_shapes
 from dcvit.versions import package_versions
@@ -111,7 +111,7 @@ def _ours_untrained(row: Row) -> tuple[Target, SearchSettings]:
 
 
 def _paper(row: Row) -> tuple[Target, SearchSettings]:
-    settings = PAPER.model_copy(update={"steps": row.steps, "synthesis_steps": SYNTHESIS_STEPS})
+    settings = SearchSettings.paper().model_copy(update={"steps": row.steps, "synthesis_steps": SYNTHESIS_STEPS})
     return Target(macs_reduction=row.reduction, width_multiple=1), settings
 
 
@@ -120,12 +120,11 @@ def _paper_with_our_training(row: Row) -> tuple[Target, SearchSettings]:
     return Target(macs_reduction=row.reduction, width_multiple=1), settings
 
 
-def _practise(row: Row) -> tuple[Target, SearchSettings]:
-    # Its fine-tuning is as long as DC-ViT's trainings together (see `practise`); the loss is the feature error alone.
-    training = OURS.model_copy(update={"logit_weight": 0.0})
+def _practise(row: Row) -> tuple[Target, PractiseSettings]:
+    # Its fine-tuning is as long as DC-ViT's trainings together (see `practise`).
     # The width multiple decides k, by which the steps are counted; PRACTISE has no widths.
     target = Target(macs_reduction=row.reduction, width_multiple=1)
-    return target, SearchSettings(method="practise", steps=row.steps, training=training)
+    return target, PractiseSettings(steps=row.steps)
 
 
 def _random_blocks(row: Row) -> tuple[Target, SearchSettings]:
@@ -134,12 +133,12 @@ def _random_blocks(row: Row) -> tuple[Target, SearchSettings]:
     proposal = propose(subject, target)
     order = np.random.default_rng(row.seed).permutation(list(proposal.units)).tolist()
     entries = [entry for unit in proposal.chosen([tuple(unit) for unit in order]) for entry in unit]
-    return Target(plan=subject.plan.with_blocks(*entries)), PAPER.model_copy(
+    return Target(plan=subject.plan.with_blocks(*entries)), SearchSettings.paper().model_copy(
         update={"steps": row.steps, "metric": "train"}
     )
 
 
-METHODS: dict[str, Callable[[Row], tuple[Target, SearchSettings]]] = {
+METHODS: dict[str, Callable[[Row], tuple[Target, FewShotSettings]]] = {
     "ours": _ours,
     "ours, untrained": _ours_untrained,
     "DC-ViT": _paper,
@@ -151,11 +150,11 @@ MAIN = ("ours", "DC-ViT", "PRACTISE", "random blocks")
 """Methods that are compared in every case; the others are parts of them, compared in one."""
 
 
-def _steps(settings: SearchSettings, metrics: dict[str, Any]) -> int:
+def _steps(settings: FewShotSettings, metrics: dict[str, Any]) -> int:
     """Optimiser steps of the recovery, trials not counted."""
-    if settings.method == "practise":
+    if "fine_tuning_steps" in metrics:
         return int(metrics["fine_tuning_steps"])
-    if settings.search == "solver":
+    if "trials" not in metrics:
         return settings.steps
     return settings.steps * (len(metrics["losses"]) - len(metrics["trials"]))
 

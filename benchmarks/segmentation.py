@@ -28,11 +28,11 @@ from dcvit.exporting import export
 from dcvit.files import whole_file
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.inspection import inspect
-from dcvit.methods.cait.compressor import JointCompressor
+from dcvit.methods.cait.compressor import CaitCompressor
 from dcvit.methods.cait.settings import CaitSettings
+from dcvit.methods.run import Run
 from dcvit.plan import HeadKind
 from dcvit.runtimes.flavors import installed
-from dcvit.stages import StageStore
 from dcvit.subject import open_subject
 from dcvit.training.recipe import TrainingRecipe
 from dcvit.variant import DEFAULT_BATCH
@@ -107,9 +107,7 @@ class Study:
 
     def _train_on(self, out: Path) -> None:
         subject = open_subject(self.teacher())
-        compressor = JointCompressor(
-            subject, train, CaitSettings(training=self.further), samples=None, seed=0, store=StageStore(None)
-        )
+        compressor = CaitCompressor(Run(subject, train, recovery="train"), CaitSettings(training=self.further))
         student = copy.deepcopy(subject.model).requires_grad_(True)
         result = compressor.finetuning(student, {"control": True}).run("control")
         metrics = {"steps": result.steps, "training_seconds": result.seconds}

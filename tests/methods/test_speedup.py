@@ -146,7 +146,7 @@ def test_out_of_reach_names_what_can_be_reached() -> None:
 def test_a_speedup_just_within_reach_is_found() -> None:
     bench = Bench(lambda left: 0.5 + 0.5 * left)
     found = find_reduction(1.66, bench.candidates(), bench)
-    assert found.row.speedup == pytest.approx(1.66, rel=TOLERANCE)
+    assert found.speedup == pytest.approx(1.66, rel=TOLERANCE)
 
 
 MERGED = BASE.replace(merges=(Merge(after=4, axis="horizontal"),))
@@ -167,7 +167,7 @@ def test_plans_too_coarse_give_the_next_faster_one_and_say_so(caplog: pytest.Log
     bench = Bench(lambda left: left, steps=5)  # ×1, 1.25, 1.67, 2.5, 5
     with caplog.at_level(logging.WARNING, "dcvit"):
         found = find_reduction(1.45, bench.candidates(), bench)
-    assert found.row.speedup == pytest.approx(5 / 3)
+    assert found.speedup == pytest.approx(5 / 3)
     assert "no plan was measured within 3 %" in caplog.text
 
 
@@ -230,7 +230,7 @@ def by_macs(monkeypatch: pytest.MonkeyPatch) -> list[CompressionPlan]:
 
         yield measure
 
-    monkeypatch.setattr("dcvit.methods.few_shot.compressor.measuring", made_up)
+    monkeypatch.setattr("dcvit.methods.run.measuring", made_up)
     return measured
 
 

@@ -54,7 +54,7 @@ def test_a_head_is_trained_along_and_the_result_compressed(
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"task": "segmentation", "settings": SearchSettings()}, "learns from a classifier; give --method cait"),
+        ({"task": "segmentation", "settings": SearchSettings()}, "is for classification; give --method cait"),
         ({"task": "segmentation", "data": None, "recover": "none"}, "give --data with masks, or num_classes"),
         ({"task": "segmentation", "data": "digits"}, "digits has no masks"),
         ({"task": "classification", "head": "linear"}, "--head is for --task segmentation"),
@@ -72,7 +72,7 @@ def test_what_cannot_be_is_refused(
 
 
 def test_a_frontier_is_refused(segmentation_folder: ModelFolder, pair_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="learns from a classifier"):
+    with pytest.raises(InputError, match="--method dcvit is for classification; give --method cait for segmentation"):
         frontier(segmentation_folder.path, pair_folder, out=tmp_path / "out", samples=2)
 
 

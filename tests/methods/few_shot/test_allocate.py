@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from dcvit.folder.records import BlockDamage
-from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, allocate
+from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, allocate, damage_of
 from dcvit.methods.few_shot.structure import UnitCost
 
 WHOLE = BlockWidths(head_dim=32, mlp_hidden=64)
@@ -26,7 +26,7 @@ def saved(chosen: dict[int, BlockWidths]) -> float:
 
 
 def harm(chosen: dict[int, BlockWidths]) -> float:
-    return sum(DAMAGES[block].of(widths, WHOLE) for block, widths in chosen.items())
+    return sum(damage_of(DAMAGES[block], widths, WHOLE) for block, widths in chosen.items())
 
 
 @pytest.mark.parametrize("macs", [10, 60, 100, 135, 160, 220, 270])

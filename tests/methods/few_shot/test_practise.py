@@ -111,9 +111,12 @@ def job_of(name: str, store: Path | None = None, base: CompressionPlan | None = 
 
 
 def proposal_of(job: Job, **target: Any) -> Proposal:
+    return propose(subject_of(job), Target(**target))
+
+
+def subject_of(job: Job) -> Subject:
     architecture = job.family.architecture(build(job.start))
-    subject = Subject(job.model, job.start, job.family, architecture, PREPROCESSING, "random")
-    return propose(subject, Target(**target))
+    return Subject(job.model, job.start, job.family, architecture, PREPROCESSING, "random")
 
 
 @torch.no_grad()
@@ -182,7 +185,7 @@ def test_a_unit_costs_what_the_model_saves_without_it(
     job = job_of(name)
     proposal = proposal_of(job, **target, macs_convention=convention)
     base, size = proposal.base, job.family.architecture(build(job.start)).input_size
-    costs = unit_macs(job, proposal)
+    costs = unit_macs(subject_of(job), proposal)
     assert set(costs) == set(proposal.units)
     for unit, macs in costs.items():
         without = base.with_blocks(*(BlockPlan(index=index, removed="block") for index in unit))

@@ -100,7 +100,7 @@ class Reach:
 
     def refusal(self, macs_reduction: float, how: str) -> InputError:
         """The error for a share that is not within reach."""
-        least, most = math.ceil(self.least * 1e4) / 1e4, math.floor(self.most * 1e4) / 1e4
+        least, most = math.ceil(self.least * 1e4 - 1e-6) / 1e4, math.floor(self.most * 1e4 + 1e-6) / 1e4
         return InputError(
             f"--macs-reduction: {macs_reduction:.4f} is out of reach; {how} takes {least:.4f} to {most:.4f}"
         )
