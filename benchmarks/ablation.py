@@ -178,8 +178,7 @@ class Study:
             ranking = NodeRanking(
                 job.model, job.family, narrowed, variant.nodes, images=job.calibration, seed=self.seed  # type: ignore[arg-type]
             )  # fmt: skip
-            hidden = setting.proposal.whole.mlp_hidden
-            orders = {index: _order(ranking, index, hidden) for index in narrowed}
+            orders = {index: ranking.order(index) for index in narrowed}
         student = copy.deepcopy(job.model)
         operate(student, job.wanted(), job.family, job.start, entries, orders, without=variant.without)
         if variant.training is not None:
@@ -190,18 +189,6 @@ class Study:
         return self.figures(logits_of(student.eval(), self.test[0])) | {
             "blocks": {entry.index: (entry.removed, entry.head_dim, entry.mlp_hidden) for entry in entries},
         }
-
-
-def _order(ranking: NodeRanking, index: int, hidden: int) -> Tensor:
-    """All nodes of a block, those that the ranking gives up first in front."""
-    last = ranking.best(index, 1)
-    order = [last]
-    known = set(last.tolist())
-    for width in range(2, hidden + 1):
-        new = [node for node in ranking.best(index, width).tolist() if node not in known]
-        known.update(new)
-        order.append(torch.tensor(new))
-    return torch.cat(order).flip(0)
 
 
 @click.command()

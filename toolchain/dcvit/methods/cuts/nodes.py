@@ -57,12 +57,17 @@ class NodeRanking:
 
     def best(self, block: int, width: int) -> Tensor:
         """Indices [width] of the nodes that stay, ascending."""
+        return self._best_first(block)[:width].sort().values
+
+    def order(self, block: int) -> Tensor:
+        """Indices [M] of all nodes, the ones to go first in front."""
+        return self._best_first(block).flip(0)
+
+    def _best_first(self, block: int) -> Tensor:
         if self.selection == "random":
             generator = torch.Generator().manual_seed(self.seed * 1009 + block)
-            order = torch.randperm(self._hidden[block], generator=generator)
-        else:
-            order = self._scores[block].argsort(descending=True, stable=True)
-        return order[:width].sort().values
+            return torch.randperm(self._hidden[block], generator=generator)
+        return self._scores[block].argsort(descending=True, stable=True)
 
 
 @torch.no_grad()
