@@ -12,7 +12,7 @@ from torch import nn
 
 from dcvit import run_record
 from dcvit.data import ImageSource, open_source, seeded
-from dcvit.errors import InputError
+from dcvit.errors import InputError, TargetError
 from dcvit.flags import flags_of
 from dcvit.folder.model_folder import ModelFolder, require_free
 from dcvit.hardware import accelerator
@@ -243,15 +243,20 @@ def check_output(out: Path, *, finished: bool, resume: bool, overwrite: bool) ->
 
 @contextmanager
 def leaving_nothing_behind(out: Path) -> Iterator[None]:
-    """A run that is stopped leaves what it has kept; one that has kept nothing leaves nothing."""
+    """A run that is stopped leaves what it has kept, unless that is nothing or the target turned out impossible."""
     place = out / CHECKPOINTS
+    continued = _has_kept(place)
     try:
         yield
-    except BaseException:
-        kept = [path for path in place.iterdir() if path.name != run_record.RUN] if place.is_dir() else []
-        if not kept:
+    except BaseException as error:
+        if not _has_kept(place) or (isinstance(error, TargetError) and not continued):
             shutil.rmtree(place, ignore_errors=True)
         for folder in (place, out):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         raise
+
+
+def _has_kept(place: Path) -> bool:
+    """Whether an unfinished run has left more than what it was started with."""
+    return place.is_dir() and any(path.name != run_record.RUN for path in place.iterdir())

@@ -15,6 +15,10 @@ class InputError(DcvitError):
     exit_status = 2
 
 
+class TargetError(InputError):
+    """What was asked of a run cannot be reached, so no state of it is worth keeping."""
+
+
 class CheckFailedError(DcvitError):
     """The input is right, but a check did not hold (parity, accuracy, latency). Exit status 1."""
 

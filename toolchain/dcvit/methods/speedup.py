@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from dcvit.bench import BenchRow, benchmark
 from dcvit.data import seeded
-from dcvit.errors import InputError
+from dcvit.errors import TargetError
 from dcvit.exporting.for_runtime import export_for
 from dcvit.folder.temporary import temporary_folder
 from dcvit.hardware import accelerator
@@ -96,7 +96,7 @@ def find_reduction(speedup: float, candidates: Candidates[Any], measure: Measure
     stalling them. Where plans are so coarse that none is within 3 %, the next faster one is taken.
 
     Raises:
-        InputError: If no plan is as fast, or even the base plan is faster; the message gives the range.
+        TargetError: If no plan is as fast, or even the base plan is faster; the message gives the range.
     """
     timed: dict[str, tuple[float | None, BenchRow]] = {}
 
@@ -113,13 +113,13 @@ def find_reduction(speedup: float, candidates: Candidates[Any], measure: Measure
     if candidates.base_chosen and start.latency <= goal:
         return Found(None, 1 / start.latency, len(timed))
     if most <= candidates.base_share:
-        raise InputError(
+        raise TargetError(
             f"--speedup {speedup:g}: the merges alone measure ×{1 / start.latency:.2f}, and nothing else can be cut; "
             "give other merges, or let widths change"
         )
     if start.latency < goal * (1 - TOLERANCE):
         fastest = 1 / latency_of(candidates.plan(most), most)
-        raise InputError(
+        raise TargetError(
             f"--speedup {speedup:g}: the plan and its merges alone are ×{1 / start.latency:.2f} as fast; "
             f"ask for ×{1 / start.latency:.2f} to ×{fastest:.2f}"
         )
@@ -138,7 +138,7 @@ def find_reduction(speedup: float, candidates: Candidates[Any], measure: Measure
             slow = point
         if fast is None:
             if share >= most and not _met(timed, speedup, TOLERANCE):
-                raise InputError(
+                raise TargetError(
                     f"--speedup {speedup:g} is out of reach in {timed[plan.digest][1].runtime}: cutting all that can "
                     f"be cut measures ×{1 / point.latency:.2f}; ask for ×{1 / start.latency:.2f} to that"
                 )

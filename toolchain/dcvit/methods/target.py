@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dcvit.errors import InputError
+from dcvit.errors import InputError, TargetError
 from dcvit.flags import Flag
 from dcvit.plan import CompressionPlan, MacsConvention
 
@@ -93,14 +93,14 @@ class Reach:
         """Checks that a share is not more than can be removed.
 
         Raises:
-            InputError: If it is; the message gives the range, and in `how` what takes it.
+            TargetError: If it is; the message gives the range, and in `how` what takes it.
         """
         if macs_reduction > self.most * (1 + 1e-9):
             raise self.refusal(macs_reduction, how)
 
-    def refusal(self, macs_reduction: float, how: str) -> InputError:
+    def refusal(self, macs_reduction: float, how: str) -> TargetError:
         """The error for a share that is not within reach."""
         least, most = math.ceil(self.least * 1e4 - 1e-6) / 1e4, math.floor(self.most * 1e4 + 1e-6) / 1e4
-        return InputError(
+        return TargetError(
             f"--macs-reduction: {macs_reduction:.4f} is out of reach; {how} takes {least:.4f} to {most:.4f}"
         )

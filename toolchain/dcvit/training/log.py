@@ -27,7 +27,7 @@ class TrainingLog:
     def __init__(self, path: Path | None = None, tensorboard: Path | None = None) -> None:
         self.path = path
         self.records: list[dict[str, Any]] = []
-        self._board = None if tensorboard is None else _summary_writer(tensorboard)
+        self._board = None if tensorboard is None else require_tensorboard().SummaryWriter(str(tensorboard))
 
     def resume(self, step: int) -> None:
         """Takes up the file of a run that was stopped, without what it did after `step`."""
@@ -76,11 +76,15 @@ def _scalars(record: Mapping[str, Any]) -> list[tuple[str, float]]:
     return scalars
 
 
-def _summary_writer(folder: Path) -> Any:
+def require_tensorboard() -> Any:
+    """The module that writes TensorBoard's event files.
+
+    Raises:
+        InputError: If it is not installed.
+    """
     try:
-        module = importlib.import_module("torch.utils.tensorboard")
+        return importlib.import_module("torch.utils.tensorboard")
     except ImportError as error:
         raise InputError(
             "--tensorboard needs TensorBoard, which is not installed: pip install 'dcvit-tool[tensorboard]'"
         ) from error
-    return module.SummaryWriter(str(folder))

@@ -18,7 +18,7 @@ from dcvit.plan import CompressionPlan, merges_text
 from dcvit.stages import digest_of
 from dcvit.training.finetune import Checkpoints, Finetuning
 from dcvit.training.images import TrainingData
-from dcvit.training.log import LOG, TrainingLog
+from dcvit.training.log import LOG, TrainingLog, require_tensorboard
 from dcvit.training.pruner import Pruner
 from dcvit.training.setup import set_up
 from dcvit.training.task import Objective
@@ -41,6 +41,8 @@ class CaitCompressor(Compressor[CaitSettings]):
         recipe = settings.training.resolved(run.subject.preprocessing, run.subject.plan.task)
         super().__init__(run, settings.model_copy(update={"training": recipe}))
         self._log = TrainingLog()
+        if run.places.tensorboard is not None:
+            require_tensorboard()  # found to be missing before any image is read
 
     def plan(self, target: Target) -> CompressionPlan:
         return self._plan(self._propose(target), target)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from dcvit.errors import InputError
+from dcvit.errors import InputError, TargetError
 from dcvit.methods.cait.merge_costs import MergeCosts
 from dcvit.methods.cait.merging import Schedule, schedules
 from dcvit.methods.cait.prunable import PrunableLayer, most_macs, prunable_layers
@@ -109,7 +109,7 @@ def propose_jointly(
     if target.speedup is not None:
         return proposal
     if wanted is not None and not settings.prune and found.saved < wanted * found.total:
-        raise InputError(
+        raise TargetError(
             f"--macs-reduction: the merges remove {found.saved / found.total:.4f} of the MACs; give others, or let "
             "channels be pruned"
         )

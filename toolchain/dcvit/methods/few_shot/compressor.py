@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from dcvit.data import FewShot
-from dcvit.errors import InputError
+from dcvit.errors import TargetError
 from dcvit.hardware import accelerator
 from dcvit.methods.cuts.by_norm import cut_by_norm
 from dcvit.methods.cuts.wanted_tokens import WantedTokens
@@ -137,7 +137,7 @@ class FewShotCompressor(Compressor[S]):
         target = self._resolved(target)
         proposal = self._survey(target)
         if not proposal.units:
-            raise InputError("--speedup: the plan leaves no block that could be compressed")
+            raise TargetError("--speedup: the plan leaves no block that could be compressed")
         job = self._job_of(proposal, target) if self._has_images else None
         return Candidates(
             base=proposal.base,
