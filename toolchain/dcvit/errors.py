@@ -15,6 +15,10 @@ class InputError(DcvitError):
     exit_status = 2
 
 
+class WriteError(InputError):
+    """The machine refuses to write: disk full, read-only, no permission. Results and checkpoints are as they were."""
+
+
 class CheckFailedError(DcvitError):
     """The input is right, but a check did not hold (parity, accuracy, latency). Exit status 1."""
 
