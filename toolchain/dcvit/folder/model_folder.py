@@ -159,6 +159,7 @@ class ModelFolder:
         with writing(self.path), adding(self.path):
             self._settle()
             if _identity(self.manifest) != _identity(before):
+                self.manifest = before
                 raise InputError(f"{self.path} was replaced by another model while this ran; run it again")
             try:
                 yield
