@@ -36,7 +36,7 @@ TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads
 MODEL = ["vit_tiny_patch16_224", "--model-kwargs", json.dumps(TINY), "--random-init", "--data", "digits"]
 FEW_SHOT = ["compress", *MODEL, "--samples", "16", "--steps", "4", "--macs-reduction", "0.3", "-o", "out"]
 CAIT = [
-    "compress", *MODEL, "--method", "cait", "--samples", "64", "--batch-size", "16", "--epochs", "2",
+    "compress", *MODEL, "--method", "cait", "--samples", "64", "--batch-size", "16", "--epochs", "1",
     "--checkpoint-every", "0", "--macs-reduction", "0.3", "-o", "out",
 ]  # fmt: skip
 ONNX = ["export", "out", "--batch", "4"]

@@ -195,8 +195,12 @@ def test_opening_writes_nothing_where_nothing_is_pending(first: Path, monkeypatc
 
     monkeypatch.setattr("dcvit.folder.model_folder.adding", refuse)
     assert state(first)["note.txt"] == b"old"
-    (first / "note.txt").unlink()
+    note = ModelFolder(first).manifest.files["note.txt"]
+    (first / "note.txt").rename(first / f".note.txt.{note.sha256}.pending")
     with pytest.raises(InputError, match="cut off and is to be finished, but read-only"):
+        ModelFolder(first)
+    (first / f".note.txt.{note.sha256}.pending").unlink()
+    with pytest.raises(InputError, match="note.txt is missing"):
         ModelFolder(first)
 
 

@@ -23,7 +23,7 @@ PLAN = "plan.json"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 
-_ATTEMPTS, _PAUSE_SECONDS = 5, 0.1
+_ATTEMPTS, _PAUSE_SECONDS = 3, 0.1
 """To open a folder that others change at the same time, without the permission to write there."""
 
 
@@ -35,6 +35,8 @@ class ModelFolder:
         plan: What the model is.
         manifest: Where it comes from, and its files.
     """
+
+    manifest: Manifest
 
     def __init__(self, path: Path | str) -> None:
         """Opens a folder.
@@ -183,25 +185,22 @@ class ModelFolder:
 
     def _open(self) -> None:
         """Reads the manifest and checks the files; where another process is changing them, as they are after that."""
-        problem: str | None = None
-        for attempt in range(_ATTEMPTS):
-            self.manifest = self._read()
-            problem = next(filter(None, map(self._problem_of, self.manifest.files)), None)
-            if problem is None:
-                return
-            if is_pending(self.path):
-                try:
-                    with adding(self.path):
-                        self._settle()
-                except WriteError as error:
-                    if attempt == _ATTEMPTS - 1:
-                        raise InputError(
-                            f"{self.path}: a change of its files was cut off and is to be finished, but {error}"
-                        ) from error
-                    time.sleep(_PAUSE_SECONDS)
-            elif self._read() == self.manifest:
-                break
-        raise InputError(str(problem))
+        problem = self._problem()
+        if problem is None:
+            return
+        try:
+            with adding(self.path):
+                self._settle()
+                problem = self._problem()
+        except WriteError as error:  # whoever changes it may have the permission that is missing here
+            for _ in range(_ATTEMPTS):
+                time.sleep(_PAUSE_SECONDS)
+                if (problem := self._problem()) is None:
+                    return
+            if is_pending(self.path, self.manifest.files):
+                problem = f"{self.path}: a change of its files was cut off and is to be finished, but {error}"
+        if problem is not None:
+            raise InputError(problem)
 
     def file(self, name: str, *, made_by: str) -> Path:
         """The path of a file that must be there.
@@ -213,12 +212,15 @@ class ModelFolder:
             raise InputError(f"{self.path} has no {name}; make it with `{made_by}`")
         return self.path / name
 
-    def _problem_of(self, name: str) -> str | None:
-        path = self.path / name
-        if not path.is_file():
-            return f"{path} is missing, though {MANIFEST} lists it; compress or export again"
-        if sha256_of(path) != self.manifest.files[name].sha256:
-            return f"{path} has changed since it was written (its sha256 is not the one in {MANIFEST})"
+    def _problem(self) -> str | None:
+        """Reads the manifest; gives what is wrong with the first of the files that are not as it says."""
+        self.manifest = self._read()
+        for name, entry in self.manifest.files.items():
+            path = self.path / name
+            if not path.is_file():
+                return f"{path} is missing, though {MANIFEST} lists it; compress or export again"
+            if sha256_of(path) != entry.sha256:
+                return f"{path} has changed since it was written (its sha256 is not the one in {MANIFEST})"
         return None
 
 

@@ -28,9 +28,9 @@ def pending_path(folder: Path, name: str, sha256: str) -> Path:
     return folder / f".{name}.{sha256}.pending"
 
 
-def is_pending(folder: Path) -> bool:
-    """Whether a change is under way, or was when its process was killed."""
-    return any(_PENDING.fullmatch(path.name) for path in folder.iterdir())
+def is_pending(folder: Path, files: dict[str, FileEntry]) -> bool:
+    """Whether a file that the manifest lists waits under its hidden name."""
+    return any(pending_path(folder, name, entry.sha256).exists() for name, entry in files.items())
 
 
 def settle(folder: Path, files: dict[str, FileEntry]) -> None:
