@@ -145,6 +145,21 @@ def test_refused_at_any_moment_it_is_whole_and_the_error_one_line(
     assert found["note.txt"] == b"new"
 
 
+def test_a_disk_that_is_full_while_a_folder_is_written_leaves_the_old(
+    first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = state(first)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # `write` names no file
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(WriteError, match="first cannot be written: no space left on device"):
+        create(first)
+    assert state(first) == old
+    assert hidden(first) == []
+
+
 def test_two_writers_at_once_lose_nothing(first: Path) -> None:
     def write(writer: int) -> None:
         folder = ModelFolder(first)

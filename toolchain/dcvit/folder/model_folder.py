@@ -88,7 +88,7 @@ class ModelFolder:
         path = Path(path)
         if not overwrite:
             require_free(path, overwrite=False)
-        with whole_folder(path, overwrite=overwrite) as new:
+        with writing(path), whole_folder(path, overwrite=overwrite) as new:
             (new / PLAN).write_text(plan.to_json(), encoding="utf-8")
             save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, new / WEIGHTS)
             manifest.plan_digest = plan.digest
