@@ -1,8 +1,12 @@
 """The frame of the command line: fast help, one-line errors, exit statuses, JSON on stdout."""
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,3 +176,74 @@ def test_plan_says_whether_attention_is_size_aware(
     shown = json.loads(run("plan", *MODEL, "--merge", "horizontal@2", *flag, "--json").stdout)
     assert shown["plan"].get("size_aware_attention") == aware
     assert ("not size-aware here" in shown["note"]) == said
+
+
+COMPRESS = ["compress", *MODEL, "--random-init", "--data", "digits", "--macs-reduction", "0.3", "-o", "out"]
+
+
+@pytest.mark.parametrize(
+    ("which", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+@pytest.mark.parametrize(
+    ("arguments", "function", "advice"),
+    [
+        (COMPRESS, "dcvit.compression.compress", "what is done is kept; give the same command with --resume to go on"),
+        (["inspect", "out"], "dcvit.inspection.inspect", "give the same command to start again"),
+    ],
+)
+def test_a_signal_clears_up_and_says_how_to_go_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch, which: int, status: int, word: str,
+    arguments: list[str], function: str, advice: str,
+) -> None:  # fmt: skip
+    cleared = []
+
+    def work(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), which)
+            time.sleep(10)
+        finally:
+            cleared.append(True)
+
+    monkeypatch.setattr(function, work)
+    before = signal.getsignal(signal.SIGTERM)
+    result = run(*arguments, "--json")
+    assert cleared == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert result.returncode == status
+    line = result.stderr.strip()
+    assert line.startswith(f"Error: {word}: ")
+    assert line.endswith(advice)
+    assert json.loads(result.stdout) == {"error": line.removeprefix("Error: "), "exit_status": status}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "photos/1.jpg"), 2,
+         "Error: photos/1.jpg: permission denied; choose another place, or get the permission"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "Error: no space left on device; free some space"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), 1,
+         "Error: internal error: FileNotFoundError: [Errno 2] No such file: 'x' (--debug shows where)"),
+    ],
+)  # fmt: skip
+def test_what_the_machine_refuses_is_no_internal_error(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: OSError, status: int, line: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dcvit.inspection.inspect", refuse)
+    result = run("inspect", "out")
+    assert (result.returncode, result.stderr.strip()) == (status, line)
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no full device")
+def test_an_output_that_cannot_be_written_to_is_status_2_and_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "dcvit.cli.main", "plan", *MODEL, "--macs-reduction", "0.3", "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == "Error: no space left on device; free some space"
+    assert "Traceback" not in result.stderr

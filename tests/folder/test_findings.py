@@ -1,6 +1,8 @@
 """What verify and evaluate leave in a folder, and when it no longer counts."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -39,12 +41,25 @@ def test_findings_of_a_file_that_is_another_now_do_not_count(exported_copy: Mode
     assert evaluations(exported_copy) == checks(exported_copy) == []
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO])
 def test_a_folder_that_cannot_be_written_to_is_no_error(
-    exported_copy: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    exported_copy: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    def refuse(*_: object, **__: object) -> Path:
-        raise PermissionError
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(ModelFolder, "add", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     note_evaluation(exported_copy, ROW, batch=4, file=None)
-    assert "cannot be written to" in caplog.text
+    note_checks(exported_copy, {"passed": True, "folder": "somewhere", "data": None, "checks": [CHECK]})
+    assert [record.message.split(" is not kept")[0] for record in caplog.records] == [
+        "evaluations.json", "verify.json",
+    ]  # fmt: skip
+    assert os.strerror(number).lower() in caplog.text
+    assert evaluations(ModelFolder(exported_copy.path)) == []
+
+
+def test_two_evaluations_at_once_are_both_kept(exported_copy: ModelFolder) -> None:
+    other = ModelFolder(exported_copy.path)
+    note_evaluation(exported_copy, ROW, batch=64, file=None)
+    note_evaluation(other, ROW | {"precision": "fp16"}, batch=64, file=None)
+    assert [row["precision"] for row in evaluations(ModelFolder(exported_copy.path))] == ["fp32", "fp16"]

@@ -22,6 +22,8 @@ from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.training.log import LOG
 from dcvit.verification import verify
 
+from .changes import change_manifest
+
 MakeFolder = Callable[..., ModelFolder]
 
 BLOCKS = (
@@ -63,11 +65,14 @@ def compressed_plan(tiny_plan: CompressionPlan) -> CompressionPlan:
 def full(tmp_path_factory: pytest.TempPathFactory, make_folder: MakeFolder, compressed_plan: CompressionPlan) -> Path:
     """A folder that was exported, verified, evaluated, timed and trained; tests that change it copy it."""
     folder = make_folder(tmp_path_factory.mktemp("full") / "small-vit", compressed_plan)
-    folder.manifest.method = "dcvit"
-    folder.manifest.settings = {"weights": "random", "steps": 5, "training": {"lr": 2e-4}}
-    folder.manifest.data = {"source": "/home/somebody/private/photos", "images": 64, "corrupt": 0, "sha256": "ab" * 32}
-    folder.manifest.metrics = {"damage": DAMAGE, "stages": {"recovery": 6.0, "refit": 2.0}, "seconds": 10.0, "kl": 0.01}
-    folder.manifest.versions = {"dcvit-tool": "0.1.0"}
+    change_manifest(
+        folder,
+        method="dcvit",
+        settings={"weights": "random", "steps": 5, "training": {"lr": 2e-4}},
+        data={"source": "/home/somebody/private/photos", "images": 64, "corrupt": 0, "sha256": "ab" * 32},
+        metrics={"damage": DAMAGE, "stages": {"recovery": 6.0, "refit": 2.0}, "seconds": 10.0, "kl": 0.01},
+        versions={"dcvit-tool": "0.1.0"},
+    )
     folder.add(LOG, lambda path: _put(path, "".join(json.dumps(record) + "\n" for record in TRAINING)))
     export(folder, 4, "fp32")
     export(folder, 4, "fp16", evaluate="digits", max_drop=100.0)

@@ -19,6 +19,7 @@ from dcvit.reporting import report
 from dcvit.summary import summarize
 
 from . import page as pages
+from .changes import change_manifest
 from .page import cells, section
 
 MakeFolder = Callable[..., ModelFolder]
@@ -172,9 +173,7 @@ def test_an_edited_card_is_kept(full_copy: ModelFolder) -> None:
     card = report(full_copy.path).card
     assert "| MACs |" in card.read_text()
     assert "\n\n## Parity\n\nEvery exported file" in card.read_text()
-    folder = ModelFolder(full_copy.path)
-    folder.manifest.seed = 7
-    folder.add("note.txt", lambda path: path.write_text("x") and None)
+    change_manifest(full_copy, seed=7)
     assert not report(full_copy.path).card_kept
     assert "seed 7" in card.read_text()
     card.write_text(card.read_text().replace("# small-vit", "# My model"))
@@ -221,8 +220,7 @@ def _ids(element: pages.Element) -> list[str]:
 
 def test_trials_are_bars_and_the_chosen_ones_stand_out(full_copy: ModelFolder) -> None:
     trials = [{"blocks": [block], "kl": kl, "seconds": 1.0} for block, kl in ((2, 0.4), (1, 0.1))]
-    full_copy.manifest.metrics = {"trials": trials}
-    full_copy.add("note.txt", lambda path: path.write_text("x") and None)
+    change_manifest(full_copy, metrics={"trials": trials})
     drawing = section(pages.read(report(full_copy.path).html), "recoverability").all("svg")[0]
     (cut,), (left,) = drawing.all("rect", "kept"), drawing.all("rect", "gone")
     assert (cut.text, left.text) == ("block 1: 0.1 nats", "block 2: 0.4 nats")

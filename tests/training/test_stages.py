@@ -1,8 +1,11 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from dcvit.errors import WriteError
 from dcvit.stages import StageResult, StageStore, weights_digest
 
 
@@ -32,6 +35,37 @@ def test_a_failed_stage_and_a_torn_file_leave_nothing_to_reuse(tmp_path: Path) -
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:-3])
     assert store.run("s", {}, lambda: StageResult({"w": torch.zeros(2)})).tensors["w"].sum() == 0
+
+
+def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = {"w": torch.arange(6.0).reshape(2, 3), "half": torch.ones(3, dtype=torch.bfloat16), "n": torch.tensor(3)}
+    store = StageStore(tmp_path)
+    store.run("s", {}, lambda: StageResult(tensors, {"loss": 0.5}))
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    for position in range(len(data)):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
+        caplog.clear()
+        again = StageStore(tmp_path)
+        result = again.run("s", {}, lambda: StageResult(tensors, {"loss": 0.5}))
+        assert all(torch.equal(result.tensors[name], tensor) for name, tensor in tensors.items())
+        assert result.record == {"loss": 0.5}
+        assert again.reused == 0, position
+        assert f"{path} is damaged" in caplog.text
+        assert "it is computed again" in caplog.text
+    last = StageStore(tmp_path)
+    last.run("s", {}, lambda: StageResult({}))
+    assert last.reused == 1
+
+
+def test_a_full_disk_is_not_a_damaged_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(WriteError, match="s-.*safetensors cannot be written: no space left on device"):
+        StageStore(tmp_path).run("s", {}, lambda: StageResult({}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_digest_sees_names_and_values() -> None:

@@ -14,6 +14,7 @@ from dcvit import run_record
 from dcvit.data import ImageSource, open_source, seeded
 from dcvit.errors import InputError, TargetError
 from dcvit.flags import flags_of
+from dcvit.folder.lock import running
 from dcvit.folder.model_folder import ModelFolder, require_free
 from dcvit.hardware import accelerator
 from dcvit.methods.base import Method, MethodSettings, Places
@@ -82,16 +83,15 @@ def compress(
     """
     out = Path(out)
     target, run = read_options(target, options)
-    prepared = prepare(model, data, out, target, settings, run, finished=ModelFolder.is_one(out))
-    with leaving_nothing_behind(out):
-        made = prepared.compress(target)
-    accelerator().wait_for_everyone()
-    if accelerator().is_main_process:
-        manifest = prepared.manifest(made, target)
-        folder = ModelFolder.create(out, made.model, made.plan, manifest, overwrite=True)
-        for name, text in made.texts.items():
-            folder.add(name, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
-    accelerator().wait_for_everyone()
+    with running(out):
+        compressor = prepare(model, data, out, target, settings, run, finished=ModelFolder.is_one(out))
+        with leaving_nothing_behind(out):
+            made = compressor.compress(target)
+            accelerator().wait_for_everyone()
+            if accelerator().is_main_process:
+                manifest = compressor.manifest(made, target)
+                ModelFolder.create(out, made.model, made.plan, manifest, overwrite=True, texts=made.texts)
+            accelerator().wait_for_everyone()
     return CompressResult(out, made.summary, made.metrics)
 
 

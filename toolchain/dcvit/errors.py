@@ -19,6 +19,10 @@ class TargetError(InputError):
     """What was asked of a run cannot be reached, so no state of it is worth keeping."""
 
 
+class WriteError(InputError):
+    """The machine refuses to write: disk full, read-only, no permission. Results and checkpoints are as they were."""
+
+
 class CheckFailedError(DcvitError):
     """The input is right, but a check did not hold (parity, accuracy, latency). Exit status 1."""
 

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dcvit.files import whole_file
+from dcvit.sealed import DamagedError, read_sealed, write_sealed
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class StageStore:
         self.reused = 0
 
     def run(self, name: str, key: dict[str, Any], compute: Callable[[], StageResult]) -> StageResult:
-        """The result of `compute` for this key, from disk if it is there."""
+        """The result of `compute` for this key, from disk if it is there and whole.
+
+        Raises:
+            WriteError: If it cannot be kept: the disk is full, or the folder may not be written to.
+        """
         if self.folder is None:
             return compute()
         path = self.folder / f"{name}-{digest_of(key)[:20]}.safetensors"
@@ -49,9 +54,7 @@ class StageStore:
             self.reused += 1
             return kept
         result = compute()
-        with whole_file(path) as aside:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in result.tensors.items()}
-            save_file(tensors, aside, metadata={"record": json.dumps(result.record)})
+        write_sealed(path, result.tensors, result.record)
         return result
 
 
@@ -71,8 +74,8 @@ def weights_digest(tensors: dict[str, Tensor]) -> str:
 
 def _read(path: Path) -> StageResult | None:
     try:
-        with safe_open(path, framework="pt") as file:
-            return StageResult({name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
-                               json.loads((file.metadata() or {}).get("record", "{}")))  # fmt: skip
-    except (FileNotFoundError, SafetensorError):
+        found = read_sealed(path)
+    except DamagedError as error:
+        log.warning("%s is damaged (%s), so it is computed again", path, error)
         return None
+    return None if found is None else StageResult(*found)

@@ -1,11 +1,10 @@
 """`bench.json`: what was measured of a folder's files, by this run and by earlier ones."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from dcvit.bench.result import BenchResult
 from dcvit.files import base_name
+from dcvit.folder.findings import keep, read
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.variant import BENCH
 
@@ -18,22 +17,22 @@ _NAMES = ("folder", "against")
 def write_history(folder: ModelFolder, result: BenchResult) -> None:
     """Writes the result, and keeps the rows of earlier runs that still hold.
 
-    A row stays until the same comparison is measured again, or the file that it was measured with is another one.
+    A row stays until the same comparison is measured again, or the file that it was measured with is another one. Where
+    the folder cannot be written to there is a warning.
     """
     report = result.to_json()
     report |= {name: base_name(report[name]) for name in _NAMES}
     rows = [row | ({"against": base_name(row["against"])} if "against" in row else {}) for row in report["results"]]
     new = {_key(row) for row in rows}
-    report["results"] = [row for row in _earlier(folder) if _key(row) not in new] + rows
-    text = json.dumps(report, indent=2) + "\n"
-    folder.add(BENCH, lambda aside: _write(aside, text))
+    keep(
+        folder,
+        BENCH,
+        lambda: report | {"results": [row for row in _earlier(folder) if _key(row) not in new] + rows},
+    )
 
 
 def _earlier(folder: ModelFolder) -> list[dict[str, Any]]:
-    if BENCH not in folder.manifest.files:
-        return []
-    rows = json.loads((folder.path / BENCH).read_text(encoding="utf-8"))["results"]
-    return [row for row in rows if _current(folder, row)]
+    return [row for row in read(folder, BENCH).get("results", []) if _current(folder, row)]
 
 
 def _current(folder: ModelFolder, row: dict[str, Any]) -> bool:
@@ -43,7 +42,3 @@ def _current(folder: ModelFolder, row: dict[str, Any]) -> bool:
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(key) for key in _KEY)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

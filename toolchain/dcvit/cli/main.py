@@ -3,19 +3,33 @@
 import ast
 import importlib
 import json
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dcvit.errors import DcvitError
+from dcvit.files import refusal
 
 # Each command is the object `command` of the module of its name.
 COMMANDS = (
     "plan", "compress", "frontier", "export", "verify", "evaluate", "bench", "inspect", "report", "doctor", "demo",
 )  # fmt: skip
+
+
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""Exit statuses, as a shell gives them."""
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came. Like an interrupt it goes through everything, so that what is to be cleared up is."""
 
 
 class _Group(click.Group):
@@ -35,7 +49,8 @@ class _Group(click.Group):
     def main(self, args: Sequence[str] | None = None, *_args: Any, **_kwargs: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
         try:
-            ended = super().main(arguments, prog_name="dcvit-tool", standalone_mode=False)
+            with _terminable():
+                ended = super().main(arguments, prog_name="dcvit-tool", standalone_mode=False)
             if isinstance(ended, int):  # the status of ctx.exit; else it is the command's result
                 sys.exit(ended)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -49,10 +64,44 @@ class _Group(click.Group):
         except DcvitError as error:
             _fail(arguments, str(error), error.exit_status)
         except (KeyboardInterrupt, click.Abort):
-            _fail(arguments, "interrupted", 130)
+            _stop(arguments, f"interrupted: {self._how_to_go_on(arguments)}", INTERRUPTED)
+        except _TerminatedError:
+            _stop(arguments, f"terminated: {self._how_to_go_on(arguments)}", TERMINATED)
         except Exception as error:
+            if (reason := refusal(error)) is not None:
+                _fail(arguments, f"{_place(error)}{reason}", 2)
             # Not foreseen, so a defect: still one line, and where the rest is.
             _fail(arguments, f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1)
+
+    def _how_to_go_on(self, arguments: Sequence[str]) -> str:
+        name = next((each for each in arguments if each in COMMANDS), None)
+        command = None if name is None else self.get_command(click.Context(self), name)
+        if command is not None and any(parameter.name == "resume" for parameter in command.params):
+            return "what is done is kept; give the same command with --resume to go on"
+        return "what was there before is as it was; give the same command to start again"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM an exception, once: a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _place(error: Exception) -> str:
+    name = error.filename if isinstance(error, OSError) else None
+    return "" if name is None else f"{os.fsdecode(name)}: "
 
 
 def _summary(name: str) -> str:
@@ -67,10 +116,25 @@ def _fail(arguments: Sequence[str], message: str, status: int) -> None:
     """Ends with one line on stderr; with --json an object on stdout too; with --debug the traceback."""
     if "--debug" in arguments:
         raise
+    _end(arguments, message, status)
+
+
+def _stop(arguments: Sequence[str], message: str, status: int) -> None:
+    """The same where nothing is wrong, but the user or the system wants an end: the status stays what it is."""
+    if "--debug" in arguments:
+        traceback.print_exc()
+    _end(arguments, message, status)
+
+
+def _end(arguments: Sequence[str], message: str, status: int) -> None:
     message = " ".join(message.split())
-    click.echo(f"Error: {message}", err=True)
-    if "--json" in arguments:
-        click.echo(json.dumps({"error": message, "exit_status": status}))
+    try:
+        click.echo(f"Error: {message}", err=True)
+        if "--json" in arguments:
+            click.echo(json.dumps({"error": message, "exit_status": status}))
+        sys.stdout.flush()
+    except OSError:  # nothing can be said, such as to a full disk: the status says it, and Python's end must not try
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
 
@@ -87,7 +151,7 @@ def cli() -> None:
     dcvit-tool bench OUT
     dcvit-tool report OUT
 
-    Exit status: 0 done, 1 a check did not hold, 2 the input is wrong.
+    Exit status: 0 done, 1 a check did not hold, 2 the input is wrong, 130 interrupted, 143 terminated.
     """
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def note_checks(folder: ModelFolder, found: dict[str, Any]) -> None:
     names = {name for check in found["checks"] if (name := checked_file(check["name"])) in folder.manifest.files}
     files = {name: folder.manifest.files[name].sha256 for name in sorted(names)}
     kept = {key: value for key, value in found.items() if key != "folder"}
-    _write(folder, VERIFY, _named(kept) | {"files": files})
+    keep(folder, VERIFY, lambda: _named(kept) | {"files": files})
 
 
 def checked_file(name: str) -> str:
@@ -42,8 +43,11 @@ def note_evaluation(folder: ModelFolder, found: dict[str, Any], *, batch: int, f
     row |= {"original": file is None, "batch": batch}
     if file is not None:
         row |= {"file": file, "sha256": folder.manifest.files[file].sha256}
-    rows = [each for each in evaluations(folder) if _key(each) != _key(row)]
-    _write(folder, EVALUATIONS, {"results": [*rows, row]})
+    keep(
+        folder,
+        EVALUATIONS,
+        lambda: {"results": [*(each for each in evaluations(folder) if _key(each) != _key(row)), row]},
+    )
 
 
 def check_original(folder: Path, model: str) -> ModelFolder:
@@ -80,6 +84,20 @@ def read(folder: ModelFolder, name: str) -> dict[str, Any]:
     return found
 
 
+def keep(folder: ModelFolder, name: str, content: Callable[[], dict[str, Any]]) -> None:
+    """Writes a JSON file of what was found into the folder; where that cannot be, there is a warning.
+
+    Args:
+        folder: The model folder.
+        name: The file's.
+        content: Called while no other process changes the folder, so that nothing that others kept is lost.
+    """
+    try:
+        folder.add(name, lambda path: _put(path, content()))
+    except InputError as error:  # what was found is found all the same
+        log.warning("%s is not kept for the report: %s", name, error)
+
+
 def _named(found: dict[str, Any]) -> dict[str, Any]:
     """What was found, with the images' name in place of their path."""
     return found | {"data": base_name(found["data"])} if found["data"] else found
@@ -94,13 +112,5 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(key) for key in _KEY)
 
 
-def _write(folder: ModelFolder, name: str, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    try:
-        folder.add(name, lambda aside: _put(aside, text))
-    except PermissionError:  # what was found is found all the same
-        log.warning("%s cannot be written to, so %s is not kept for its report", folder.path, name)
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _put(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

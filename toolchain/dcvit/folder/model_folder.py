@@ -1,22 +1,30 @@
 """The model folder: all that export, verify, evaluate, bench and report know of a compressed model."""
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dcvit.errors import InputError, first_line
-from dcvit.files import sha256_of, whole_file, whole_folder
+from dcvit.errors import InputError, WriteError, first_line
+from dcvit.files import aside, finish, restore, sha256_of, sync, whole_file, whole_folder, writing
+from dcvit.folder.lock import adding
 from dcvit.folder.manifest import FileEntry, Manifest
+from dcvit.folder.pending import is_pending, pending_path, settle
 from dcvit.model import build
 from dcvit.plan import CompressionPlan
 
 PLAN = "plan.json"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
+
+_ATTEMPTS, _PAUSE_SECONDS = 3, 0.1
+"""To open a folder that others change at the same time, without the permission to write there."""
 
 
 class ModelFolder:
@@ -28,6 +36,8 @@ class ModelFolder:
         manifest: Where it comes from, and its files.
     """
 
+    manifest: Manifest
+
     def __init__(self, path: Path | str) -> None:
         """Opens a folder.
 
@@ -35,16 +45,12 @@ class ModelFolder:
             InputError: If it is no model folder, or a file in it is missing or not the one that was written.
         """
         self.path = Path(path)
+        restore(self.path)
         if not (self.path / MANIFEST).is_file():
             raise InputError(
                 f"{self.path} is not a model folder (it has no {MANIFEST}); `dcvit-tool compress` makes one"
             )
-        try:
-            self.manifest = Manifest.model_validate_json((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.path / MANIFEST} cannot be read: {first_line(error)}") from error
-        for name in self.manifest.files:
-            self._check(name)
+        self._open()
         self.plan = CompressionPlan.read(self.path / PLAN)
         if self.plan.digest != self.manifest.plan_digest:
             raise InputError(f"{self.path / PLAN} is not the plan of this folder's {MANIFEST}; compress again")
@@ -56,22 +62,40 @@ class ModelFolder:
 
     @classmethod
     def create(
-        cls, path: Path | str, model: nn.Module, plan: CompressionPlan, manifest: Manifest, *, overwrite: bool = False
+        cls,
+        path: Path | str,
+        model: nn.Module,
+        plan: CompressionPlan,
+        manifest: Manifest,
+        *,
+        overwrite: bool = False,
+        texts: Mapping[str, str] = MappingProxyType({}),
     ) -> "ModelFolder":
         """Writes a new folder, whole or not at all; `overwrite` replaces whatever stands at the path.
 
+        Args:
+            path: Where.
+            model: Of the plan, with the weights to keep.
+            plan: What the model is.
+            manifest: Where it comes from; its files and the plan's digest are filled in.
+            overwrite: Replace what stands at the path.
+            texts: More files of the folder, by name.
+
         Raises:
             InputError: If something stands at the path and `overwrite` is not set.
+            WriteError: If the disk is full, or the place may not be written to.
         """
         path = Path(path)
         if not overwrite:
             require_free(path, overwrite=False)
-        with whole_folder(path, overwrite=overwrite) as aside:
-            (aside / PLAN).write_text(plan.to_json(), encoding="utf-8")
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, aside / WEIGHTS)
+        with writing(path), whole_folder(path, overwrite=overwrite) as new:
+            (new / PLAN).write_text(plan.to_json(), encoding="utf-8")
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, new / WEIGHTS)
             manifest.plan_digest = plan.digest
-            manifest.files = {name: _entry(aside / name) for name in (PLAN, WEIGHTS)}
-            (aside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            for name, text in texts.items():
+                (new / name).write_text(text, encoding="utf-8")
+            manifest.files = {name: _entry(new / name) for name in (PLAN, WEIGHTS, *texts)}
+            (new / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return cls(path)
 
     def load(self) -> nn.Module:
@@ -88,35 +112,95 @@ class ModelFolder:
         return model
 
     def add(self, name: str, write: Callable[[Path], None], export: dict[str, object] | None = None) -> Path:
-        """Adds or replaces a file, and its entry in the manifest.
+        """Adds or replaces a file, and its entry in the manifest: both or neither, whenever the process is killed.
 
         Args:
             name: The file's name in the folder.
-            write: Called with the path to write to.
+            write: Called with the path to write to, while no other process changes the folder and `manifest` is as on
+                disk: what depends on other files of the folder can be read there.
             export: What to note under `exports` about an ONNX file or an engine.
+
+        Raises:
+            InputError: If another model has taken the folder's place meanwhile.
+            WriteError: If the disk is full, or the folder may not be written to; it is as it was.
         """
-        with whole_file(self.path / name) as aside:
-            write(aside)
-        self.manifest.files[name] = _entry(self.path / name)
-        if export is not None:
-            self.manifest.exports[name] = export
-        self._write_manifest()
-        return self.path / name
+        path = self.path / name
+        with self._changing(), writing(path), aside(path) as place:
+            write(place / name)
+            finish(place / name)
+            entry = _entry(place / name)
+            (place / name).replace(pending_path(self.path, name, entry.sha256))
+            sync(self.path)
+            self.manifest.files[name] = entry
+            if export is not None:
+                self.manifest.exports[name] = export
+            self._write_manifest()
+        return path
 
     def remove(self, names: Iterable[str]) -> None:
-        """Takes files out of the folder, and their entries out of the manifest; those that are not there are none."""
-        gone = [name for name in names if name in self.manifest.files]
-        for name in gone:
-            del self.manifest.files[name]
-            self.manifest.exports.pop(name, None)
-        if gone:
-            self._write_manifest()
-        for name in gone:
-            (self.path / name).unlink()
+        """Takes files out of the folder, and their entries out of the manifest; those that are not there are none.
+
+        Raises:
+            InputError: If another model has taken the folder's place meanwhile.
+            WriteError: If the folder may not be written to; it is as it was.
+        """
+        with self._changing():
+            gone = [name for name in names if name in self.manifest.files]
+            for name in gone:
+                entry = self.manifest.files.pop(name)
+                self.manifest.exports.pop(name, None)
+                with suppress(FileNotFoundError):
+                    (self.path / name).replace(pending_path(self.path, name, entry.sha256))
+            if gone:
+                self._write_manifest()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Around a change: alone in the folder, the manifest as it is on disk, and what is pending settled after it."""
+        before = self.manifest
+        with writing(self.path), adding(self.path):
+            self._settle()
+            if _identity(self.manifest) != _identity(before):
+                self.manifest = before
+                raise InputError(f"{self.path} was replaced by another model while this ran; run it again")
+            try:
+                yield
+            finally:
+                self._settle()
+
+    def _settle(self) -> None:
+        self.manifest = self._read()
+        settle(self.path, self.manifest.files)
 
     def _write_manifest(self) -> None:
-        with whole_file(self.path / MANIFEST) as aside:
-            aside.write_text(self.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        with whole_file(self.path / MANIFEST) as new:
+            new.write_text(self.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    def _read(self) -> Manifest:
+        path = self.path / MANIFEST
+        try:
+            return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+
+    def _open(self) -> None:
+        """Reads the manifest and checks the files; where another process is changing them, as they are after that."""
+        problem = self._problem()
+        if problem is None:
+            return
+        try:
+            with adding(self.path):
+                self._settle()
+                problem = self._problem()
+        except WriteError as error:  # whoever changes it may have the permission that is missing here
+            for _ in range(_ATTEMPTS):
+                time.sleep(_PAUSE_SECONDS)
+                if (problem := self._problem()) is None:
+                    return
+            if is_pending(self.path, self.manifest.files):
+                problem = f"{self.path}: a change of its files was cut off and is to be finished, but {error}"
+        if problem is not None:
+            raise InputError(problem)
 
     def file(self, name: str, *, made_by: str) -> Path:
         """The path of a file that must be there.
@@ -128,12 +212,16 @@ class ModelFolder:
             raise InputError(f"{self.path} has no {name}; make it with `{made_by}`")
         return self.path / name
 
-    def _check(self, name: str) -> None:
-        path = self.path / name
-        if not path.is_file():
-            raise InputError(f"{path} is missing, though {MANIFEST} lists it; compress or export again")
-        if sha256_of(path) != self.manifest.files[name].sha256:
-            raise InputError(f"{path} has changed since it was written (its sha256 is not the one in {MANIFEST})")
+    def _problem(self) -> str | None:
+        """Reads the manifest; gives what is wrong with the first of the files that are not as it says."""
+        self.manifest = self._read()
+        for name, entry in self.manifest.files.items():
+            path = self.path / name
+            if not path.is_file():
+                return f"{path} is missing, though {MANIFEST} lists it; compress or export again"
+            if sha256_of(path) != entry.sha256:
+                return f"{path} has changed since it was written (its sha256 is not the one in {MANIFEST})"
+        return None
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:
@@ -158,3 +246,7 @@ def require_free(path: Path, *, overwrite: bool) -> None:
 
 def _entry(path: Path) -> FileEntry:
     return FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+
+
+def _identity(manifest: Manifest) -> tuple[str, FileEntry | None]:
+    return manifest.plan_digest, manifest.files.get(WEIGHTS)

@@ -17,6 +17,7 @@ from dcvit.data import ImageSource, open_source
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate as accuracy
 from dcvit.files import base_name, whole_folder
+from dcvit.folder.lock import running
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.temporary import temporary_folder
 from dcvit.frontiers.plot import plot_frontier
@@ -72,10 +73,12 @@ def frontier(
     if target != target.at(None):
         raise InputError("a frontier has many reductions: give them as --macs-reduction, repeated, and no speed-up")
     asked = {"--macs-reduction": None if reductions is None else sorted(set(reductions))}
-    finished = (out / FRONTIER).is_file()
-    compressor = prepare(model, data, out, target, settings, run, finished=finished, **asked)
-    subject = compressor.run.subject
-    with leaving_nothing_behind(out), ExitStack() as stack:
+    with ExitStack() as stack:
+        stack.enter_context(running(out))
+        finished = (out / FRONTIER).is_file()
+        compressor = prepare(model, data, out, target, settings, run, finished=finished, **asked)
+        subject = compressor.run.subject
+        stack.enter_context(leaving_nothing_behind(out))
         labelled = None if evaluate is None else open_source(evaluate, "test")
         targets = _reachable(compressor, target, reductions)
         measure: Measure | None = None

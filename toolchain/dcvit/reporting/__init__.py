@@ -8,6 +8,7 @@ from typing import Any
 
 from dcvit.errors import InputError
 from dcvit.files import whole_file
+from dcvit.folder.lock import adding
 from dcvit.folder.model_folder import MANIFEST, ModelFolder
 from dcvit.frontiers.result import FRONTIER
 from dcvit.reporting.card import CARD, frontier_card, model_card, write_card
@@ -56,6 +57,7 @@ def report(folder: Path | str) -> ReportResult:
 
     Raises:
         InputError: If it is neither a model folder nor a frontier, or a file in it has changed.
+        WriteError: If the disk is full, or the folder may not be written to.
     """
     path = Path(folder)
     if not ModelFolder.is_one(path) and (path / FRONTIER).is_file():
@@ -72,7 +74,9 @@ def _model(facts: Facts) -> ReportResult:
     folder = facts.folder
     page = model_page(facts)
     html = folder.add(REPORT, lambda aside: _write(aside, page))
-    written = write_card(folder.path / CARD, model_card(facts))
+    card = model_card(facts)
+    with adding(folder.path):
+        written = write_card(folder.path / CARD, card)
     return ReportResult(html, folder.path / CARD, card_kept=not written)
 
 

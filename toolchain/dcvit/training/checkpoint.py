@@ -1,17 +1,14 @@
 """The state of a training on disk, in one safetensors file that appears whole or not at all; no pickle."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dcvit.errors import InputError, first_line
-from dcvit.files import whole_file
+from dcvit.errors import InputError
+from dcvit.sealed import DamagedError, read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -30,28 +27,30 @@ class TrainingState:
 
 
 def write_state(path: Path, key: str, state: TrainingState) -> None:
-    """Writes a state; `key` names the run that it belongs to."""
+    """Writes a state; `key` names the run that it belongs to.
+
+    Raises:
+        WriteError: If the disk is full, or the place may not be written to.
+    """
     tensors: dict[str, Tensor] = {}
     values = _without_tensors(state.parts, "", tensors)
     record = {"key": key, "step": state.step, "seconds": state.seconds, "parts": values}
-    with whole_file(path) as aside:
-        save_file(tensors, aside, metadata={"record": json.dumps(record)})
+    write_sealed(path, tensors, record)
 
 
 def read_state(path: Path, key: str) -> TrainingState | None:
     """The state of the run `key`; None where there is no file.
 
     Raises:
-        InputError: If the file belongs to a run with other settings, or cannot be read.
+        InputError: If the file belongs to a run with other settings, or is damaged.
     """
-    if not path.is_file():
-        return None
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            record = json.loads((file.metadata() or {})["record"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({first_line(error)}); start anew with --overwrite") from error
+        found = read_sealed(path)
+    except DamagedError as error:
+        raise InputError(f"{path} is damaged ({error}); start anew with --overwrite") from error
+    if found is None:
+        return None
+    tensors, record = found
     if record["key"] != key:
         raise InputError(
             f"{path} is of a run with another model, data or settings; give the same ones, "

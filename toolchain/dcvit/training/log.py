@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcvit.errors import InputError
-from dcvit.files import whole_file
+from dcvit.files import whole_file, writing
 from dcvit.progress import status
 
 LOG = "train.jsonl"
@@ -30,10 +30,15 @@ class TrainingLog:
         self._board = None if tensorboard is None else require_tensorboard().SummaryWriter(str(tensorboard))
 
     def resume(self, step: int) -> None:
-        """Takes up the file of a run that was stopped, without what it did after `step`."""
+        """Takes up the file of a run that was stopped, without what it did after `step`.
+
+        A last line that is broken was being written then, and is none.
+
+        Raises:
+            InputError: If another line is broken.
+        """
         if self.path is not None and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            self.records = [record for record in map(json.loads, lines) if record["step"] <= step]
+            self.records = [record for record in _read(self.path) if record["step"] <= step]
         if self.path is not None:
             with whole_file(self.path) as aside:
                 aside.write_text(self.text, encoding="utf-8")
@@ -42,7 +47,7 @@ class TrainingLog:
         """Notes how the training stands after `record["step"]` of `steps`."""
         self.records.append(record)
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         status(_line(record, steps))
         if self._board is not None:
@@ -54,6 +59,22 @@ class TrainingLog:
     def text(self) -> str:
         """All records as JSON lines."""
         return "".join(json.dumps(record) + "\n" for record in self.records)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    lines, records = path.read_bytes().splitlines(), []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            record["step"] + 0
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise InputError(
+                f"{path}: line {number} is no record of a training; take it out, or start anew with --overwrite"
+            ) from error
+        records.append(record)
+    return records
 
 
 def _line(record: Mapping[str, Any], steps: int) -> str:

@@ -1,0 +1,102 @@
+"""Ends a process at a chosen file operation as SIGKILL does: nothing is cleaned up, no `finally` runs."""
+
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
+_TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+class Killer:
+    """An audit hook: counts what is about to change files below `root`, and kills the process before change `at`."""
+
+    def __init__(self, root: Path, at: int | None) -> None:
+        self.root, self.at, self.count = os.fspath(root), at, 0
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self._counts(event, arguments):
+            if self.count == self.at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.count += 1
+
+    def _counts(self, event: str, arguments: tuple[Any, ...]) -> bool:
+        if event == "ctypes.dlsym":  # the exchange of two folders
+            return arguments[1] == "renameat2"
+        if event != "open" and event not in _CHANGES:
+            return False
+        if event == "open" and not arguments[2] & _TO_WRITE:
+            return False
+        if isinstance(arguments[0], int):
+            return event != "open"
+        path = os.fsdecode(arguments[0])
+        return path.startswith(self.root) or (event != "open" and not os.path.isabs(path))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a fork ended.
+
+    Attributes:
+        status: Its exit status; −9 where it was killed.
+        changes: Changes that it made; None where it was killed.
+    """
+
+    status: int
+    changes: int | None
+
+
+def forked(
+    work: Callable[[], None],
+    *,
+    root: Path,
+    at: int | None = None,
+    after: float | None = None,
+    output: Path = Path(os.devnull),
+) -> Ended:
+    """Runs work in a fork, and kills it.
+
+    Args:
+        work: What to do.
+        root: Changes below it count.
+        at: Kill it before its change of this number.
+        after: Kill it after so many seconds.
+        output: The file that what it prints is added to.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reader, writer = os.pipe()
+    if (pid := os.fork()) == 0:
+        _run(work, Killer(root, at), writer, output)
+    os.close(writer)
+    if after is not None and not select.select([reader], [], [], after)[0]:
+        os.kill(pid, signal.SIGKILL)
+    with os.fdopen(reader) as told:
+        changes = told.read()
+    return Ended(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), int(changes) if changes else None)
+
+
+def _run(work: Callable[[], None], killer: Killer, writer: int, output: Path) -> NoReturn:
+    status = 1
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.addaudithook(killer)
+        work()
+        status = 0
+    except SystemExit as error:
+        status = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.write(writer, str(killer.count).encode())
+        os._exit(status)

@@ -1,0 +1,61 @@
+"""The state of a training, and its log, as they are found after a run that was killed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dcvit.errors import InputError
+from dcvit.training.checkpoint import TrainingState, read_state, write_state
+from dcvit.training.log import TrainingLog
+
+RECORDS: list[dict[str, Any]] = [
+    {"step": step, "epoch": 0.1, "loss": 0.5, "losses": {"kl": 0.5}, "lr": 1e-3, "images_per_second": 9.0,
+     "seconds": 1.0}
+    for step in (1, 2, 3)
+]  # fmt: skip
+
+
+def test_a_damaged_checkpoint_is_refused_wherever_the_bit_is(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    write_state(path, "run", TrainingState(3, 1.5, {"model": {"w": torch.arange(4.0)}, "taken": [1, torch.ones(2)]}))
+    state = read_state(path, "run")
+    assert state is not None
+    assert (state.step, state.seconds, state.parts["taken"][0]) == (3, 1.5, 1)
+    assert torch.equal(state.parts["model"]["w"], torch.arange(4.0))
+    data = path.read_bytes()
+    for position in range(len(data)):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        with pytest.raises(InputError, match=r"training\.safetensors is damaged \(.*start anew with --overwrite"):
+            read_state(path, "run")
+
+
+@pytest.mark.parametrize("end", ['{"step": 3, "lo', "{", "\0\0\0", "3", '{"step": null}\n', "\udcff"])
+def test_a_last_line_that_was_being_written_is_dropped(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in RECORDS) + end, errors="surrogateescape")
+    log = TrainingLog(path)
+    log.resume(2)
+    assert log.records == RECORDS[:2]
+    log.add(RECORDS[2], 3)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == RECORDS
+
+
+def test_a_last_line_without_its_end_counts_where_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(json.dumps(each) for each in RECORDS))
+    log = TrainingLog(path)
+    log.resume(3)
+    assert log.records == RECORDS
+
+
+def test_another_broken_line_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    lines = [json.dumps(each) for each in RECORDS]
+    path.write_text("\n".join([lines[0], lines[1][:20], lines[2]]) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"train\.jsonl: line 2 is no record .* --overwrite"):
+        TrainingLog(path).resume(3)
+    assert path.read_bytes() == before
