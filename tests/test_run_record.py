@@ -43,6 +43,8 @@ def other_than(value: Any, info: FieldInfo) -> Any:
         return not value
     if kind is CompressionPlan:
         return CompressionPlan(model="vit_tiny_patch16_224", model_kwargs=TINY)
+    if get_origin(kind) is tuple:
+        return (0, 255)
     if kind in (int, float):
         tried = [kind(1), kind(2), 0.25, 3]
         return next(each for each in tried if each != value and accepts(info, each))

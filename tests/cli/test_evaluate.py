@@ -4,7 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from dcvit.folder.model_folder import ModelFolder
+from dcvit.plan import CompressionPlan, HeadPlan
 
 Tool = Callable[..., Any]
 
@@ -49,3 +54,25 @@ def test_a_model_of_other_classes(tool: Tool) -> None:
     ended = tool("evaluate", "vit_tiny_patch16_224", "--random-init", "--data", "digits")
     assert ended.status == 2
     assert "digits has 10 classes and the model 1000" in ended.error
+
+
+def test_masks_of_two_classes_as_black_and_white(
+    tool: Tool, tmp_path: Path, make_folder: Callable[..., ModelFolder], tiny_plan: CompressionPlan
+) -> None:
+    """White is 255, which no pixel of would count: that would read as 100 % of whatever is predicted."""
+    folder = make_folder(tmp_path / "model", tiny_plan.replace(head=HeadPlan(num_classes=2))).path
+    generator = np.random.default_rng(0)
+    for index in range(4):
+        for kind, pixels in (
+            ("images", generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)),
+            ("masks", generator.choice(np.array([0, 255], dtype=np.uint8), (32, 32))),
+        ):
+            (tmp_path / "pairs" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "pairs" / kind / f"{index}.png")
+    refused = tool("evaluate", folder, "--data", tmp_path / "pairs")
+    assert refused.status == 2
+    assert "--mask-values 0,255" in refused.error
+    ended = tool("evaluate", folder, "--data", tmp_path / "pairs", "--mask-values", "0,255", "--json")
+    assert ended.status == 0, ended.stderr
+    assert 0 < ended.json["miou"] < 60  # masks are noise, so no model is right more often than by chance
+    assert len(ended.json["iou"]) == 2

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dcvit.errors import InputError
 from dcvit.families import FAMILIES, Family, family_of, matching_family
 from dcvit.methods.cait.prunable import prunable_layers
-from dcvit.methods.few_shot.practise import check_place_for_adaptors
+from dcvit.methods.few_shot.drop_trials import check_place_for_adaptors
 from dcvit.model import create
 from dcvit.plan import BlockPlan, CompressionPlan
 

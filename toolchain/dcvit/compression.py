@@ -144,7 +144,9 @@ def prepare(
     recovery = _checked_recovery(method, run.recover, data)
     kept = check_cache(run.cache, out)
     accelerator().wait_for_everyone()  # from here on the output is no longer as the checks of every process found it
-    source = None if data is None else open_source(data, "train")
+    source = None
+    if data is not None:
+        source = open_source(data, "train", mask_values=run.mask_values, ignore_index=run.ignore_index)
     head = new_head(model, run.task, run.head, run.model_kwargs, source)
     with seeded(run.seed):  # random weights and a new head are the seed's, so that a run can be resumed
         subject = open_subject(

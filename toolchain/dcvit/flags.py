@@ -23,6 +23,7 @@ class Flag:
         default: What the help says of a default that the field cannot say, such as one that depends on others.
         value: That the option sets the field to, where it is a switch of one value among several.
         path: Whether a path is that of a file or of a folder.
+        separated: Whether a tuple is one value with commas; else the option may be given several times.
     """
 
     name: str | None = None
@@ -32,6 +33,7 @@ class Flag:
     default: str | None = None
     value: str | None = None
     path: Literal["file", "folder"] | None = None
+    separated: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dcvit.flags import Flag
 from dcvit.plan import HeadKind, HeadPlan, Task
@@ -31,7 +31,25 @@ class WeightSettings(BaseModel):
     )
 
 
-class RunSettings(WeightSettings):
+def _numbers(value: Any) -> Any:
+    """`0,255` as the command line has it, or numbers already."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class MaskSettings(BaseModel):
+    """How masks are read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mask_values: Annotated[
+        tuple[int, ...] | None, BeforeValidator(_numbers), Flag(metavar="A,B,…", separated=True, default="0, 1, …")
+    ] = Field(default=None, description="Values in mask files that stand for class 0, 1, …, as 0,255.")
+    ignore_index: Annotated[int | None, Flag(metavar="V", default="255, if that is no class")] = Field(
+        default=None, ge=0, le=255, description="Value in mask files of pixels that do not count."
+    )
+
+
+class RunSettings(WeightSettings, MaskSettings):
     """What a run is told beside its target and the settings of its method."""
 
     recover: Annotated[Recovery | None, Flag(default="what the method does")] = Field(

@@ -15,10 +15,11 @@ from dcvit.data import FewShot, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.families import family_of
 from dcvit.layers.adaptor import Layer, adapt_input, adapt_output
-from dcvit.methods.few_shot import practise as module
+from dcvit.methods.few_shot import drop_trials as module
 from dcvit.methods.few_shot.compressor import Recovered
+from dcvit.methods.few_shot.drop_trials import drop_with_adaptors, feature_error
 from dcvit.methods.few_shot.job import Job
-from dcvit.methods.few_shot.practise import drop_with_adaptors, feature_error, fewest, practise, unit_macs
+from dcvit.methods.few_shot.practise import fewest, practise, unit_macs
 from dcvit.methods.few_shot.proposal import Proposal, Unit, propose
 from dcvit.methods.few_shot.settings import PractiseSettings
 from dcvit.methods.target import Target

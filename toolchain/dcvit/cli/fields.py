@@ -127,8 +127,8 @@ def _option(field: FlagField) -> click.Option:
         if flag.off or info.default is not False:
             names[0] += "/" + (flag.off or "--no-" + field.option.removeprefix("--"))
     else:
-        how["type"] = _click_type(info)
-        how["multiple"] = get_origin(kind) is tuple
+        how["type"] = click.STRING if flag.separated else _click_type(info)
+        how["multiple"] = get_origin(kind) is tuple and not flag.separated
         if info.is_required():
             how["required"] = True
             del how["default"]  # click takes a default of None for a value, and would not miss another

@@ -138,21 +138,24 @@ def _end(arguments: Sequence[str], message: str, status: int) -> None:
     sys.exit(status)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+HELP = """Make a Vision Transformer faster with few or no labels, and ship it: PyTorch, ONNX, TensorRT.
+
+\b
+dcvit-tool demo                                        the whole path on bundled data
+dcvit-tool compress MODEL --data D --macs-reduction R -o OUT
+dcvit-tool export OUT --precision fp16 --trt
+dcvit-tool verify OUT --data D
+dcvit-tool bench OUT
+dcvit-tool report OUT
+
+Exit status: 0 done, 1 a check did not hold, 2 the input is wrong.
+"""
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, help=HELP)
 @click.version_option(package_name="dcvit-tool", message="%(prog)s %(version)s")
 def cli() -> None:
-    r"""Make a Vision Transformer faster with few or no labels, and ship it: PyTorch, ONNX, TensorRT.
-
-    \b
-    dcvit-tool demo                                        the whole path on bundled data
-    dcvit-tool compress MODEL --data D --macs-reduction R -o OUT
-    dcvit-tool export OUT --precision fp16 --trt
-    dcvit-tool verify OUT --data D
-    dcvit-tool bench OUT
-    dcvit-tool report OUT
-
-    Exit status: 0 done, 1 a check did not hold, 2 the input is wrong, 130 interrupted, 143 terminated.
-    """
+    """The group of all commands."""
 
 
 if __name__ == "__main__":

@@ -95,6 +95,8 @@ def evaluate(
     model_kwargs: dict[str, Any] | None = None,
     checkpoint: Path | None = None,
     weights: Weights = "pretrained",
+    mask_values: tuple[int, ...] | None = None,
+    ignore_index: int | None = None,
 ) -> EvaluateResult:
     """Counts how often a classifier is right; of a segmentation model, the mean intersection over union.
 
@@ -111,6 +113,8 @@ def evaluate(
         model_kwargs: For a timm name.
         checkpoint: Weights for a timm name.
         weights: For a timm name without a checkpoint.
+        mask_values: Values in mask files that stand for class 0, 1, …; by default the indices themselves.
+        ignore_index: Value in mask files of pixels that do not count; by default 255, if that is no class.
 
     Raises:
         InputError: If the model or the data cannot be read, the images have no labels or not as many classes as the
@@ -118,7 +122,7 @@ def evaluate(
     """
     variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
     chosen = runtime_named(runtime)
-    source = open_source(data, "test")
+    source = open_source(data, "test", mask_values=mask_values, ignore_index=ignore_index)
     with _opened(model, chosen, variant, model_kwargs, checkpoint, weights) as (folder, session):
         corrupt = CorruptImages()
         measure = _count_top if folder.plan.task == "classification" else _compare_masks

@@ -195,6 +195,26 @@ def _records(folder: ModelFolder, kind: str, record: type[R]) -> dict[str, R]:
     return dict(sorted(found.items(), key=lambda item: (item[1].batch, item[0])))
 
 
+class TrialRecord(_Record):
+    """One trial of cutting some blocks alone.
+
+    Attributes:
+        blocks: Their numbers.
+        seconds: Of the training.
+        kl: Mean KL(original ‖ compressed) that it left, in nats; None where trials are scored otherwise.
+        mse: Mean squared error of the features.
+        saved_percent: Of the latency, by these blocks.
+        score: What trials are ranked by where that is not the KL; the lower, the better.
+    """
+
+    blocks: tuple[int, ...]
+    seconds: float
+    kl: float | None = None
+    mse: float | None = None
+    saved_percent: float | None = None
+    score: float | None = None
+
+
 class BlockDamage(_Record):
     """What compressing one block alone does to the outputs, as measured: mean KL(original ‖ compressed), in nats.
 

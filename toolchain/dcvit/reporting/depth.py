@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcvit.families import Architecture
-from dcvit.folder.records import BlockDamage
+from dcvit.folder.records import BlockDamage, TrialRecord
 from dcvit.layers.token_grid import grids
 from dcvit.pictures.channels import Bar, attention_bars, block_bars, mlp_bars
 from dcvit.plan import CompressionPlan
@@ -213,13 +213,13 @@ class DrawnTrial:
 
 
 def trials_of(metrics: dict[str, Any], plan: CompressionPlan) -> tuple[DrawnTrial, ...]:
-    """DC-ViT's or PRACTISE's trials by position in the model; empty where there were none."""
+    """The trials by position in the model; empty where there were none."""
     trials = []
     for found in metrics.get("trials", []):
-        entries = [entry["index"] if isinstance(entry, dict) else int(entry) for entry in found["blocks"]]
-        score, unit = (found["kl"], "nats") if "kl" in found else (found["score"], "score")
-        chosen = all(plan.block(index).removed for index in entries)
-        trials.append(DrawnTrial(tuple(entries), score, unit, chosen))
+        trial = TrialRecord.model_validate(found)
+        chosen = all(plan.block(index).removed for index in trial.blocks)
+        score, unit = (trial.score or 0.0, "score") if trial.kl is None else (trial.kl, "nats")
+        trials.append(DrawnTrial(trial.blocks, score, unit, chosen))
     return tuple(sorted(trials, key=lambda trial: trial.blocks))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from dcvit.folder.records import TrialRecord
 from dcvit.methods.cuts.damage import Examination, PossibleCuts
 from dcvit.methods.cuts.nodes import NodeRanking
 from dcvit.methods.few_shot.allocate import RESOLUTION, damage_of
@@ -140,5 +141,6 @@ def _try_units(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPl
     units = proposal.chosen([trial.unit for trial in ranked]) if trials else []
     with job.watch.stage("recovery"):
         student = recover_progressively(job, [*([block] for block in fixed), *units], ranking)
-    found = {"trials": [{"blocks": t.unit, "kl": t.score, "seconds": t.seconds} for t in ranked]}
+    records = [TrialRecord(blocks=trial.unit, kl=trial.score, seconds=trial.seconds) for trial in ranked]
+    found = {"trials": [record.model_dump(exclude_none=True) for record in records]}
     return Recovered(student, [entry for unit in units for entry in unit], found)
