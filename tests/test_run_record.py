@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import pytest
+import torch
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -114,6 +115,7 @@ def test_other_weights_and_other_images_are_named(subject: Subject, tmp_path: Pa
     run_record.check_same(tmp_path, run_record.describe(subject, "moved/images", Target(), settings, RunSettings()))
     with pytest.raises(InputError, match=r"--data: .* was started with images, and now it is others"):
         run_record.check_same(tmp_path, run_record.describe(subject, "others", Target(), settings, RunSettings()))
+    torch.manual_seed(7)
     other = open_subject("vit_tiny_patch16_224", model_kwargs=TINY, weights="random")
     with pytest.raises(InputError, match="the weights of MODEL: "):
         run_record.check_same(tmp_path, run_record.describe(other, "images", Target(), settings, RunSettings()))
