@@ -14,7 +14,7 @@ from dcvit.plan import CompressionPlan
 from dcvit.preprocessing import Preprocessing
 from dcvit.stages import StageStore
 from dcvit.training.ema import MovingAverage
-from dcvit.training.finetune import CHECKPOINT, Checkpoints, Finetuning
+from dcvit.training.finetune import SAME_IMAGES, Checkpoints, Finetuning
 from dcvit.training.images import TrainingImages
 from dcvit.training.log import TrainingLog
 from dcvit.training.recipe import TrainingRecipe
@@ -101,7 +101,7 @@ def test_resumed_in_the_middle_of_an_epoch_it_is_the_same_to_the_bit(
     def run(name: str, data: TrainingImages) -> tuple[dict[str, Tensor], Shrinking, TrainingLog]:
         model = copy.deepcopy(student)
         pruner, log = Shrinking(model), TrainingLog(tmp_path / name / "train.jsonl")
-        checkpoints = Checkpoints(tmp_path / name, {"run": name}, minutes=0)
+        checkpoints = Checkpoints(tmp_path / name, "one", {"run": name}, minutes=0)
         (tmp_path / name).mkdir(exist_ok=True)
         training(
             model, data, recipe, teacher=Teacher(teacher), pruner=pruner, log=log, checkpoints=checkpoints
@@ -123,10 +123,13 @@ def test_resumed_in_the_middle_of_an_epoch_it_is_the_same_to_the_bit(
 def test_a_checkpoint_of_another_training_is_refused(
     tmp_path: Path, student: TimmModule, teacher: TimmModule, data: TrainingImages
 ) -> None:
+    def checkpoints(key: str) -> Checkpoints:
+        return Checkpoints(tmp_path, "one", {"run": key})
+
     def run(key: str, epochs: float) -> None:
         recipe = RECIPE.model_copy(update={"epochs": epochs})
         training(
-            student, data, recipe, teacher=Teacher(teacher), checkpoints=Checkpoints(tmp_path, {"run": key})
+            student, data, recipe, teacher=Teacher(teacher), checkpoints=checkpoints(key)
         ).run("test")  # fmt: skip
 
     run("a", 0.25)
@@ -136,7 +139,7 @@ def test_a_checkpoint_of_another_training_is_refused(
     for key, epochs in (("b", 0.25), ("a", 0.5)):
         with pytest.raises(InputError, match="of a run with another model, data or settings"):
             run(key, epochs)
-    (tmp_path / CHECKPOINT).write_bytes(b"none")
+    checkpoints("a").path.write_bytes(b"none")
     with pytest.raises(InputError, match="is damaged .*start anew with --overwrite"):
         run("a", 0.25)
 
@@ -240,3 +243,8 @@ def test_a_loss_that_is_no_number_ends_the_training(
 def test_a_batch_that_cannot_be_shared_out_is_refused(student: TimmModule, data: TrainingImages) -> None:
     with pytest.raises(InputError, match="give a multiple of 12"):
         training(student, data, RECIPE.model_copy(update={"accumulate": 6}))
+
+
+def test_what_is_said_to_change_no_image_is_there() -> None:
+    """A field that is renamed must not stay in the list."""
+    assert set(TrainingRecipe.model_fields) >= SAME_IMAGES

@@ -31,6 +31,9 @@ from dcvit.training.teacher import Teacher
 from dcvit.types import TimmModule
 
 CHECKPOINT = "training.safetensors"
+SAME_IMAGES = {"epochs", "batch_size", "accumulate", "lr", "weight_decay", "warmup", "clip_norm", "label_smoothing",
+               "distill", "ema"}  # fmt: skip
+"""Of a recipe, what changes no image that the teacher is shown; their number and order is told beside it."""
 _MOST_STEPS_A_RECORD = 50
 
 
@@ -130,7 +133,7 @@ class Finetuning:
         """Lets the teacher compute its outputs beforehand, for this training and others; see `Teacher.keep`."""
         if self.teacher is not None and self.task.needs_teacher:
             images = {"order": [self.order.images, self.order.batch_size, self.seed], "steps": self.steps}
-            looks = self.recipe.model_dump(mode="json", include={"augmentation", "mixup", "cutmix"})
+            looks = self.recipe.model_dump(mode="json", exclude=SAME_IMAGES)
             self.teacher.keep(self.data, self.order, self.steps, self.mixing, store, key | images | looks)
 
     def run(self, description: str) -> FinetuneResult:

@@ -114,7 +114,7 @@ def synthesize(
     key = {
         "model": weights_digest(dict(model.named_parameters()) | dict(model.named_buffers())),
         "structure": repr(model),  # merges by the mean leave no trace in the weights
-        "preprocessing": preprocessing.model_dump(include={"input_size", "mean", "std"}),
+        "preprocessing": preprocessing.model_dump(mode="json"),
         "num_classes": num_classes,
         "count": count,
         "steps": steps,
