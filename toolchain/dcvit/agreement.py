@@ -1,4 +1,4 @@
-"""How far two models' logits agree where they cannot be equal to rounding: by direction, and by the class that wins."""
+"""How far two models' logits agree where they cannot be equal to rounding."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,3 @@ def cosine(logits: Tensor, expected: Tensor) -> float:
     ours, theirs = ((part.double() - part.double().mean(1, keepdim=True)).flatten() for part in (logits, expected))
     scale = (ours.norm() * theirs.norm()).item()
     return (ours @ theirs).item() / scale if scale else float(torch.equal(ours, theirs))
-
-
-def same_class(logits: Tensor, expected: Tensor) -> int:
-    """In how many places [n, ...] the same class wins."""
-    return int((logits.argmax(1) == expected.argmax(1)).sum())

@@ -8,7 +8,7 @@ from typing import Any
 from dcvit.families import Architecture, family_of
 from dcvit.files import base_name
 from dcvit.folder.findings import checks, evaluations, read
-from dcvit.folder.model_folder import WEIGHTS, ModelFolder
+from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import EngineRecord, OnnxRecord, engine_records, onnx_records
 from dcvit.frontiers.result import FRONTIER
 from dcvit.reporting.accuracy import Accuracy, Comparison, comparisons, measured
@@ -141,11 +141,6 @@ class Facts:
     def settings(self) -> list[tuple[str, str]]:
         """Every setting of the run, nested ones by dotted names."""
         return [("seed", str(self.manifest.seed)), *_flat(self.manifest.settings)]
-
-    @property
-    def weights_bytes(self) -> int:
-        """Size of the weights file."""
-        return self.manifest.files[WEIGHTS].bytes
 
 
 def _frontier_around(path: Path) -> dict[str, Any]:
