@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dcvit_kernels import library, reference
-from dcvit_kernels.geometry import INTERPRETED, offset
+from dcvit_kernels.geometry import offset
+from dcvit_kernels.launch import INTERPRETED
 
 # The interpreter cuts bfloat16 off where a GPU rounds, so there the last unit counts whole.
 HALF_UNIT = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7 if INTERPRETED else 2.0**-8}
