@@ -107,6 +107,13 @@ class _LinearNorm(Function):
         return *_linear_gradients(ctx, grad, x, weight), *norm_grads, None, None
 
 
+def _wants_gradient(tensors: tuple[Tensor, ...]) -> bool:
+    for tensor in tensors:  # noqa: SIM110 (a loop: `any` over a generator takes a microsecond more)
+        if tensor.requires_grad:
+            return True
+    return False
+
+
 def merge_mean(x: Tensor, layout: Layout) -> Tensor:
     """Join neighbours by their mean."""
     if x.requires_grad and torch.is_grad_enabled():
@@ -128,13 +135,11 @@ def merge_linear(x: Tensor, weight: Tensor, bias: Tensor, layout: Layout) -> Ten
     return linear_kernels.linear(x, weight, bias, *layout)
 
 
-def merge_mean_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, layout: Layout
-) -> tuple[Tensor, Tensor]:
+def merge_mean_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, layout: Layout) -> tuple[Tensor, Tensor]:
     """Join by the mean and normalise: (merged, normalised)."""
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
         return _MeanNorm.apply(x, weight, bias, eps, layout)
-    return norm_kernels.mean_norm(x, weight, bias, eps, *layout)[:2]
+    return norm_kernels.mean_norm(x, weight, bias, eps, *layout, keep=False)[:2]
 
 
 def merge_linear_norm(
@@ -142,6 +147,6 @@ def merge_linear_norm(
 ) -> tuple[Tensor, Tensor]:
     """Join by a learned projection and normalise: (merged, normalised)."""
     tensors = (x, weight, bias, norm_weight, norm_bias)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if torch.is_grad_enabled() and _wants_gradient(tensors):
         return _LinearNorm.apply(*tensors, eps, layout)
-    return linear_kernels.linear_norm(x, weight, bias, (norm_weight, norm_bias, eps), *layout)[:2]
+    return linear_kernels.linear_norm(x, weight, bias, (norm_weight, norm_bias, eps), *layout, keep=False)[:2]

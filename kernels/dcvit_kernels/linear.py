@@ -100,9 +100,10 @@ _OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat1
 _PLANS = Plans()
 
 
-def precision() -> str:
-    """How fp32 is multiplied, as PyTorch is told to."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+def precision(weight: Tensor) -> str:
+    """How fp32 weights are multiplied, as PyTorch is told to; of no meaning for others."""
+    tf32 = weight.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if tf32 else "ieee"
 
 
 def dot_settings(weight: Tensor) -> dict[str, object]:
@@ -111,15 +112,18 @@ def dot_settings(weight: Tensor) -> dict[str, object]:
     The two dtypes differ in the interpreter only, which would multiply the bit patterns of bfloat16: widening is exact.
     """
     operand = _OPERANDS[weight.dtype]
-    return {"OPERAND": operand, "DOT": tl.float32 if INTERPRETED else operand, "PRECISION": precision()}
+    return {"OPERAND": operand, "DOT": tl.float32 if INTERPRETED else operand, "PRECISION": precision(weight)}
 
 
-def tile_for(x: Tensor, weight: Tensor, rows: int, columns: int, splits: int = 1) -> Tile:
-    """The tile for a product of rows x columns whose operands have the dtypes of `x` and `weight`."""
+def tile_for(x: Tensor, weight: Tensor, rows: int, columns: int, splits: int = 1, hopper: bool = False) -> Tile:
+    """The tile for a product of rows x columns whose operands have the dtypes of `x` and `weight`.
+
+    `hopper` lets it be one for compute capability 9.0 alone, where the kernel's registers allow it.
+    """
     if INTERPRETED:
         return INTERPRETED_TILE
     sizes = (x.element_size(), weight.element_size())
-    return choose(rows, columns, *sizes, processors(x), is_hopper(x), splits)
+    return choose(rows, columns, *sizes, processors(x), hopper, splits)
 
 
 def linear_launch(x: Tensor, weight: Tensor, settings: tuple[int, int, bool, int], tile: Tile | None = None) -> Launch:
@@ -129,7 +133,7 @@ def linear_launch(x: Tensor, weight: Tensor, settings: tuple[int, int, bool, int
     patches = merged_height * merged_width
     batch, channels = x.shape[0], x.shape[2]
     rows = batch * patches
-    tile = tile or tile_for(x, weight, rows, channels)
+    tile = tile or tile_for(x, weight, rows, channels, hopper=is_hopper(x))
     tiles = cdiv(rows, tile.rows) * cdiv(channels, tile.columns)
     shared = SHARED_BYTES_HOPPER if is_hopper(x) else SHARED_BYTES
     resident = 2 if 2 * tile.shared_bytes(x.element_size(), weight.element_size()) <= shared else 1
@@ -145,30 +149,30 @@ def linear_launch(x: Tensor, weight: Tensor, settings: tuple[int, int, bool, int
 
 
 def _plan(
-    x: Tensor, weight: Tensor, settings: tuple[int, int, bool, int], eps: float | None
+    x: Tensor, weight: Tensor, settings: tuple[int, int, bool, int], eps: float | None, keep: bool = False
 ) -> tuple[tuple[int, int, int], Launch, Launch | None]:
     check_device(x)
     height, width, vertical, prefix = settings
     merged_height, merged_width = merged_sides(height, width, vertical)
     shape = (x.shape[0], prefix + merged_height * merged_width, x.shape[2])
-    norm = None if eps is None else norm_launch(x, shape, eps, settings, join=False)
+    norm = None if eps is None else norm_launch(x, shape, eps, settings, join=False, keep=keep)
     return shape, linear_launch(x, weight, settings), norm
 
 
 def _key(x: Tensor, weight: Tensor, bias: Tensor, settings: tuple[int, int, bool, int]) -> tuple[Any, ...]:
     return (
         x.shape, x.stride(), x.dtype, weight.dtype, bias.dtype, x.get_device(), settings,
-        x.data_ptr() & 15, weight.data_ptr() & 15, bias.data_ptr() & 15, torch.backends.cuda.matmul.fp32_precision,
+        x.data_ptr() & 15, weight.data_ptr() & 15, bias.data_ptr() & 15, precision(weight),
     )  # fmt: skip
 
 
-def linear(
-    x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int, vertical: bool, prefix: int
-) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int, vertical: bool, prefix: int) -> Tensor:
     """Merge by the projection. Products are in the dtype of `weight`, sums in fp32."""
     if x.stride(2) != 1:
         x = x.contiguous()
-    weight, bias, settings = weight.contiguous(), bias.contiguous(), (height, width, vertical, prefix)
+    if not (weight.is_contiguous() and bias.is_contiguous()):
+        weight, bias = weight.contiguous(), bias.contiguous()
+    settings = (height, width, vertical, prefix)
     key = _key(x, weight, bias, settings)
     shape, launch, _ = _PLANS.get(key) or _PLANS.keep(key, _plan(x, weight, settings, None))
     merged = x.new_empty(shape)
@@ -177,7 +181,15 @@ def linear(
 
 
 def linear_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, norm: Norm, height: int, width: int, vertical: bool, prefix: int
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norm: Norm,
+    height: int,
+    width: int,
+    vertical: bool,
+    prefix: int,
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Merge by the projection and normalise: (merged, normalised, statistics), as `norm.mean_norm` gives them.
 
@@ -186,14 +198,18 @@ def linear_norm(
     """
     if x.stride(2) != 1:
         x = x.contiguous()
-    weight, bias, settings = weight.contiguous(), bias.contiguous(), (height, width, vertical, prefix)
-    norm_weight, norm_bias, eps = norm[0].contiguous(), norm[1].contiguous(), norm[2]
-    aligned = (norm_weight.data_ptr() & 15, norm_bias.data_ptr() & 15, norm_weight.dtype, norm_bias.dtype, eps)
+    if not (weight.is_contiguous() and bias.is_contiguous()):
+        weight, bias = weight.contiguous(), bias.contiguous()
+    settings = (height, width, vertical, prefix)
+    norm_weight, norm_bias, eps = norm
+    if not (norm_weight.is_contiguous() and norm_bias.is_contiguous()):
+        norm_weight, norm_bias = norm_weight.contiguous(), norm_bias.contiguous()
+    aligned = (norm_weight.data_ptr() & 15, norm_bias.data_ptr() & 15, norm_weight.dtype, norm_bias.dtype, eps, keep)
     key = (*_key(x, weight, bias, settings), *aligned)
-    shape, launch, normalise = _PLANS.get(key) or _PLANS.keep(key, _plan(x, weight, settings, eps))
+    shape, launch, normalise = _PLANS.get(key) or _PLANS.keep(key, _plan(x, weight, settings, eps, keep))
     merged = x.new_empty(shape)
     normed = torch.empty_like(merged)
-    statistics = torch.empty((2, *shape[:2]), dtype=torch.float32, device=x.device)
+    statistics = torch.empty((2, *shape[:2]), dtype=torch.float32, device=x.device) if keep else merged
     launch(x, weight, bias, merged)
     normalise(x, norm_weight, norm_bias, merged, normed, statistics)
     return merged, normed, statistics

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dcvit_kernels.geometry import cdiv, merged_sides, neighbours, offset, processors
 from dcvit_kernels.launch import Launch, Plans, check_device
-from dcvit_kernels.linear import dot_settings, tile_for
+from dcvit_kernels.linear import dot_settings, precision, tile_for
 from dcvit_kernels.sums import column_sums, partial_sums
 
 # Programs of the weights' gradient for each multiprocessor, over which the pairs are split, and the most splits.
@@ -170,9 +170,7 @@ def _input_plan(grad: Tensor, weight: Tensor, settings: Settings) -> tuple[tuple
     odd = bool((height if vertical else width) % 2)
     constants = {"VERTICAL": vertical, "ODD": odd, **dot_settings(weight), **tile.constants}
     grid = (row_tiles * 2 * cdiv(channels, tile.columns),)
-    return shape, Launch(
-        linear_grad_input_kernel, grad.get_device(), grid, numbers, constants, tile.warps, tile.stages
-    )
+    return shape, Launch(linear_grad_input_kernel, grad.get_device(), grid, numbers, constants, tile.warps, tile.stages)
 
 
 def linear_grad_input(grad: Tensor, weight: Tensor, height: int, width: int, vertical: bool, prefix: int) -> Tensor:
@@ -182,7 +180,7 @@ def linear_grad_input(grad: Tensor, weight: Tensor, height: int, width: int, ver
     weight, settings = weight.contiguous(), (height, width, vertical, prefix)
     key = (
         grad.shape, grad.stride(), grad.dtype, weight.dtype, grad.get_device(), settings,
-        grad.data_ptr() & 15, weight.data_ptr() & 15, torch.backends.cuda.matmul.fp32_precision,
+        grad.data_ptr() & 15, weight.data_ptr() & 15, precision(weight),
     )  # fmt: skip
     shape, launch = _PLANS.get(key) or _PLANS.keep(key, _input_plan(grad, weight, settings))
     grad_input = grad.new_empty(shape)
@@ -204,9 +202,7 @@ def _weight_plan(grad: Tensor, x: Tensor, weight: Tensor, settings: Settings) ->
         rows, patches, channels, height, width, prefix, *grad.stride()[:2], *x.stride()[:2],
     )  # fmt: skip
     constants = {"VERTICAL": vertical, **dot_settings(weight), **tile.constants}
-    launch = Launch(
-        linear_grad_weight_kernel, device, (tiles, splits), numbers, constants, tile.warps, tile.stages
-    )
+    launch = Launch(linear_grad_weight_kernel, device, (tiles, splits), numbers, constants, tile.warps, tile.stages)
     return splits, launch, column_sums(splits, 2 * channels * channels, channels, device)
 
 
@@ -231,7 +227,7 @@ def linear_grad_weight(
     settings = (height, width, vertical, prefix)
     key = (
         grad.shape, grad.stride(), grad.dtype, x.stride(), x.dtype, weight.dtype, bias_dtype, x.get_device(), settings,
-        grad.data_ptr() & 15, x.data_ptr() & 15, torch.backends.cuda.matmul.fp32_precision,
+        grad.data_ptr() & 15, x.data_ptr() & 15, precision(weight),
     )  # fmt: skip
     splits, launch, sums = _PLANS.get(key) or _PLANS.keep(key, _weight_plan(grad, x, weight, settings))
     channels = x.shape[2]

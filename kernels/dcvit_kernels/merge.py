@@ -24,6 +24,9 @@ __all__ = ["merge_linear", "merge_linear_norm", "merge_mean", "merge_mean_norm",
 _HAS_TRITON = find_spec("triton") is not None
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _PLAIN = (Tensor, torch.nn.Parameter)
+_modes, _transforms, _is_tracing = (
+    torch._C._len_torch_dispatch_stack, torch._C._are_functorch_transforms_active, torch._C._is_tracing,
+)  # fmt: skip
 _enabled = os.environ.get("DCVIT_KERNELS", "1") != "0"
 
 
@@ -55,15 +58,18 @@ def _takes_kernels(x: Tensor) -> bool:
 
 def _use_kernels(x: Tensor) -> bool:
     supported = _HAS_TRITON and x.dtype in _DTYPES and _takes_kernels(x) and x.numel() > 0
-    return supported and _enabled and not (torch._C._is_tracing() or torch.compiler.is_exporting())
+    return supported and _enabled and not (_is_tracing() or torch.compiler.is_exporting())
 
 
 def _is_eager(*tensors: Tensor) -> bool:
     """Tell whether nothing has to see an operator: no compiler, no subclass of Tensor, no mode, no transform."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _modes() or _transforms():
         return False
-    plain = all(type(tensor) in _PLAIN for tensor in tensors)
-    return plain and not (torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active())
+    # A loop: `all` over a generator takes a microsecond more.
+    for tensor in tensors:  # noqa: SIM110
+        if type(tensor) not in _PLAIN:
+            return False
+    return True
 
 
 @cache

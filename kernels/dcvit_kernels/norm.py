@@ -38,13 +38,14 @@ def norm_kernel(
     stride_token,
     eps,
     JOIN: tl.constexpr,
+    KEEP: tl.constexpr,
     VERTICAL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
     """Write the LayerNorm of the pair means, and the means; without JOIN, of the tokens in `merged` as they are.
 
-    `statistics` [2, rows] holds the mean and the reciprocal deviation of each row, which the gradient needs.
+    With KEEP `statistics` [2, rows] gets the mean and the reciprocal deviation of each row, which the gradient needs.
     """
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     channel = tl.arange(0, BLOCK_CHANNELS)
@@ -67,8 +68,9 @@ def norm_kernel(
     weight = tl.load(norm_weight + channel, channel < channels, 0.0).to(tl.float32)
     bias = tl.load(norm_bias + channel, channel < channels, 0.0).to(tl.float32)
     tl.store(normed + where, (scaled * weight[None, :] + bias[None, :]).to(normed.dtype.element_ty), mask)
-    tl.store(statistics + row, row_mean, row < rows)
-    tl.store(statistics + rows + row, row_rstd, row < rows)
+    if KEEP:
+        tl.store(statistics + row, row_mean, row < rows)
+        tl.store(statistics + rows + row, row_rstd, row < rows)
 
 
 @triton.jit(do_not_specialize=FREE)
@@ -154,23 +156,25 @@ def _blocks(channels: int) -> dict[str, int]:
 
 
 def norm_launch(
-    x: Tensor, shape: tuple[int, int, int], eps: float, settings: tuple[int, int, bool, int], join: bool
+    x: Tensor, shape: tuple[int, int, int], eps: float, settings: tuple[int, int, bool, int], join: bool, keep: bool
 ) -> Launch:
     """The launch for merged tokens of `shape`; call it with (x, weight, bias, merged, normed, statistics)."""
     height, width, vertical, prefix = settings
     batch, tokens, channels = shape
-    constants = {"JOIN": join, "VERTICAL": vertical, **_blocks(channels)}
+    constants = {"JOIN": join, "KEEP": keep, "VERTICAL": vertical, **_blocks(channels)}
     numbers = (batch * tokens, tokens, channels, height, width, prefix, x.stride(0), x.stride(1), eps)
     grid = (cdiv(batch * tokens, constants["BLOCK_ROWS"]),)
     return Launch(norm_kernel, x.get_device(), grid, numbers, constants)
 
 
-def _mean_norm_plan(x: Tensor, eps: float, settings: tuple[int, int, bool, int]) -> tuple[tuple[int, int, int], Launch]:
+def _mean_norm_plan(
+    x: Tensor, eps: float, settings: tuple[int, int, bool, int], keep: bool
+) -> tuple[tuple[int, int, int], Launch]:
     check_device(x)
     height, width, vertical, prefix = settings
     merged_height, merged_width = merged_sides(height, width, vertical)
     shape = (x.shape[0], prefix + merged_height * merged_width, x.shape[2])
-    return shape, norm_launch(x, shape, eps, settings, join=True)
+    return shape, norm_launch(x, shape, eps, settings, join=True, keep=keep)
 
 
 def mean_norm(
@@ -182,25 +186,28 @@ def mean_norm(
     width: int,
     vertical: bool,
     prefix: int,
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Merge by the mean and normalise: (merged, normalised, statistics).
 
-    The statistics, fp32 `[2, B, P + H'·W']`, are the mean and the reciprocal deviation of each token.
+    The statistics, fp32 `[2, B, P + H'·W']`, are the mean and the reciprocal deviation of each token; what stands there
+    without `keep`, when no gradient will be taken, has no meaning.
     """
     strides = x.stride()
     if strides[2] != 1:
         x = x.contiguous()
         strides = x.stride()
-    norm_weight, norm_bias = norm_weight.contiguous(), norm_bias.contiguous()
+    if not (norm_weight.is_contiguous() and norm_bias.is_contiguous()):
+        norm_weight, norm_bias = norm_weight.contiguous(), norm_bias.contiguous()
     settings = (height, width, vertical, prefix)
     key = (
         x.shape, strides, x.dtype, norm_weight.dtype, norm_bias.dtype, x.get_device(), x.data_ptr() & 15,
-        norm_weight.data_ptr() & 15, norm_bias.data_ptr() & 15, settings, eps,
+        norm_weight.data_ptr() & 15, norm_bias.data_ptr() & 15, settings, eps, keep,
     )  # fmt: skip
-    shape, launch = _PLANS.get(key) or _PLANS.keep(key, _mean_norm_plan(x, eps, settings))
+    shape, launch = _PLANS.get(key) or _PLANS.keep(key, _mean_norm_plan(x, eps, settings, keep))
     merged = x.new_empty(shape)
     normed = torch.empty_like(merged)
-    statistics = torch.empty((2, *shape[:2]), dtype=torch.float32, device=x.device)
+    statistics = torch.empty((2, *shape[:2]), dtype=torch.float32, device=x.device) if keep else merged
     launch(x, norm_weight, norm_bias, merged, normed, statistics)
     return merged, normed, statistics
 

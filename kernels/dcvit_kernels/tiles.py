@@ -54,12 +54,13 @@ INTERPRETED_TILE = Tile(16, 16, 16, 4, 1, 1.0)
 
 
 def candidates(row_bytes: int, column_bytes: int, hopper: bool) -> list[Tile]:
-    """The tiles whose stages fit into shared memory, for operands of so many bytes an element."""
-    limit = SHARED_BYTES_HOPPER if hopper else SHARED_BYTES
-    return [
+    """The tiles whose stages fit into shared memory, for operands of so many bytes an element: the deepest of them."""
+    fitting = [
         tile for tile in TILES
-        if (hopper or not tile.hopper) and tile.shared_bytes(row_bytes, column_bytes) <= limit
+        if (hopper or not tile.hopper)
+        and tile.shared_bytes(row_bytes, column_bytes) <= (SHARED_BYTES_HOPPER if tile.hopper else SHARED_BYTES)
     ]  # fmt: skip
+    return [tile for tile in fitting if tile.depth == max(other.depth for other in fitting)]
 
 
 def choose(

@@ -34,8 +34,8 @@ def kernels(dtype: str, hopper: bool, every_tile: bool):
     pair = {"BLOCK_ROWS": pairs.BLOCK_ELEMENTS // 128, "BLOCK_CHANNELS": tiles.channel_block(CHANNELS)}
     yield pairs.reduce_pairs_kernel, {"VERTICAL": False, "AVERAGE": True, **pair}, 4, 3
     yield pairs.expand_pairs_kernel, {"VERTICAL": True, "AVERAGE": False, **pair}, 4, 3
-    yield norm.norm_kernel, {"JOIN": True, "VERTICAL": True, **row}, 4, 3
-    yield norm.norm_kernel, {"JOIN": False, "VERTICAL": True, **row}, 4, 3
+    yield norm.norm_kernel, {"JOIN": True, "KEEP": True, "VERTICAL": True, **row}, 4, 3
+    yield norm.norm_kernel, {"JOIN": False, "KEEP": True, "VERTICAL": True, **row}, 4, 3
     yield norm.norm_backward_kernel, {"VERTICAL": False, "TO_PAIRS": True, **row}, 4, 3
     yield sums.column_sums_kernel, {"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 128}, 4, 3
     dot = {"OPERAND": TYPES[dtype], "DOT": TYPES[dtype], "PRECISION": "ieee"}
