@@ -11,6 +11,9 @@ the time does not depend on their size, but for eager PyTorch, which is timed be
 Medians of single calls in us; the rounds of all operators, and of both checkouts, are interleaved.
 """
 
+# What stands in for something takes its arguments, needed or not.
+# ruff: noqa: ARG005
+
 import argparse
 import json
 import os

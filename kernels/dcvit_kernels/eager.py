@@ -44,7 +44,8 @@ class _ExpandPairs(Function):
 
 def _linear_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients of (x, weight, bias), each only where it is asked for."""
-    needs, layout = ctx.needs_input_grad, ctx.layout
+    needs = ctx.needs_input_grad
+    layout: Layout = ctx.layout
     if torch.is_grad_enabled():  # operators refuse what has no gradient of its own, as kernels would not
         return library.linear_gradients(ctx, grad, x, weight, layout)
     grad_x = linear_backward.linear_grad_input(grad, weight, *layout) if needs[0] else None
@@ -66,13 +67,18 @@ class _Linear(Function):
 
 
 def _norm_gradients(
-    ctx: Any, grads: tuple[Tensor, Tensor], merged: Tensor, statistics: Tensor, weight: Tensor, to_pairs: bool
+    ctx: Any, grads: tuple[Tensor, ...], merged: Tensor, statistics: Tensor, weight: Tensor, to_pairs: bool
 ) -> tuple[Tensor, ...]:
-    saved = (*grads, merged, statistics, weight, *ctx.layout, to_pairs)
+    layout: Layout = ctx.layout
+    upstream, of_normed = grads
     if torch.is_grad_enabled():
-        grad, grad_weight, grad_bias = library.norm_backward(*saved)
+        grad, grad_weight, grad_bias = library.norm_backward(
+            upstream, of_normed, merged, statistics, weight, *layout, to_pairs
+        )
         return grad, grad_weight, grad_bias.to(ctx.norm_dtype)
-    return norm_kernels.norm_backward(*saved, ctx.norm_dtype)
+    return norm_kernels.norm_backward(
+        upstream, of_normed, merged, statistics, weight, *layout, to_pairs, ctx.norm_dtype
+    )
 
 
 class _MeanNorm(Function):
@@ -86,7 +92,7 @@ class _MeanNorm(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         merged, statistics, weight = ctx.saved_tensors
-        return *_norm_gradients(ctx, grads, merged, statistics, weight, True), None, None  # type: ignore[arg-type]
+        return *_norm_gradients(ctx, grads, merged, statistics, weight, True), None, None
 
 
 class _LinearNorm(Function):
@@ -102,8 +108,8 @@ class _LinearNorm(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        x, weight, *saved = ctx.saved_tensors
-        grad, *norm_grads = _norm_gradients(ctx, grads, *saved, False)  # type: ignore[arg-type]
+        x, weight, merged, statistics, norm_weight = ctx.saved_tensors
+        grad, *norm_grads = _norm_gradients(ctx, grads, merged, statistics, norm_weight, False)
         return *_linear_gradients(ctx, grad, x, weight), *norm_grads, None, None
 
 

@@ -142,7 +142,8 @@ def linear_launch(x: Tensor, weight: Tensor, settings: tuple[int, int, bool, int
         (prefix + patches) * channels,
     )  # fmt: skip
     constants = {
-        "VERTICAL": vertical, "WHOLE": channels % tile.depth == 0, "FLAT": tile.flat, **dot_settings(weight), **tile.constants,
+        "VERTICAL": vertical, "WHOLE": channels % tile.depth == 0, "FLAT": tile.flat,
+        **dot_settings(weight), **tile.constants,
     }  # fmt: skip
     grid = (min(tiles, resident * processors(x)),)
     return Launch(linear_kernel, x.get_device(), grid, numbers, constants, tile.warps, tile.stages)

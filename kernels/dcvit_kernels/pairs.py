@@ -107,8 +107,9 @@ def _plan(x: Tensor, settings: tuple[Any, ...], reduce: bool) -> tuple[tuple[int
     grid = (cdiv(batch * merged, constants["BLOCK_ROWS"]), cdiv(channels, constants["BLOCK_CHANNELS"]))
     if reduce:
         return (batch, merged, channels), Launch(reduce_pairs_kernel, x.get_device(), grid, numbers, constants)
-    numbers = (*numbers, whole * channels)
-    return (batch, whole, channels), Launch(expand_pairs_kernel, x.get_device(), grid, numbers, constants)
+    return (batch, whole, channels), Launch(
+        expand_pairs_kernel, x.get_device(), grid, (*numbers, whole * channels), constants
+    )
 
 
 def _run(x: Tensor, settings: tuple[Any, ...], reduce: bool) -> Tensor:
