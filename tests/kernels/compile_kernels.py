@@ -40,11 +40,12 @@ def kernels(dtype: str, hopper: bool, every_tile: bool):
     yield sums.column_sums_kernel, {"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 128}, 4, 3
     dot = {"OPERAND": TYPES[dtype], "DOT": TYPES[dtype], "PRECISION": "ieee"}
     fitting = tiles.candidates(BYTES[dtype], BYTES[dtype], hopper)
-    for tile in fitting if every_tile else [next(tile for tile in fitting if not tile.hopper)]:
+    first = next(tile for tile in fitting if not tile.hopper)
+    for tile in fitting if every_tile else [first]:
         product = ({**dot, **tile.constants}, tile.warps, tile.stages)
         whole = {"VERTICAL": False, "WHOLE": True, "FLAT": tile.flat}
         yield linear.linear_kernel, {**whole, **product[0]}, *product[1:]
-        if tile.hopper:  # for the forward alone: see `linear.tile_for`
+        if tile is not first:  # the gradients' kernels are compiled once
             continue
         yield linear_backward.linear_grad_input_kernel, {"VERTICAL": True, "ODD": True, **product[0]}, *product[1:]
         yield linear_backward.linear_grad_weight_kernel, {"VERTICAL": False, **product[0]}, *product[1:]

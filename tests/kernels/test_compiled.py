@@ -17,7 +17,7 @@ KERNELS = PRODUCTS | {
 }  # fmt: skip
 
 
-# Every tile in fp16 where the tensor cores are the fastest; the other dtypes with the tile that comes first.
+# On 9.0 the forward product with every tile, flat or not.
 @pytest.mark.parametrize(("capability", "asked"), [(80, ["fp16", "bf16", "fp32"]), (90, ["fp16:all"]), (120, ["fp16"])])
 def test_machine_code(capability: int, asked: list[str], tmp_path: Path):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
