@@ -1,17 +1,12 @@
-"""What the kernels share: where the two neighbours of a merged token lie, LayerNorm of a row, and launching."""
+"""What the kernels share: where the two neighbours of a merged token lie, LayerNorm of a row, and the device."""
 
 # Inside a kernel an argument is a pointer or a block, outside it a tensor or a number: no type says both.
 # mypy: disable-error-code="no-untyped-def"
-
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-# Triton reads TRITON_INTERPRET when it decorates a kernel, so the mode is settled once, at import.
-INTERPRETED: bool = triton.knobs.runtime.interpret
 
 
 @triton.jit
@@ -51,32 +46,21 @@ def normalise(values, mask, channels, eps):
     return centred * rstd[:, None], mean, rstd
 
 
-def configs(interpreted: triton.Config, *native: triton.Config) -> list[triton.Config]:
-    """Give the configurations to tune over; the interpreter gets small blocks, so that small tensors span several."""
-    return [interpreted] if INTERPRETED else list(native)
+def processors(x: Tensor) -> int:
+    """Give the number of multiprocessors of the GPU of `x`; 2 in the interpreter."""
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 2
 
 
-def on_device(x: Tensor) -> AbstractContextManager[object]:
-    """Make the GPU of `x` the current one, which is where Triton launches."""
-    if x.is_cuda:
-        return torch.cuda.device(x.device)
-    if INTERPRETED:
-        return nullcontext()
-    raise RuntimeError(
-        f"x is on {x.device}; the kernels need a CUDA tensor (or TRITON_INTERPRET=1 before the first import)"
-    )
-
-
-def resident_programs(x: Tensor) -> int:
-    """Give the number of programs that fill the GPU about four times over, for kernels that loop over their work."""
-    return 4 * torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 8
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """Return `x` itself if neighbouring channels are neighbours in memory (any other stride will do), else a copy."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+def is_hopper(x: Tensor) -> bool:
+    """Tell whether `x` is on a GPU of compute capability 9.0."""
+    return x.is_cuda and torch.cuda.get_device_capability(x.device)[0] == 9
 
 
 def merged_sides(height: int, width: int, vertical: bool) -> tuple[int, int]:
     """Give the grid after the merge."""
     return ((height + 1) // 2, width) if vertical else (height, (width + 1) // 2)
+
+
+def cdiv(a: int, b: int) -> int:
+    """Give a ÷ b, rounded up (Triton's own is a traced function, and costs ten times as much)."""
+    return -(-a // b)

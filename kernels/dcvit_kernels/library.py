@@ -1,9 +1,9 @@
 """The kernels as PyTorch operators, with shapes for tracing (fake) and gradients (autograd).
 
-`custom_op`, not `triton_op`: it needs no Triton at import, its body is opaque to tracing (so the tuner and the host
-code that sizes a launch run as written), and it runs interpreted kernels, which `wrap_triton` refuses. What is lost,
-that Inductor could see into the kernels, would bring nothing: they are fused already. Each body imports its kernels
-when it is first called.
+For compilers, dispatch modes and function transforms; plain eager calls go past them (`eager.py`). `custom_op`, not
+`triton_op`: it needs no Triton at import, its body is opaque to tracing (so the host code that sizes a launch runs as
+written), and it runs interpreted kernels, which `wrap_triton` refuses. Each body imports its kernels when it is first
+called.
 """
 
 # A fake and a setup take the whole signature of their operator, needed or not.
@@ -27,9 +27,8 @@ def _unmerged_like(x: Tensor, height: int, width: int, prefix: int) -> Tensor:
     return x.new_empty(x.shape[0], prefix + height * width, x.shape[2])
 
 
-def _with_statistics(merged: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    mean, rstd = (merged.new_empty(merged.shape[:2], dtype=torch.float32) for _ in range(2))
-    return merged, torch.empty_like(merged), mean, rstd
+def _with_statistics(merged: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return merged, torch.empty_like(merged), merged.new_empty(2, *merged.shape[:2], dtype=torch.float32)
 
 
 @custom_op("dcvit_kernels::reduce_pairs", mutates_args=())
@@ -97,7 +96,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int, ver
     """Join neighbouring tokens by a learned projection."""
     from dcvit_kernels import linear as kernels
 
-    return kernels.linear(x, weight, bias, height, width, vertical, prefix)[0]
+    return kernels.linear(x, weight, bias, height, width, vertical, prefix)
 
 
 @linear_grad_input.register_fake
@@ -117,7 +116,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int, vertical
     return _merged_like(x, height, width, vertical, prefix)
 
 
-def _linear_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, settings: tuple[Any, ...]) -> Grads:
+def linear_gradients(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, settings: tuple[Any, ...]) -> Grads:
     """Give the gradients of (x, weight, bias), each only where it is asked for."""
     grad_x = linear_grad_input(grad, weight, *settings) if ctx.needs_input_grad[0] else None
     if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
@@ -135,7 +134,7 @@ def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _linear_backward(ctx: Any, grad: Tensor) -> Grads:
     x, weight = ctx.saved_tensors
-    return *_linear_gradients(ctx, grad, x, weight, ctx.settings), None, None, None, None
+    return *linear_gradients(ctx, grad, x, weight, ctx.settings), None, None, None, None
 
 
 linear.register_autograd(_linear_backward, setup_context=_linear_setup)
@@ -151,8 +150,8 @@ def mean_norm(
     width: int,
     vertical: bool,
     prefix: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Join by the mean and normalise: (merged, normalised, mean, reciprocal deviation)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Join by the mean and normalise: (merged, normalised, statistics), the last fp32 `[2, B, N]`."""
     from dcvit_kernels import norm
 
     return norm.mean_norm(x, norm_weight, norm_bias, eps, height, width, vertical, prefix)
@@ -170,11 +169,11 @@ def linear_norm(
     width: int,
     vertical: bool,
     prefix: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Join by a learned projection and normalise: (merged, normalised, mean, reciprocal deviation)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Join by a learned projection and normalise: (merged, normalised, statistics)."""
     from dcvit_kernels import linear as kernels
 
-    return kernels.linear(x, weight, bias, height, width, vertical, prefix, (norm_weight, norm_bias, eps))
+    return kernels.linear_norm(x, weight, bias, (norm_weight, norm_bias, eps), height, width, vertical, prefix)
 
 
 @custom_op("dcvit_kernels::norm_backward", mutates_args=())
@@ -182,8 +181,7 @@ def norm_backward(
     grad_merged: Tensor,
     grad_normed: Tensor,
     merged: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
+    statistics: Tensor,
     norm_weight: Tensor,
     height: int,
     width: int,
@@ -195,7 +193,7 @@ def norm_backward(
     from dcvit_kernels import norm
 
     return norm.norm_backward(
-        grad_merged, grad_normed, merged, mean, rstd, norm_weight, height, width, vertical, prefix, to_pairs
+        grad_merged, grad_normed, merged, statistics, norm_weight, height, width, vertical, prefix, to_pairs
     )
 
 
@@ -214,8 +212,7 @@ def _(
     grad_merged: Tensor,
     grad_normed: Tensor,
     merged: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
+    statistics: Tensor,
     norm_weight: Tensor,
     height: int,
     width: int,
@@ -228,28 +225,28 @@ def _(
 
 
 def _mean_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    merged, _, mean, rstd = output
-    ctx.save_for_backward(merged, mean, rstd, inputs[1])
+    merged, _, statistics = output
+    ctx.save_for_backward(merged, statistics, inputs[1])
     ctx.settings = inputs[4:]
 
 
-def _mean_norm_backward(ctx: Any, grad_merged: Tensor, grad_normed: Tensor, *statistics: Tensor) -> Grads:
+def _mean_norm_backward(ctx: Any, grad_merged: Tensor, grad_normed: Tensor, _: Tensor | None) -> Grads:
     grads = norm_backward(grad_merged, grad_normed, *ctx.saved_tensors, *ctx.settings, True)
     return *grads, None, None, None, None, None
 
 
 def _linear_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weight, bias, norm_weight, _, _, *settings = inputs
-    merged, _, mean, rstd = output
-    ctx.save_for_backward(x, weight, merged, mean, rstd, norm_weight)
+    merged, _, statistics = output
+    ctx.save_for_backward(x, weight, merged, statistics, norm_weight)
     ctx.bias_dtype = bias.dtype
     ctx.settings = tuple(settings)
 
 
-def _linear_norm_backward(ctx: Any, grad_merged: Tensor, grad_normed: Tensor, *statistics: Tensor) -> Grads:
+def _linear_norm_backward(ctx: Any, grad_merged: Tensor, grad_normed: Tensor, _: Tensor | None) -> Grads:
     x, weight, *saved = ctx.saved_tensors
     grad, *norm_grads = norm_backward(grad_merged, grad_normed, *saved, *ctx.settings, False)
-    return *_linear_gradients(ctx, grad, x, weight, ctx.settings), *norm_grads, None, None, None, None, None
+    return *linear_gradients(ctx, grad, x, weight, ctx.settings), *norm_grads, None, None, None, None, None
 
 
 mean_norm.register_autograd(_mean_norm_backward, setup_context=_mean_norm_setup)

@@ -2,55 +2,28 @@
 
 # mypy: disable-error-code="no-untyped-def"
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dcvit_kernels.geometry import (
-    INTERPRETED,
-    channels_last,
-    configs,
-    merged_sides,
-    neighbours,
-    normalise,
-    offset,
-    on_device,
-)
+from dcvit_kernels.geometry import cdiv, is_hopper, merged_sides, neighbours, offset, processors
+from dcvit_kernels.launch import INTERPRETED, Launch, Plans, check_device
+from dcvit_kernels.norm import Norm, norm_launch
+from dcvit_kernels.tiles import INTERPRETED_TILE, SHARED_BYTES, SHARED_BYTES_HOPPER, Tile, choose
 
-CONFIGS = configs(
-    triton.Config({"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16}),
-    triton.Config({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=8, num_stages=3),
-    triton.Config({"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 64}, num_warps=4, num_stages=3),
-    triton.Config({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 32}, num_warps=4, num_stages=4),
-    triton.Config({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=4),
-)
-SMALLEST_BLOCK_M = min(config.kwargs["BLOCK_M"] for config in CONFIGS)
+FREE = ["tiles", "batch_size", "patches", "height", "width", "prefix"]
 
 
-@triton.jit
-def tile_rows(tile, patch_tiles, batch_size, patches, prefix, BLOCK_M: tl.constexpr):
-    """Map a row tile to (batch, token, mask): first come the tiles of patches, then those of prefix tokens."""
-    is_prefix = tile >= patch_tiles
-    period = tl.where(is_prefix, prefix, patches)
-    row = (tile - tl.where(is_prefix, patch_tiles, 0)) * BLOCK_M + tl.arange(0, BLOCK_M)
-    return row // period, tl.where(is_prefix, 0, prefix) + row % period, row < batch_size * period
-
-
-@triton.autotune(CONFIGS, key=["tuning_rows", "channels", "VERTICAL", "NORM"])
-@triton.jit(do_not_specialize=["tuning_rows"])
+@triton.jit(do_not_specialize=FREE)
 def linear_kernel(
     x,
     weight,
     bias,
-    norm_weight,
-    norm_bias,
     merged,
-    normed,
-    mean,
-    rstd,
-    finished,
-    tuning_rows,  # noqa: ARG001 (for the tuner: a coarse count, so that a smaller last batch is not tuned again)
+    tiles,
     batch_size,
     patches,
     channels,
@@ -60,79 +33,77 @@ def linear_kernel(
     stride_batch,
     stride_token,
     out_stride_batch,
-    eps,
     VERTICAL: tl.constexpr,
-    NORM: tl.constexpr,
+    WHOLE: tl.constexpr,
+    FLAT: tl.constexpr,
     OPERAND: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
-    NORM_ROWS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Write one BLOCK_M x BLOCK_N tile of the projected pairs, or copy one of prefix tokens.
+    """Walk over BLOCK_M x BLOCK_N tiles of the projected pairs, and copy this program's share of the prefix tokens.
 
-    With NORM the program that finishes the last tile of some rows normalises them, while they are in the L2 cache.
+    WHOLE: BLOCK_K divides the channels, so that no load has to look where they end.
     """
     column_tiles = tl.cdiv(channels, BLOCK_N)
-    patch_tiles = tl.cdiv(batch_size * patches, BLOCK_M)
-    # Neighbouring programs share their rows of x; the weights, at most a few MB, stay in the L2 cache anyway.
-    row_tile = tl.program_id(0) // column_tiles
-    column = (tl.program_id(0) % column_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_prefix = row_tile >= patch_tiles
-    batch, token, row_mask = tile_rows(row_tile, patch_tiles, batch_size, patches, prefix, BLOCK_M)
-    first, second = neighbours(token, height, width, prefix, VERTICAL)
-    first_at = offset(batch, first, stride_batch, stride_token)
-    to_second = offset(batch, second, stride_batch, stride_token) - first_at
-
+    rows = batch_size * patches
     depth_tiles = tl.cdiv(channels, BLOCK_K)
-    product = tl.full((BLOCK_M, BLOCK_N), 0.0, tl.float32)
-    # The depth runs over the first neighbour's channels, then over the second's. Prefix tokens have no product.
-    for step in range(tl.where(is_prefix, 0, 2 * depth_tiles)):
-        side = (step >= depth_tiles).to(tl.int32)
-        depth = (step - side * depth_tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
-        source = first_at + side * to_second
-        tokens = tl.load(x + source[:, None] + depth[None, :], row_mask[:, None] & (depth < channels)[None, :], 0.0)
-        weights = tl.load(
-            weight + column[None, :] * (2 * channels) + side * channels + depth[:, None],
-            (column < channels)[None, :] & (depth < channels)[:, None],
-            0.0,
-        )
-        tokens = tokens.to(OPERAND).to(DOT)
-        product = tl.dot(tokens, weights.to(DOT), product, input_precision=PRECISION)
+    # Neighbouring programs share their rows of x; the weights, at most a few MB, stay in the L2 cache anyway.
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLAT):
+        row = (tile // column_tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
+        column = (tile % column_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
+        # Rows and columns past the end read the last one, and are not stored: no mask in the loop.
+        inside = tl.minimum(row, rows - 1)
+        batch = inside // patches
+        token = prefix + inside % patches
+        first, second = neighbours(token, height, width, prefix, VERTICAL)
+        first_at = offset(batch, first, stride_batch, stride_token)
+        to_second = offset(batch, second, stride_batch, stride_token) - first_at
+        weight_at = tl.minimum(column, channels - 1) * (2 * channels)
+        product = tl.full((BLOCK_M, BLOCK_N), 0.0, tl.float32)
+        # The depth runs over the first neighbour's channels, then over the second's.
+        for step in tl.range(0, 2 * depth_tiles):
+            side = (step >= depth_tiles).to(tl.int32)
+            depth = (step - side * depth_tiles) * BLOCK_K + tl.arange(0, BLOCK_K)
+            at = x + (first_at + side * to_second)[:, None] + depth[None, :]
+            weights_at = weight + weight_at[None, :] + (side * channels + depth)[:, None]
+            if WHOLE:
+                tokens = tl.load(at)
+                weights = tl.load(weights_at)
+            else:
+                tokens = tl.load(at, (depth < channels)[None, :], 0.0)
+                weights = tl.load(weights_at, (depth < channels)[:, None], 0.0)
+            tokens = tokens.to(OPERAND).to(DOT)
+            product = tl.dot(tokens, weights.to(DOT), product, input_precision=PRECISION)
+        product += tl.load(bias + column, column < channels, 0.0).to(tl.float32)[None, :]
+        out_at = merged + offset(batch, token, out_stride_batch, channels)[:, None] + column[None, :]
+        mask = (row < rows)[:, None] & (column < channels)[None, :]
+        tl.store(out_at, product.to(merged.dtype.element_ty), mask)
 
-    mask = row_mask[:, None] & (column < channels)[None, :]
-    unprojected = (token < prefix)[:, None]
-    copied = tl.load(x + first_at[:, None] + column[None, :], mask & unprojected, 0.0).to(tl.float32)
-    projected = product + tl.load(bias + column, column < channels, 0.0).to(tl.float32)[None, :]
-    value = tl.where(unprojected, copied, projected).to(merged.dtype.element_ty)
-    tl.store(merged + offset(batch, token, out_stride_batch, channels)[:, None] + column[None, :], value, mask)
+    copied = batch_size * prefix
+    for start in tl.range(tl.program_id(0) * 8, copied, tl.num_programs(0) * 8):
+        row = start + tl.arange(0, 8)
+        batch = row // tl.maximum(prefix, 1)
+        token = row % tl.maximum(prefix, 1)
+        from_at = offset(batch, token, stride_batch, stride_token)
+        to_at = offset(batch, token, out_stride_batch, channels)
+        for begin in tl.range(0, channels, BLOCK_N):
+            column = begin + tl.arange(0, BLOCK_N)
+            mask = (row < copied)[:, None] & (column < channels)[None, :]
+            value = tl.load(x + from_at[:, None] + column[None, :], mask)
+            tl.store(merged + to_at[:, None] + column[None, :], value, mask)
 
-    if NORM:
-        # All stores of this program come before its count, and every other program's before what is loaded below.
-        tl.debug_barrier()
-        before = tl.atomic_add(finished + row_tile, 1, sem="acq_rel", scope="gpu")
-        if before == column_tiles - 1:
-            channel = tl.arange(0, BLOCK_CHANNELS)
-            scale = tl.load(norm_weight + channel, channel < channels, 0.0).to(tl.float32)
-            shift = tl.load(norm_bias + channel, channel < channels, 0.0).to(tl.float32)
-            slices: tl.constexpr = BLOCK_M // NORM_ROWS
-            for piece in range(row_tile * slices, (row_tile + 1) * slices):
-                batches, places, valid = tile_rows(piece, patch_tiles * slices, batch_size, patches, prefix, NORM_ROWS)
-                within = valid[:, None] & (channel < channels)[None, :]
-                at = offset(batches, places, out_stride_batch, channels)[:, None] + channel[None, :]
-                # Past the L1 cache, which other programs' stores do not reach.
-                rows = tl.load(merged + at, within, 0.0, cache_modifier=".cg").to(tl.float32)
-                scaled, row_mean, row_rstd = normalise(rows, within, channels, eps)
-                result = scaled * scale[None, :] + shift[None, :]
-                tl.store(normed + at, result.to(normed.dtype.element_ty), within)
-                statistic = batches * (prefix + patches) + places
-                tl.store(mean + statistic, row_mean, valid)
-                tl.store(rstd + statistic, row_rstd, valid)
-            # Ready for the next launch on the same counters: the tuner launches many times.
-            tl.store(finished + row_tile, 0)
+
+_OPERANDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+_PLANS = Plans()
+
+
+def precision(weight: Tensor) -> str:
+    """How fp32 weights are multiplied, as PyTorch is told to; of no meaning for others."""
+    tf32 = weight.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if tf32 else "ieee"
 
 
 def dot_settings(weight: Tensor) -> dict[str, object]:
@@ -140,48 +111,106 @@ def dot_settings(weight: Tensor) -> dict[str, object]:
 
     The two dtypes differ in the interpreter only, which would multiply the bit patterns of bfloat16: widening is exact.
     """
-    operand = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[weight.dtype]
-    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
-    return {"OPERAND": operand, "DOT": tl.float32 if INTERPRETED else operand, "PRECISION": "tf32" if tf32 else "ieee"}
+    operand = _OPERANDS[weight.dtype]
+    return {"OPERAND": operand, "DOT": tl.float32 if INTERPRETED else operand, "PRECISION": precision(weight)}
 
 
-def linear(
+def tile_for(x: Tensor, weight: Tensor, rows: int, columns: int, splits: int = 1, hopper: bool = False) -> Tile:
+    """The tile for a product of rows x columns whose operands have the dtypes of `x` and `weight`.
+
+    `hopper` lets it be one for compute capability 9.0 alone, where the kernel's registers allow it.
+    """
+    if INTERPRETED:
+        return INTERPRETED_TILE
+    sizes = (x.element_size(), weight.element_size())
+    return choose(rows, columns, *sizes, processors(x), hopper, splits)
+
+
+def linear_launch(x: Tensor, weight: Tensor, settings: tuple[int, int, bool, int], tile: Tile | None = None) -> Launch:
+    """The launch; call it with (x, weight, bias, merged). `tile` is chosen from the shape unless it is given."""
+    height, width, vertical, prefix = settings
+    merged_height, merged_width = merged_sides(height, width, vertical)
+    patches = merged_height * merged_width
+    batch, channels = x.shape[0], x.shape[2]
+    rows = batch * patches
+    tile = tile or tile_for(x, weight, rows, channels, hopper=is_hopper(x))
+    tiles = cdiv(rows, tile.rows) * cdiv(channels, tile.columns)
+    shared = SHARED_BYTES_HOPPER if is_hopper(x) else SHARED_BYTES
+    resident = 2 if 2 * tile.shared_bytes(x.element_size(), weight.element_size()) <= shared else 1
+    numbers = (
+        tiles, batch, patches, channels, height, width, prefix, x.stride(0), x.stride(1),
+        (prefix + patches) * channels,
+    )  # fmt: skip
+    constants = {
+        "VERTICAL": vertical, "WHOLE": channels % tile.depth == 0, "FLAT": tile.flat,
+        **dot_settings(weight), **tile.constants,
+    }  # fmt: skip
+    grid = (min(tiles, resident * processors(x)),)
+    return Launch(linear_kernel, x.get_device(), grid, numbers, constants, tile.warps, tile.stages)
+
+
+def _plan(
+    x: Tensor, weight: Tensor, settings: tuple[int, int, bool, int], eps: float | None, keep: bool = False
+) -> tuple[tuple[int, int, int], Launch, Launch | None]:
+    check_device(x)
+    height, width, vertical, prefix = settings
+    merged_height, merged_width = merged_sides(height, width, vertical)
+    shape = (x.shape[0], prefix + merged_height * merged_width, x.shape[2])
+    norm = None if eps is None else norm_launch(x, shape, eps, settings, join=False, keep=keep)
+    return shape, linear_launch(x, weight, settings), norm
+
+
+def _key(x: Tensor, weight: Tensor, bias: Tensor, settings: tuple[int, int, bool, int]) -> tuple[Any, ...]:
+    return (
+        x.shape, x.stride(), x.dtype, weight.dtype, bias.dtype, x.get_device(), settings,
+        x.data_ptr() & 15, weight.data_ptr() & 15, bias.data_ptr() & 15, precision(weight),
+    )  # fmt: skip
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int, vertical: bool, prefix: int) -> Tensor:
+    """Merge by the projection. Products are in the dtype of `weight`, sums in fp32."""
+    if x.stride(2) != 1:
+        x = x.contiguous()
+    if not (weight.is_contiguous() and bias.is_contiguous()):
+        weight, bias = weight.contiguous(), bias.contiguous()
+    settings = (height, width, vertical, prefix)
+    key = _key(x, weight, bias, settings)
+    shape, launch, _ = _PLANS.get(key) or _PLANS.keep(key, _plan(x, weight, settings, None))
+    merged = x.new_empty(shape)
+    launch(x, weight, bias, merged)
+    return merged
+
+
+def linear_norm(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
+    norm: Norm,
     height: int,
     width: int,
     vertical: bool,
     prefix: int,
-    norm: tuple[Tensor, Tensor, float] | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Merge by the projection: (merged, normalised, mean, reciprocal deviation), the last three empty without `norm`.
+    keep: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge by the projection and normalise: (merged, normalised, statistics), as `norm.mean_norm` gives them.
 
-    `norm` is (weight, bias, eps) of the LayerNorm that follows. Products are in the dtype of `weight`, sums in fp32.
+    `norm` is (weight, bias, eps) of the LayerNorm. It is a launch of its own: what it reads is still in the L2 cache,
+    and counters by which the last program of some rows could go on with them would have to be cleared by a launch, too.
     """
-    x, weight, bias = channels_last(x), weight.contiguous(), bias.contiguous()
-    merged_height, merged_width = merged_sides(height, width, vertical)
-    patches = merged_height * merged_width
-    batch, channels = x.shape[0], x.shape[2]
-    merged = x.new_empty(batch, prefix + patches, channels)
-    normed = torch.empty_like(merged) if norm else x.new_empty(0)
-    stats_shape = merged.shape[:2] if norm else (0,)
-    mean, rstd = (torch.empty(stats_shape, device=x.device, dtype=torch.float32) for _ in range(2))
-    most_row_tiles = triton.cdiv(batch * patches, SMALLEST_BLOCK_M) + triton.cdiv(batch * prefix, SMALLEST_BLOCK_M)
-    finished = torch.zeros(most_row_tiles if norm else 0, device=x.device, dtype=torch.int32)
-    norm_weight, norm_bias, eps = norm or (bias, bias, 0.0)
-    block_channels = triton.next_power_of_2(channels)
-
-    def grid(meta: dict[str, int]) -> tuple[int]:
-        row_tiles = triton.cdiv(batch * patches, meta["BLOCK_M"]) + triton.cdiv(batch * prefix, meta["BLOCK_M"])
-        return (row_tiles * triton.cdiv(channels, meta["BLOCK_N"]),)
-
-    with on_device(x):
-        linear_kernel[grid](
-            x, weight, bias, norm_weight.contiguous(), norm_bias.contiguous(), merged, normed, mean, rstd, finished,
-            triton.next_power_of_2(batch * patches), batch, patches, channels, height, width, prefix,
-            x.stride(0), x.stride(1), merged.stride(0), eps,
-            VERTICAL=vertical, NORM=norm is not None, **dot_settings(weight),
-            NORM_ROWS=min(16, max(1, 8192 // block_channels)), BLOCK_CHANNELS=block_channels,
-        )  # fmt: skip
-    return merged, normed, mean, rstd
+    if x.stride(2) != 1:
+        x = x.contiguous()
+    if not (weight.is_contiguous() and bias.is_contiguous()):
+        weight, bias = weight.contiguous(), bias.contiguous()
+    settings = (height, width, vertical, prefix)
+    norm_weight, norm_bias, eps = norm
+    if not (norm_weight.is_contiguous() and norm_bias.is_contiguous()):
+        norm_weight, norm_bias = norm_weight.contiguous(), norm_bias.contiguous()
+    aligned = (norm_weight.data_ptr() & 15, norm_bias.data_ptr() & 15, norm_weight.dtype, norm_bias.dtype, eps, keep)
+    key = (*_key(x, weight, bias, settings), *aligned)
+    shape, launch, normalise = _PLANS.get(key) or _PLANS.keep(key, _plan(x, weight, settings, eps, keep))
+    merged = x.new_empty(shape)
+    normed = torch.empty_like(merged)
+    statistics = torch.empty((2, *shape[:2]), dtype=torch.float32, device=x.device) if keep else merged
+    launch(x, weight, bias, merged)
+    normalise(x, norm_weight, norm_bias, merged, normed, statistics)
+    return merged, normed, statistics

@@ -2,10 +2,16 @@
 
 Kernels run on CUDA tensors in fp32, fp16 and bf16. Everything else is the reference's: other devices and dtypes, empty
 batches, a missing Triton, kernels turned off, and every export, so that exported graphs hold plain operators only.
+
+An eager call goes straight to its launch. Under `torch.compile` what only moves tokens is the reference's too: Inductor
+fuses it with its neighbours, which an operator of ours would keep apart. Products stay operators, whose kernels spare
+the copy that a library's product would need of its operands.
 """
 
 import os
+from functools import cache, lru_cache
 from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -17,6 +23,10 @@ __all__ = ["merge_linear", "merge_linear_norm", "merge_mean", "merge_mean_norm",
 
 _HAS_TRITON = find_spec("triton") is not None
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_PLAIN = (Tensor, torch.nn.Parameter)
+_modes, _transforms, _is_tracing = (
+    torch._C._len_torch_dispatch_stack, torch._C._are_functorch_transforms_active, torch._C._is_tracing,
+)  # fmt: skip
 _enabled = os.environ.get("DCVIT_KERNELS", "1") != "0"
 
 
@@ -47,16 +57,45 @@ def _takes_kernels(x: Tensor) -> bool:
 
 
 def _use_kernels(x: Tensor) -> bool:
-    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
-    supported = _HAS_TRITON and x.dtype in _DTYPES and x.numel() > 0 and _takes_kernels(x)
-    return _enabled and supported and not exporting
+    supported = _HAS_TRITON and x.dtype in _DTYPES and _takes_kernels(x) and x.numel() > 0
+    return supported and _enabled and not (_is_tracing() or torch.compiler.is_exporting())
 
 
-def _layout(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int) -> tuple[int, int, bool, int]:
-    """Check the tokens and give (height, width, vertical, prefix), which every operator takes."""
+def _is_eager(*tensors: Tensor) -> bool:
+    """Tell whether nothing has to see an operator: no compiler, no subclass of Tensor, no mode, no transform."""
+    if torch.compiler.is_compiling() or _modes() or _transforms():
+        return False
+    # A loop: `all` over a generator takes a microsecond more.
+    for tensor in tensors:  # noqa: SIM110
+        if type(tensor) not in _PLAIN:
+            return False
+    return True
+
+
+@cache
+def _eager() -> ModuleType:
+    """The module that launches; it imports Triton."""
+    from dcvit_kernels import eager
+
+    return eager
+
+
+def _layout(shape: torch.Size, grid: tuple[int, int], axis: Axis, prefix: int) -> tuple[int, int, bool, int]:
+    """Check the tokens before a merge, and give (height, width, vertical, prefix), which every operator takes."""
     merged_grid(grid, axis)  # an unknown axis is refused here too
-    reference.check_tokens(x, grid, num_prefix_tokens)
-    return *grid, axis == "vertical", num_prefix_tokens
+    reference.check_tokens(shape, grid, prefix)
+    return *grid, axis == "vertical", prefix
+
+
+def _merged_layout(shape: torch.Size, grid: tuple[int, int], axis: Axis, prefix: int) -> tuple[int, int, bool, int]:
+    """The same for tokens that are merged already; `grid` is the one before."""
+    reference.check_tokens(shape, merged_grid(grid, axis), prefix)
+    return *grid, axis == "vertical", prefix
+
+
+# What has been checked once need not be again: eager calls come with the same shapes.
+_known_layout = lru_cache(4096)(_layout)
+_known_merged_layout = lru_cache(4096)(_merged_layout)
 
 
 def _linear_operands(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -91,7 +130,10 @@ def merge_mean(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: 
     Source: CAIT (arXiv 2309.15755), as in methods.md section 4.1.
     """
     if _use_kernels(x):
-        return library.reduce_pairs(x, *_layout(x, grid, axis, num_prefix_tokens), True)
+        if _is_eager(x):
+            return _eager().merge_mean(x, _known_layout(x.shape, grid, axis, num_prefix_tokens))
+        if not torch.compiler.is_compiling():
+            return library.reduce_pairs(x, *_layout(x.shape, grid, axis, num_prefix_tokens), True)
     return reference.merge_mean(x, grid, axis, num_prefix_tokens)
 
 
@@ -104,7 +146,9 @@ def merge_linear(
     The rest is as in `merge_mean`.
     """
     if _use_kernels(x) and (operands := _linear_operands(x, weight, bias)):
-        return library.linear(x, *operands, *_layout(x, grid, axis, num_prefix_tokens))
+        if _is_eager(x, *operands):
+            return _eager().merge_linear(x, *operands, _known_layout(x.shape, grid, axis, num_prefix_tokens))
+        return library.linear(x, *operands, *_layout(x.shape, grid, axis, num_prefix_tokens))
     return reference.merge_linear(x, weight, bias, grid, axis, num_prefix_tokens)
 
 
@@ -122,8 +166,12 @@ def merge_mean_norm(
     `norm_weight` and `norm_bias` are `[C]`. The rest is as in `merge_mean`.
     """
     if _use_kernels(x):
-        layout = _layout(x, grid, axis, num_prefix_tokens)
-        return library.mean_norm(x, norm_weight, norm_bias, eps, *layout)[:2]
+        norm = (norm_weight, norm_bias)
+        if _is_eager(x, *norm):
+            layout = _known_layout(x.shape, grid, axis, num_prefix_tokens)
+            return _eager().merge_mean_norm(x, *norm, eps, layout)
+        if not torch.compiler.is_compiling():
+            return library.mean_norm(x, *norm, eps, *_layout(x.shape, grid, axis, num_prefix_tokens))[:2]
     merged = reference.merge_mean(x, grid, axis, num_prefix_tokens)
     return merged, reference.normalise(merged, norm_weight, norm_bias, eps)
 
@@ -141,8 +189,11 @@ def merge_linear_norm(
 ) -> tuple[Tensor, Tensor]:
     """Merge as `merge_linear` and normalise as `merge_mean_norm`: (merged, LayerNorm(merged))."""
     if _use_kernels(x) and (operands := _linear_operands(x, weight, bias)):
-        layout = _layout(x, grid, axis, num_prefix_tokens)
-        return library.linear_norm(x, *operands, norm_weight, norm_bias, eps, *layout)[:2]
+        tensors = (x, *operands, norm_weight, norm_bias)
+        if _is_eager(*tensors):
+            layout = _known_layout(x.shape, grid, axis, num_prefix_tokens)
+            return _eager().merge_linear_norm(*tensors, eps, layout)
+        return library.linear_norm(*tensors, eps, *_layout(x.shape, grid, axis, num_prefix_tokens))[:2]
     merged = reference.merge_linear(x, weight, bias, grid, axis, num_prefix_tokens)
     return merged, reference.normalise(merged, norm_weight, norm_bias, eps)
 
@@ -165,6 +216,8 @@ def unmerge(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int
     Source: methods.md section 4.2.
     """
     if _use_kernels(x):
-        reference.check_tokens(x, merged_grid(grid, axis), num_prefix_tokens)
-        return library.expand_pairs(x, *grid, axis == "vertical", num_prefix_tokens, False)
+        if _is_eager(x):
+            return _eager().unmerge(x, _known_merged_layout(x.shape, grid, axis, num_prefix_tokens))
+        if not torch.compiler.is_compiling():
+            return library.expand_pairs(x, *_merged_layout(x.shape, grid, axis, num_prefix_tokens), False)
     return reference.unmerge(x, grid, axis, num_prefix_tokens)

@@ -1,41 +1,33 @@
-"""LayerNorm kernels: the pair mean fused with the LayerNorm that follows, and the gradient of both."""
+"""LayerNorm kernels: of the merged tokens, fused with the pair mean or behind a product, and the gradient of both."""
 
 # mypy: disable-error-code="no-untyped-def"
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dcvit_kernels.geometry import (
-    channels_last,
-    configs,
-    merged_sides,
-    neighbours,
-    normalise,
-    offset,
-    on_device,
-    resident_programs,
-)
+from dcvit_kernels.geometry import cdiv, merged_sides, neighbours, normalise, offset, processors
+from dcvit_kernels.launch import INTERPRETED, Launch, Plans, check_device
+from dcvit_kernels.sums import column_sums, partial_sums
 
-CONFIGS = configs(
-    triton.Config({"BLOCK_ROWS": 4}),
-    triton.Config({"BLOCK_ROWS": 1}, num_warps=4),
-    triton.Config({"BLOCK_ROWS": 4}, num_warps=4),
-    triton.Config({"BLOCK_ROWS": 8}, num_warps=8),
-)
+# Elements of a program: a row of DeiT-B alone, four of DeiT-T.
+BLOCK_ELEMENTS = 1024
+# Programs of the gradient for each multiprocessor; each walks over its share of the rows.
+PROGRAMS = 4
+FREE = ["rows", "tokens", "height", "width", "prefix"]
 
 
-@triton.autotune(CONFIGS, key=["channels", "VERTICAL"])
-@triton.jit
-def mean_norm_kernel(
+@triton.jit(do_not_specialize=FREE)
+def norm_kernel(
     x,
     norm_weight,
     norm_bias,
     merged,
     normed,
-    mean,
-    rstd,
+    statistics,
     rows,
     tokens,
     channels,
@@ -45,44 +37,51 @@ def mean_norm_kernel(
     stride_batch,
     stride_token,
     eps,
+    JOIN: tl.constexpr,
+    KEEP: tl.constexpr,
     VERTICAL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Write the pair means and their LayerNorm, with the statistics that the gradient needs."""
+    """Write the LayerNorm of the pair means, and the means; without JOIN, of the tokens in `merged` as they are.
+
+    With KEEP `statistics` [2, rows] gets the mean and the reciprocal deviation of each row, which the gradient needs.
+    """
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     channel = tl.arange(0, BLOCK_CHANNELS)
-    batch = row // tokens
-    first, second = neighbours(row % tokens, height, width, prefix, VERTICAL)
     mask = (row < rows)[:, None] & (channel < channels)[None, :]
-    alone = (first == second)[:, None]
-    a = tl.load(x + offset(batch, first, stride_batch, stride_token)[:, None] + channel[None, :], mask, 0.0)
-    b = tl.load(x + offset(batch, second, stride_batch, stride_token)[:, None] + channel[None, :], mask & ~alone, 0.0)
-    a32 = a.to(tl.float32)
-    # Rounded first: what is normalised is the token that the next block sees, as in the unfused pair.
-    value = tl.where(alone, a32, (a32 + b.to(tl.float32)) * 0.5).to(merged.dtype.element_ty)
+    where = row.to(tl.int64)[:, None] * channels + channel[None, :]
+    if JOIN:
+        batch = row // tokens
+        first, second = neighbours(row % tokens, height, width, prefix, VERTICAL)
+        alone = (first == second)[:, None]
+        a = tl.load(x + offset(batch, first, stride_batch, stride_token)[:, None] + channel[None, :], mask, 0.0)
+        second_at = offset(batch, second, stride_batch, stride_token)
+        b = tl.load(x + second_at[:, None] + channel[None, :], mask & ~alone, 0.0)
+        a32 = a.to(tl.float32)
+        # Rounded first: what is normalised is the token that the next block sees, as in the unfused pair.
+        value = tl.where(alone, a32, (a32 + b.to(tl.float32)) * 0.5).to(merged.dtype.element_ty)
+        tl.store(merged + where, value, mask)
+    else:
+        value = tl.load(merged + where, mask, 0.0)
     scaled, row_mean, row_rstd = normalise(value.to(tl.float32), mask, channels, eps)
     weight = tl.load(norm_weight + channel, channel < channels, 0.0).to(tl.float32)
     bias = tl.load(norm_bias + channel, channel < channels, 0.0).to(tl.float32)
-    where = row.to(tl.int64)[:, None] * channels + channel[None, :]
-    tl.store(merged + where, value, mask)
     tl.store(normed + where, (scaled * weight[None, :] + bias[None, :]).to(normed.dtype.element_ty), mask)
-    tl.store(mean + row, row_mean, row < rows)
-    tl.store(rstd + row, row_rstd, row < rows)
+    if KEEP:
+        tl.store(statistics + row, row_mean, row < rows)
+        tl.store(statistics + rows + row, row_rstd, row < rows)
 
 
-@triton.autotune(CONFIGS, key=["channels", "TO_PAIRS"])
-@triton.jit
+@triton.jit(do_not_specialize=FREE)
 def norm_backward_kernel(
     grad_merged,
     grad_normed,
     merged,
-    mean,
-    rstd,
+    statistics,
     norm_weight,
     grad_input,
-    partial_weight,
-    partial_bias,
+    partial,
     rows,
     tokens,
     channels,
@@ -101,8 +100,8 @@ def norm_backward_kernel(
 ):
     """Add the gradient through LayerNorm to that of the residual, for the merged tokens or, halved, both neighbours.
 
-    Each program walks over many rows and sums the gradients of the LayerNorm's weight and bias in its own row of
-    `partial_*`, which keeps the sum deterministic.
+    Each program walks over many rows and sums the gradients of the LayerNorm's weight and bias, one behind the other,
+    in its own row of `partial`, which keeps the sum deterministic.
     """
     channel = tl.arange(0, BLOCK_CHANNELS)
     weight = tl.load(norm_weight + channel, channel < channels, 0.0).to(tl.float32)
@@ -119,8 +118,8 @@ def norm_backward_kernel(
         upstream = tl.load(grad_normed + normed_at, mask, 0.0).to(tl.float32)
         residual = tl.load(grad_merged + merged_at, mask, 0.0).to(tl.float32)
         value = tl.load(merged + place, mask, 0.0).to(tl.float32)
-        row_mean = tl.load(mean + row, row < rows, 0.0)
-        row_rstd = tl.load(rstd + row, row < rows, 0.0)
+        row_mean = tl.load(statistics + row, row < rows, 0.0)
+        row_rstd = tl.load(statistics + rows + row, row < rows, 0.0)
         scaled = tl.where(mask, (value - row_mean[:, None]) * row_rstd[:, None], 0.0)
         weighted = upstream * weight[None, :]
         along = tl.sum(scaled * weighted, axis=1) / channels
@@ -142,9 +141,40 @@ def norm_backward_kernel(
             )
         else:
             tl.store(grad_input + place, grad.to(grad_input.dtype.element_ty), mask)
-    partial = tl.program_id(0) * channels + channel
-    tl.store(partial_weight + partial, tl.sum(sum_weight, axis=0), channel < channels)
-    tl.store(partial_bias + partial, tl.sum(sum_bias, axis=0), channel < channels)
+    own = partial + tl.program_id(0) * (2 * channels) + channel
+    tl.store(own, tl.sum(sum_weight, axis=0), channel < channels)
+    tl.store(own + channels, tl.sum(sum_bias, axis=0), channel < channels)
+
+
+_PLANS = Plans()
+Norm = tuple[Tensor, Tensor, float]
+
+
+def _blocks(channels: int) -> dict[str, int]:
+    block = 1 << (channels - 1).bit_length()
+    return {"BLOCK_ROWS": 4 if INTERPRETED else max(1, BLOCK_ELEMENTS // block), "BLOCK_CHANNELS": block}
+
+
+def norm_launch(
+    x: Tensor, shape: tuple[int, int, int], eps: float, settings: tuple[int, int, bool, int], join: bool, keep: bool
+) -> Launch:
+    """The launch for merged tokens of `shape`; call it with (x, weight, bias, merged, normed, statistics)."""
+    height, width, vertical, prefix = settings
+    batch, tokens, channels = shape
+    constants = {"JOIN": join, "KEEP": keep, "VERTICAL": vertical, **_blocks(channels)}
+    numbers = (batch * tokens, tokens, channels, height, width, prefix, x.stride(0), x.stride(1), eps)
+    grid = (cdiv(batch * tokens, constants["BLOCK_ROWS"]),)
+    return Launch(norm_kernel, x.get_device(), grid, numbers, constants)
+
+
+def _mean_norm_plan(
+    x: Tensor, eps: float, settings: tuple[int, int, bool, int], keep: bool
+) -> tuple[tuple[int, int, int], Launch]:
+    check_device(x)
+    height, width, vertical, prefix = settings
+    merged_height, merged_width = merged_sides(height, width, vertical)
+    shape = (x.shape[0], prefix + merged_height * merged_width, x.shape[2])
+    return shape, norm_launch(x, shape, eps, settings, join=True, keep=keep)
 
 
 def mean_norm(
@@ -156,56 +186,85 @@ def mean_norm(
     width: int,
     vertical: bool,
     prefix: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Merge by the mean and normalise: (merged, normalised, mean, reciprocal deviation), the statistics in fp32."""
-    x = channels_last(x)
-    merged_height, merged_width = merged_sides(height, width, vertical)
-    merged = x.new_empty(x.shape[0], prefix + merged_height * merged_width, x.shape[2])
-    batch, tokens, channels = merged.shape
-    rows = batch * tokens
+    keep: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge by the mean and normalise: (merged, normalised, statistics).
+
+    The statistics, fp32 `[2, B, P + H'·W']`, are the mean and the reciprocal deviation of each token; what stands there
+    without `keep`, when no gradient will be taken, has no meaning.
+    """
+    strides = x.stride()
+    if strides[2] != 1:
+        x = x.contiguous()
+        strides = x.stride()
+    if not (norm_weight.is_contiguous() and norm_bias.is_contiguous()):
+        norm_weight, norm_bias = norm_weight.contiguous(), norm_bias.contiguous()
+    settings = (height, width, vertical, prefix)
+    key = (
+        x.shape, strides, x.dtype, norm_weight.dtype, norm_bias.dtype, x.get_device(), x.data_ptr() & 15,
+        norm_weight.data_ptr() & 15, norm_bias.data_ptr() & 15, settings, eps, keep,
+    )  # fmt: skip
+    shape, launch = _PLANS.get(key) or _PLANS.keep(key, _mean_norm_plan(x, eps, settings, keep))
+    merged = x.new_empty(shape)
     normed = torch.empty_like(merged)
-    mean, rstd = (torch.empty(batch, tokens, device=x.device, dtype=torch.float32) for _ in range(2))
-    with on_device(x):
-        mean_norm_kernel[lambda meta: (triton.cdiv(rows, meta["BLOCK_ROWS"]),)](
-            x, norm_weight.contiguous(), norm_bias.contiguous(), merged, normed, mean, rstd,
-            rows, tokens, channels, height, width, prefix, x.stride(0), x.stride(1), eps,
-            VERTICAL=vertical, BLOCK_CHANNELS=triton.next_power_of_2(channels),
-        )  # fmt: skip
-    return merged, normed, mean, rstd
+    statistics = torch.empty((2, *shape[:2]), dtype=torch.float32, device=x.device) if keep else merged
+    launch(x, norm_weight, norm_bias, merged, normed, statistics)
+    return merged, normed, statistics
+
+
+def _backward_plan(
+    merged: Tensor, grads: tuple[Tensor, Tensor], settings: tuple[int, int, bool, int], to_pairs: bool
+) -> tuple[tuple[int, int, int], int, Launch, Launch]:
+    """The shape of the gradient, the number of partial sums, and the two launches."""
+    check_device(merged)
+    height, width, vertical, prefix = settings
+    batch, tokens, channels = merged.shape
+    rows, device = batch * tokens, merged.get_device()
+    shape = (batch, prefix + height * width if to_pairs else tokens, channels)
+    programs = min(rows, PROGRAMS * processors(merged))
+    numbers = (
+        rows, tokens, channels, height, width, prefix, *grads[0].stride()[:2], *grads[1].stride()[:2],
+        shape[1] * channels,
+    )  # fmt: skip
+    constants = {"VERTICAL": vertical, "TO_PAIRS": to_pairs, **_blocks(channels)}
+    launch = Launch(norm_backward_kernel, device, (programs,), numbers, constants)
+    return shape, programs, launch, column_sums(programs, channels, channels, device)
 
 
 def norm_backward(
     grad_merged: Tensor,
     grad_normed: Tensor,
     merged: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
+    statistics: Tensor,
     norm_weight: Tensor,
     height: int,
     width: int,
     vertical: bool,
     prefix: int,
     to_pairs: bool,
+    bias_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients of (input, LayerNorm weight, LayerNorm bias).
+    """Give the gradients of (input, LayerNorm weight, LayerNorm bias), the last in `bias_dtype`, else the weight's.
 
     The input is the merged tokens or, with `to_pairs`, the tokens before the pair mean.
     """
-    grad_merged, grad_normed = channels_last(grad_merged), channels_last(grad_normed)
-    batch, tokens, channels = merged.shape
-    rows = batch * tokens
-    grad_input = merged.new_empty(batch, prefix + height * width if to_pairs else tokens, channels)
-    programs = min(rows, resident_programs(merged))
-    partial_weight, partial_bias = (
-        torch.empty(programs, channels, device=merged.device, dtype=torch.float32) for _ in range(2)
+    if grad_merged.stride(2) != 1:
+        grad_merged = grad_merged.contiguous()
+    if grad_normed.stride(2) != 1:
+        grad_normed = grad_normed.contiguous()
+    norm_weight, settings = norm_weight.contiguous(), (height, width, vertical, prefix)
+    bias_dtype = bias_dtype or norm_weight.dtype
+    key: tuple[Any, ...] = (
+        merged.shape, merged.dtype, norm_weight.dtype, bias_dtype, merged.get_device(), settings, to_pairs,
+        grad_merged.dtype, grad_merged.stride(), grad_merged.data_ptr() & 15,
+        grad_normed.dtype, grad_normed.stride(), grad_normed.data_ptr() & 15, norm_weight.data_ptr() & 15,
+    )  # fmt: skip
+    shape, programs, launch, sums = _PLANS.get(key) or _PLANS.keep(
+        key, _backward_plan(merged, (grad_merged, grad_normed), settings, to_pairs)
     )
-    with on_device(merged):
-        norm_backward_kernel[(programs,)](
-            grad_merged, grad_normed, merged, mean, rstd, norm_weight.contiguous(),
-            grad_input, partial_weight, partial_bias,
-            rows, tokens, channels, height, width, prefix,
-            grad_merged.stride(0), grad_merged.stride(1), grad_normed.stride(0), grad_normed.stride(1),
-            grad_input.stride(0),
-            VERTICAL=vertical, TO_PAIRS=to_pairs, BLOCK_CHANNELS=triton.next_power_of_2(channels),
-        )  # fmt: skip
-    return grad_input, partial_weight.sum(0).to(norm_weight.dtype), partial_bias.sum(0).to(norm_weight.dtype)
+    grad_input, partial = merged.new_empty(shape), partial_sums(merged, programs, 2 * shape[2])
+    launch(grad_merged, grad_normed, merged, statistics, norm_weight, grad_input, partial)
+    grad_weight = torch.empty_like(norm_weight)
+    grad_bias = torch.empty_like(norm_weight, dtype=bias_dtype)
+    sums(partial, grad_weight, grad_bias)
+    return grad_input, grad_weight, grad_bias

@@ -5,23 +5,23 @@ They are each other's gradient, so two kernels serve four jobs: mean and its gra
 
 # mypy: disable-error-code="no-untyped-def"
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dcvit_kernels.geometry import channels_last, configs, merged_sides, neighbours, offset, on_device
+from dcvit_kernels.geometry import cdiv, merged_sides, neighbours, offset
+from dcvit_kernels.launch import INTERPRETED, Launch, Plans, check_device
+from dcvit_kernels.tiles import channel_block
 
-CONFIGS = configs(
-    triton.Config({"BLOCK_ROWS": 8, "BLOCK_CHANNELS": 16}),
-    triton.Config({"BLOCK_ROWS": 32, "BLOCK_CHANNELS": 64}, num_warps=4),
-    triton.Config({"BLOCK_ROWS": 16, "BLOCK_CHANNELS": 128}, num_warps=4),
-    triton.Config({"BLOCK_ROWS": 8, "BLOCK_CHANNELS": 256}, num_warps=4),
-    triton.Config({"BLOCK_ROWS": 4, "BLOCK_CHANNELS": 1024}, num_warps=8),
-)
+# Two loads of 16 bytes a thread in fp16.
+BLOCK_ELEMENTS = 2048
+# Numbers that differ from call to call and need no program of their own.
+FREE = ["rows", "tokens", "height", "width", "prefix"]
 
 
-@triton.autotune(CONFIGS, key=["channels", "VERTICAL"])
-@triton.jit
+@triton.jit(do_not_specialize=FREE)
 def reduce_pairs_kernel(
     x,
     out,
@@ -54,8 +54,7 @@ def reduce_pairs_kernel(
     tl.store(out + row.to(tl.int64)[:, None] * channels + channel[None, :], value.to(out.dtype.element_ty), mask)
 
 
-@triton.autotune(CONFIGS, key=["channels", "VERTICAL"])
-@triton.jit
+@triton.jit(do_not_specialize=FREE)
 def expand_pairs_kernel(
     x,
     out,
@@ -88,38 +87,48 @@ def expand_pairs_kernel(
     tl.store(out + offset(batch, second, out_stride_batch, channels)[:, None] + channel[None, :], value, mask & ~alone)
 
 
+_PLANS = Plans()
+
+
+def _blocks(channels: int) -> dict[str, int]:
+    block = 16 if INTERPRETED else channel_block(channels)
+    return {"BLOCK_ROWS": 8 if INTERPRETED else BLOCK_ELEMENTS // block, "BLOCK_CHANNELS": block}
+
+
+def _plan(x: Tensor, settings: tuple[Any, ...], reduce: bool) -> tuple[tuple[int, ...], Launch]:
+    """The shape of the result, and the launch."""
+    check_device(x)
+    height, width, vertical, prefix, average = settings
+    merged_height, merged_width = merged_sides(height, width, vertical)
+    batch, channels = x.shape[0], x.shape[2]
+    merged, whole = prefix + merged_height * merged_width, prefix + height * width
+    numbers = (batch * merged, merged, channels, height, width, prefix, x.stride(0), x.stride(1))
+    constants = {"VERTICAL": vertical, "AVERAGE": average, **_blocks(channels)}
+    grid = (cdiv(batch * merged, constants["BLOCK_ROWS"]), cdiv(channels, constants["BLOCK_CHANNELS"]))
+    if reduce:
+        return (batch, merged, channels), Launch(reduce_pairs_kernel, x.get_device(), grid, numbers, constants)
+    return (batch, whole, channels), Launch(
+        expand_pairs_kernel, x.get_device(), grid, (*numbers, whole * channels), constants
+    )
+
+
+def _run(x: Tensor, settings: tuple[Any, ...], reduce: bool) -> Tensor:
+    strides = x.stride()
+    if strides[2] != 1:
+        x = x.contiguous()
+        strides = x.stride()
+    key = (x.shape, strides, x.dtype, x.get_device(), x.data_ptr() & 15, settings, reduce)
+    shape, launch = _PLANS.get(key) or _PLANS.keep(key, _plan(x, settings, reduce))
+    out = x.new_empty(shape)
+    launch(x, out)
+    return out
+
+
 def reduce_pairs(x: Tensor, height: int, width: int, vertical: bool, prefix: int, average: bool) -> Tensor:
     """Join neighbours by mean or sum: `[B, P + H·W, C]` to `[B, P + H'·W', C]`; prefix tokens are copied."""
-    x = channels_last(x)
-    merged_height, merged_width = merged_sides(height, width, vertical)
-    out = x.new_empty(x.shape[0], prefix + merged_height * merged_width, x.shape[2])
-    batch, tokens, channels = out.shape
-    rows = batch * tokens
-
-    def grid(meta: dict[str, int]) -> tuple[int, int]:
-        return triton.cdiv(rows, meta["BLOCK_ROWS"]), triton.cdiv(channels, meta["BLOCK_CHANNELS"])
-
-    with on_device(x):
-        reduce_pairs_kernel[grid](
-            x, out, rows, tokens, channels, height, width, prefix, x.stride(0), x.stride(1),
-            VERTICAL=vertical, AVERAGE=average,
-        )  # fmt: skip
-    return out
+    return _run(x, (height, width, vertical, prefix, average), True)
 
 
 def expand_pairs(x: Tensor, height: int, width: int, vertical: bool, prefix: int, average: bool) -> Tensor:
     """Spread tokens, whole or halved, onto both neighbours: `[B, P + H'·W', C]` to `[B, P + H·W, C]`; prefix copied."""
-    x = channels_last(x)
-    batch, tokens, channels = x.shape
-    out = x.new_empty(batch, prefix + height * width, channels)
-    rows = batch * tokens
-
-    def grid(meta: dict[str, int]) -> tuple[int, int]:
-        return triton.cdiv(rows, meta["BLOCK_ROWS"]), triton.cdiv(channels, meta["BLOCK_CHANNELS"])
-
-    with on_device(x):
-        expand_pairs_kernel[grid](
-            x, out, rows, tokens, channels, height, width, prefix, x.stride(0), x.stride(1), out.stride(0),
-            VERTICAL=vertical, AVERAGE=average,
-        )  # fmt: skip
-    return out
+    return _run(x, (height, width, vertical, prefix, average), False)

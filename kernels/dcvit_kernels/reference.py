@@ -28,11 +28,11 @@ def merged_grid(grid: tuple[int, int], axis: Axis) -> tuple[int, int]:
     raise ValueError(f"axis is {axis!r}; it must be 'horizontal' or 'vertical'")
 
 
-def check_tokens(x: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> None:
-    """Raise ValueError unless `x` is `[B, P + H·W, C]` for the grid (H, W) and P prefix tokens."""
-    if x.ndim != 3 or x.shape[1] != num_prefix_tokens + grid[0] * grid[1]:
+def check_tokens(shape: torch.Size, grid: tuple[int, int], num_prefix_tokens: int) -> None:
+    """Raise ValueError unless `shape` is `[B, P + H·W, C]` for the grid (H, W) and P prefix tokens."""
+    if len(shape) != 3 or shape[1] != num_prefix_tokens + grid[0] * grid[1]:
         raise ValueError(
-            f"x has shape {tuple(x.shape)}; {num_prefix_tokens} prefix tokens and a {grid[0]}x{grid[1]} grid "
+            f"x has shape {tuple(shape)}; {num_prefix_tokens} prefix tokens and a {grid[0]}x{grid[1]} grid "
             f"need [B, {num_prefix_tokens + grid[0] * grid[1]}, C]"
         )
 
@@ -71,7 +71,7 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def merge_mean(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int) -> Tensor:
     """Replace each pair of neighbouring tokens by its mean: `[B, P + H·W, C]` to `[B, P + H'·W', C]`."""
-    check_tokens(x, grid, num_prefix_tokens)
+    check_tokens(x.shape, grid, num_prefix_tokens)
     prefix, tokens = _split(x, num_prefix_tokens)
     return _join(prefix, _pairs(tokens, grid, axis).mean(dim=3 if axis == "horizontal" else 2))
 
@@ -83,7 +83,7 @@ def merge_linear(
 
     The result has the dtype of `x`, under autocast too: it stays the residual stream it was.
     """
-    check_tokens(x, grid, num_prefix_tokens)
+    check_tokens(x.shape, grid, num_prefix_tokens)
     prefix, tokens = _split(x, num_prefix_tokens)
     pairs = _pairs(tokens, grid, axis)
     if axis == "vertical":
@@ -100,7 +100,7 @@ def normalise(merged: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float
 def unmerge(x: Tensor, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int) -> Tensor:
     """Repeat every token along `axis`, cropped for an odd side: `[B, P + H'·W', C]` to `[B, P + H·W, C]`."""
     merged = merged_grid(grid, axis)
-    check_tokens(x, merged, num_prefix_tokens)
+    check_tokens(x.shape, merged, num_prefix_tokens)
     prefix, tokens = _split(x, num_prefix_tokens)
     rows = tokens.unflatten(1, merged)
     # An expand is copied once, by the flatten, and exports without the index tensor of repeat_interleave.

@@ -32,7 +32,7 @@ def _interpret_kernels() -> None:
                 if isinstance(value, JITFunction):
                     interpreted = replaced.setdefault(id(value), InterpretedFunction(value.fn))
                     setattr(sys.modules[name], attribute, interpreted)
-        for module in ("pairs", "norm", "linear", "linear_backward"):
+        for module in ("sums", "pairs", "norm", "linear", "linear_backward", "eager"):
             import_module(f"dcvit_kernels.{module}")
 
 
