@@ -138,6 +138,7 @@ def summary(models: dict[str, dict[str, str]]) -> dict[str, Any]:
         if outcome(steps) == "refused"
     )
     return {
+        "registered": len(names()),
         "models": len(models),
         **Counter(outcome(steps) for steps in models.values()),
         "reasons": dict(reasons.most_common()),
