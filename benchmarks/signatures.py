@@ -10,6 +10,7 @@ is written after every model, and a second run goes on where the first one stopp
 
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -98,9 +99,11 @@ def try_model(name: str, images: Path, place: Path) -> dict[str, str]:
     """What came of each step, by its name; what is refused when it is opened ends there."""
     kwargs = shrunk(name)
     model = [name, "--model-kwargs", json.dumps(kwargs)]
-    # Of a hybrid nearly all MACs are the backbone's, and of a model of stages only pairs of blocks go.
-    share = "0.001" if name in timm.list_models(module="vision_transformer_hybrid") else "0.3"
-    target = ["--macs-reduction", "0.05" if "depths" in kwargs else share, "--width-multiple", "4"]
+    share = "0.05" if "depths" in kwargs else "0.3"  # of a model of stages only pairs of blocks go
+    if name in timm.list_models(module="vision_transformer_hybrid"):  # nearly all MACs are the backbone's
+        reach = re.search(r"takes ([\d.]+) to ([\d.]+)", run("plan", *model, "--macs-reduction", "0.99"))
+        share = share if reach is None else f"{sum(map(float, reach.groups())) / 2:.5f}"
+    target = ["--macs-reduction", share, "--width-multiple", "4"]
     try:
         found = {"identity": identity(name, kwargs)}
     except InputError as error:
