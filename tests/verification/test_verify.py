@@ -1,6 +1,7 @@
 """Verifying whole folders: good ones pass, and every kind of damage is found."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def failures(result: VerifyResult) -> list[str]:
     return [check.name for check in result.checks if not check.passed]
 
 
-COMPARED = ("random input", "real images", "real images, top-1")
+COMPARED = tuple(f" against PyTorch, {what}" for what in ("random input", "real images", "real images, top-1"))
+BATCHES = (": equal images", ": permuted batch", ": batch 1")
 
 
 def runs(precision: str) -> list[str]:
@@ -66,10 +68,10 @@ def test_a_good_folder_passes_on_real_images_and_noise(exported: Path, image_fol
             "static shapes",
             "operators",
             "types",
-            *(f"{ran} against PyTorch, {what}" for ran in runs(precision) for what in COMPARED),
+            *(f"{ran}{what}" for ran in runs(precision) for what in (*COMPARED, *BATCHES)),
         ]
         compared = [check.max_abs_error is not None for check in mine]
-        assert compared == [False] * 5 + [True, True, False] * len(runs(precision))
+        assert compared == [False] * 5 + [True, True, False, True, True, True] * len(runs(precision))
 
 
 def test_corrupt_images_are_left_out(exported: Path, image_folder: Callable[..., Path]) -> None:
@@ -87,7 +89,8 @@ def test_corrupt_images_are_left_out(exported: Path, image_folder: Callable[...,
 def test_one_wrong_weight_is_found(exported_copy: ModelFolder, value: float) -> None:
     change_weight(exported_copy, value)
     result = verify(exported_copy.path)
-    assert failures(result) == [f"{ONNX}: {ran} against PyTorch, random input" for ran in runs("fp32")]
+    compared = [" against PyTorch, random input"] + [": batch 1"] * math.isfinite(value)
+    assert failures(result) == [f"{ONNX}: {ran}{what}" for ran in runs("fp32") for what in compared]
     assert not result.passed
     json.dumps(result.to_json(), allow_nan=False)
 

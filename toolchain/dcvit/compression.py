@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from dcvit import run_record
+from dcvit import repeat, run_record
 from dcvit.data import ImageSource, open_source, seeded
 from dcvit.errors import InputError, TargetError
 from dcvit.flags import flags_of
@@ -60,12 +60,13 @@ class CompressResult:
 
 
 def compress(
-    model: str | Path | nn.Module,
+    model: str | Path | nn.Module | None = None,
     data: str | Path | ImageSource | None = None,
     *,
     out: str | Path,
     target: Target | None = None,
     settings: MethodSettings | None = None,
+    from_manifest: str | Path | None = None,
     **options: Any,
 ) -> CompressResult:
     """Finds a plan that meets the target, recovers accuracy, and writes a model folder.
@@ -76,6 +77,8 @@ def compress(
         out: The model folder to write; it appears whole or not at all.
         target: What to reach; its fields may be given by name instead: `macs_reduction=0.166`, `merge="horizontal@6"`.
         settings: Of the method; they say which one it is. By default `SearchSettings()`.
+        from_manifest: `manifest.json` of a model folder: the run that made it is done again. Model, target and settings
+            are the manifest's; the images and the checkpoint are given again, and must be the same.
         options: Fields of `Target` and of `RunSettings`: `samples=500`, `seed=1`, `resume=True`.
 
     Raises:
@@ -83,8 +86,15 @@ def compress(
     """
     out = Path(out)
     target, run = read_options(target, options)
+    again = None
+    if from_manifest is not None:
+        _check_free(target, settings, run)
+        again = repeat.read(Path(from_manifest), run)
+        model, target, settings, run = again.model(model), again.target, again.settings, again.run
+    if model is None:
+        raise InputError("there is no model: give MODEL, a timm name or a model folder")
     with running(out):
-        compressor = prepare(model, data, out, target, settings, run, finished=ModelFolder.is_one(out))
+        compressor = prepare(model, data, out, target, settings, run, finished=ModelFolder.is_one(out), again=again)
         with leaving_nothing_behind(out):
             made = compressor.compress(target)
             accelerator().wait_for_everyone()
@@ -93,6 +103,13 @@ def compress(
                 ModelFolder.create(out, made.model, made.plan, manifest, overwrite=True, texts=made.texts)
             accelerator().wait_for_everyone()
     return CompressResult(out, made.summary, made.metrics)
+
+
+def _check_free(target: Target, settings: MethodSettings | None, run: RunSettings) -> None:
+    """Raises InputError if anything is given that a manifest decides."""
+    named = [name for name, value in run if value != type(run).model_fields[name].get_default()]
+    if target != Target() or settings is not None or set(named) - repeat.GIVEN_AGAIN:
+        raise InputError("--from-manifest decides model, target and settings; leave out the others")
 
 
 def read_options(target: Target | None, options: dict[str, Any]) -> tuple[Target, RunSettings]:
@@ -120,6 +137,7 @@ def prepare(
     run: RunSettings,
     *,
     finished: bool,
+    again: repeat.Repeated | None = None,
     **more: Any,
 ) -> Compressor[Any]:
     """Opens the model and the images, and checks all that can be checked before any work is done.
@@ -132,6 +150,7 @@ def prepare(
         settings: Of the method.
         run: The other settings.
         finished: Whether `out` holds the result of a run like this one.
+        again: The run that is to be repeated.
         more: What the command has beside these, by option: a resumed run must be given the same.
 
     Raises:
@@ -152,6 +171,8 @@ def prepare(
         subject = open_subject(
             model, model_kwargs=run.model_kwargs, checkpoint=run.checkpoint, weights=run.weights, head=head
         )
+    if again is not None:
+        again.check_subject(subject)
     if source is not None and subject.plan.task not in method.tasks:
         able = " or ".join(f"--method {each.name}" for each in METHODS.values() if subject.plan.task in each.tasks)
         raise InputError(
@@ -168,8 +189,12 @@ def prepare(
         store=StageStore(kept),
         places=Places(place, run.checkpoint_minutes, run.tensorboard) if source and recovery != "none" else Places(),
         shared=run.cache is not None,
+        # What another command has beside the options of `compress` is not in a manifest.
+        repeat=repeat.describe(model, subject, run, alone=not more),
     )
     compressor = method.compressor(works, settings)
+    if again is not None:
+        again.check_images(compressor.fingerprint())
     if source is not None:
         said = run_record.describe(subject, source.name, target, settings, run, **more)
         run_record.check_same(place, said)

@@ -11,6 +11,7 @@ from torch import nn
 
 from dcvit.data import preprocessing_of
 from dcvit.dense import SegmentationVit, attach_head
+from dcvit.errors import InputError, first_line
 from dcvit.families import Architecture, Family, family_of
 from dcvit.files import base_name
 from dcvit.folder.model_folder import ModelFolder
@@ -105,10 +106,28 @@ def _subject(model: TimmModule, plan: CompressionPlan, weights: str) -> Subject:
     original = build(plan.original(), device="meta")
     family = family_of(original)
     architecture = family.architecture(original)
+    _check_forward(original, plan.model, architecture)
     preprocessing = preprocessing_of(original, architecture.input_size)
     if plan.task == "segmentation":  # every pixel of an image counts
         preprocessing = preprocessing.model_copy(update={"crop_mode": "squash", "crop_pct": 1.0})
     return Subject(model, plan, family, architecture, preprocessing, weights)
+
+
+def _check_forward(original: TimmModule, name: str, architecture: Architecture) -> None:
+    """Runs timm's own forward on the meta device, which costs nothing: later a fault would look like one of ours.
+
+    Raises:
+        InputError: If it cannot take the images that the model is built for.
+    """
+    channels, height, width = architecture.input_size
+    try:
+        with torch.no_grad():
+            original(torch.empty(1, channels, height, width, device="meta"))
+    except Exception as error:  # whatever timm and torch throw
+        raise InputError(
+            f"{name} as it is built cannot take images of {height}×{width} with {channels} channels: "
+            f"{first_line(error)}; check --model-kwargs (img_size, patch_size, in_chans, …)"
+        ) from error
 
 
 def _name_of(model: TimmModule) -> str:

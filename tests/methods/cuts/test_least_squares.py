@@ -71,3 +71,22 @@ def test_the_order_beats_random_choice_after_the_refit(activations: Tensor) -> N
     order = elimination_order(moments.gram, weight, group=1)
     random = [error(torch.randperm(16)[:8].sort().values) for _ in range(20)]
     assert error(order[8:].sort().values) < sorted(random)[2]
+
+
+def test_without_a_bias_the_fit_goes_through_zero(activations: Tensor) -> None:
+    wanted = torch.randn(500, 5) + 3.0
+    kept = torch.tensor([0, 2, 5, 7, 11])
+    weight, bias = fit_output_layer(moments_of(activations, wanted), kept, torch.zeros(5, 5), None)
+    assert bias is None
+    exact = torch.linalg.lstsq(activations[:, kept].double(), wanted.double()).solution
+    torch.testing.assert_close(weight.double(), exact.T, rtol=0.02, atol=5e-3)
+
+
+def test_without_a_bias_a_node_that_is_constant_is_no_longer_free() -> None:
+    """Of a node that is always 1 a bias makes up for all; without one it is worth as much as its weight."""
+    torch.manual_seed(0)
+    activations = torch.cat([torch.randn(500, 3), torch.ones(500, 1)], dim=1)
+    weight = torch.tensor([[0.5, 1.0, 1.5, 5.0]])
+    moments = moments_of(activations, activations @ weight.T)
+    assert elimination_order(moments.gram, weight, group=1)[0] == 3
+    assert elimination_order(moments.gram, weight, group=1, bias=False)[-1] == 3

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dcvit.dense.unmerge import merge_steps, undo
 from dcvit.errors import InputError
+from dcvit.layers.token_grid import patch_grid
 from dcvit.plan import Unmerge
 from dcvit.types import TimmModule
 
@@ -45,8 +46,8 @@ class DenseBackbone(nn.Module):
             )
         self.model, self.norm, self.unmerge = model, norm, unmerge
         self.indices = block_indices(len(model.blocks), indices)
-        self.grid: tuple[int, int] = model.patch_embed.grid_size
-        self.reduction: tuple[int, int] = model.patch_embed.patch_size
+        self.grid: tuple[int, int] = patch_grid(model)
+        self.reduction: tuple[int, int] = model.patch_embed.feat_ratio(as_scalar=False)
         self.num_features: int = model.embed_dim
 
     def forward(self, images: Tensor) -> list[Tensor]:

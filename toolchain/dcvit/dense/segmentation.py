@@ -10,6 +10,7 @@ from dcvit.dense.backbone import as_map
 from dcvit.dense.head import SegmentationHead, head_levels
 from dcvit.dense.unmerge import merge_steps, undo
 from dcvit.errors import InputError
+from dcvit.layers.token_grid import patch_grid
 from dcvit.plan import HeadPlan
 from dcvit.types import TimmModule
 
@@ -63,11 +64,15 @@ def attach_head(model: TimmModule, head: HeadPlan) -> SegmentationVit:
     """Turns a classifier into a segmentation model, in place; the classifier's head goes, the new one is random.
 
     Raises:
-        InputError: If the model is no Vision Transformer, or has not the blocks that the head reads.
+        InputError: If the model is no Vision Transformer, pads its images, or has not the blocks that the head reads.
     """
     if not isinstance(model, VisionTransformer) or isinstance(model, SegmentationVit):
         raise InputError(
             f"segmentation needs a Vision Transformer of timm (vit_*, deit_*, deit3_*), not {type(model).__name__}"
+        )
+    if patch_grid(model) != tuple(model.patch_embed.grid_size):
+        raise InputError(
+            "segmentation: dynamic_img_pad adds a border that is no part of the image; give another img_size"
         )
     pooling = "avg" if model.attn_pool is not None else None  # whose layer goes with the classifier
     model.reset_classifier(0, *([] if pooling is None else [pooling]))

@@ -6,6 +6,7 @@ from timm.models.eva import Eva, EvaBlock
 
 from dcvit.families.base import Refusals
 from dcvit.families.plain import PlainFamily
+from dcvit.layers.token_grid import patch_grid
 from dcvit.types import TimmModule
 
 
@@ -30,4 +31,4 @@ class EvaFamily(PlainFamily):
             return {"rope": None}
         # Made beforehand for the model's grid, or, with `dynamic_img_size`, for that of each input.
         made = getattr(model.rope, "feat_shape", None) is not None
-        return {"rope": model.rope.get_embed(shape=None if made else model.patch_embed.grid_size)}
+        return {"rope": model.rope.get_embed(shape=None if made else patch_grid(model))}

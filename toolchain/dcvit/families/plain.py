@@ -1,9 +1,12 @@
 """What ViT, EVA, BEiT and CaiT share: pre-norm blocks in a row, each `attn` and `mlp`, all on the same patch grid."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from dcvit.families.base import Architecture, BlockSpec, CostModules, Family, KeptNodes
+from dcvit.families.images import input_size, unfit_images
 from dcvit.layers import (
     AttentionFreeBlock,
     PrefixBlock,
@@ -14,6 +17,7 @@ from dcvit.layers import (
     narrow_attention,
     narrow_mlp,
 )
+from dcvit.layers.token_grid import patch_grid
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
 
@@ -33,6 +37,8 @@ class PlainFamily(Family):
         return isinstance(model, self.model_class)
 
     def unsupported_reason(self, model: TimmModule) -> str | None:
+        if reason := unfit_images(model):
+            return reason
         blocks: list[TimmModule] = list(model.blocks)
         for block in blocks:
             if type(block) is not self.block_class:
@@ -42,10 +48,9 @@ class PlainFamily(Family):
         return None
 
     def architecture(self, model: TimmModule) -> Architecture:
-        patch_embed = model.patch_embed
         return Architecture(
-            input_size=(patch_embed.proj.in_channels, *patch_embed.img_size),
-            grid=patch_embed.grid_size,
+            input_size=input_size(model),
+            grid=patch_grid(model),
             num_prefix_tokens=self.prefix_tokens(model),
             num_classes=model.num_classes,
             blocks=tuple(
@@ -81,7 +86,7 @@ class PlainFamily(Family):
                 model.blocks[entry.index] = carry_merges(block, _without_attention(block))
 
     def tokens(self, model: TimmModule, plan: CompressionPlan) -> list[int]:  # noqa: ARG002 (where no plan merges)
-        return [self.prefix_tokens(model) + model.patch_embed.num_patches] * len(model.blocks)
+        return [self.prefix_tokens(model) + math.prod(patch_grid(model))] * len(model.blocks)
 
     def cost_modules(self, model: TimmModule, index: int) -> CostModules:  # noqa: ARG002 (all models alike)
         return CostModules((f"blocks.{index}.norm1", f"blocks.{index}.attn"), (f"blocks.{index}.mlp",))

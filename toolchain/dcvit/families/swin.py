@@ -8,6 +8,7 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2
 from torch import Tensor, nn
 
 from dcvit.families.base import AdaptorLayers, Architecture, BlockSpec, Refusals
+from dcvit.families.images import input_size
 from dcvit.families.staged import Stage, StagedFamily
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
@@ -43,7 +44,7 @@ class SwinFamily(StagedFamily):
     def architecture(self, model: TimmModule) -> Architecture:
         blocks = [place.block for place in self.places(model)]
         return Architecture(
-            input_size=(model.patch_embed.proj.in_channels, *model.patch_embed.img_size),
+            input_size=input_size(model),
             grid=model.patch_embed.grid_size,
             num_prefix_tokens=0,
             num_classes=model.num_classes,

@@ -14,7 +14,7 @@ from dcvit.dense import SegmentationVit
 from dcvit.families.base import AdaptorLayers, CostModules, KeptNodes
 from dcvit.families.plain import PlainFamily
 from dcvit.layers import PrefixBlock, TokenMerge, attach_merge, attach_size_bias, can_narrow_heads
-from dcvit.layers.token_grid import TokenGrid, grids
+from dcvit.layers.token_grid import TokenGrid, grids, patch_grid
 from dcvit.plan import CompressionPlan
 from dcvit.types import TimmModule
 
@@ -48,7 +48,7 @@ class VitFamily(PlainFamily):
             model.blocks[-1] = PrefixBlock(model.blocks[-1], prefix)
         if not plan.merges:
             return
-        for index, grid in enumerate(grids(model.patch_embed.grid_size, plan.merges, len(model.blocks))):
+        for index, grid in enumerate(grids(patch_grid(model), plan.merges, len(model.blocks))):
             block = model.blocks[index]
             if plan.size_aware_attention and hasattr(block, "attn") and max(grid.sizes) > 1:
                 attach_size_bias(block.attn, torch.tensor((1,) * prefix + grid.sizes, device=device))
@@ -69,7 +69,7 @@ class VitFamily(PlainFamily):
         return "its head reads the patch tokens too, so all of them are needed up to the end"
 
     def tokens(self, model: TimmModule, plan: CompressionPlan) -> list[int]:
-        before = grids(model.patch_embed.grid_size, plan.merges, len(model.blocks))
+        before = grids(patch_grid(model), plan.merges, len(model.blocks))
         return [model.num_prefix_tokens + len(grid.sizes) for grid in before]
 
     def features_and_logits(self, model: TimmModule, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ class VitFamily(PlainFamily):
     def merge_tokens(self, model: TimmModule, plan: CompressionPlan, tokens: Tensor) -> Tensor:
         if tokens.shape[1] == model.num_prefix_tokens:  # behind a last block that leaves out the rest
             return tokens
-        grid = TokenGrid.unmerged(model.patch_embed.grid_size)
+        grid = TokenGrid.unmerged(patch_grid(model))
         for merge in plan.merges:
             tokens = dcvit_kernels.merge_mean(tokens, grid.shape, merge.axis, model.num_prefix_tokens)
             grid = grid.merged(merge.axis)

@@ -29,6 +29,8 @@ class Manifest(_Strict):
         data: Fingerprint of the images used; None where no data was.
         metrics: What the run measured (MACs, parameters, errors, seconds).
         versions: Of the packages that made it.
+        repeat: What else a run is repeated from: the model's name and weights, sha256 of the checkpoint, the settings
+            of the run, threads and kind of machine. Empty where it cannot be.
         exports: One entry for each ONNX file and engine, by file name.
         files: sha256 and size of every file in the folder but the manifest itself.
     """
@@ -43,5 +45,6 @@ class Manifest(_Strict):
     data: dict[str, Any] | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
+    repeat: dict[str, Any] = Field(default_factory=dict)
     exports: dict[str, dict[str, Any]] = Field(default_factory=dict)
     files: dict[str, FileEntry] = Field(default_factory=dict)

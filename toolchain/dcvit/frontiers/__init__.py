@@ -72,7 +72,7 @@ def frontier(
     target, run = read_options(target, options)
     if target != target.at(None):
         raise InputError("a frontier has many reductions: give them as --macs-reduction, repeated, and no speed-up")
-    asked = {"--macs-reduction": None if reductions is None else sorted(set(reductions))}
+    asked: dict[str, Any] = {"--macs-reduction": None if reductions is None else sorted(set(reductions))}
     with ExitStack() as stack:
         stack.enter_context(running(out))
         finished = (out / FRONTIER).is_file()

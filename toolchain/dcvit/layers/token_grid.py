@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from dcvit.plan import Axis, Merge
+from dcvit.types import TimmModule
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,15 @@ def grids(shape: tuple[int, int], merges: tuple[Merge, ...], depth: int) -> Iter
         for merge in merges:
             if merge.after == index + 1:
                 grid = grid.merged(merge.axis)
+
+
+def patch_grid(model: TimmModule) -> tuple[int, int]:
+    """(H, W) in front of the first block; `dynamic_img_pad` fills up the last row and column of patches."""
+    patches = model.patch_embed
+    if not patches.dynamic_img_pad:
+        return cast(tuple[int, int], tuple(patches.grid_size))
+    height, width = getattr(patches, "feature_size", patches.img_size)
+    return -(-height // patches.patch_size[0]), -(-width // patches.patch_size[1])
 
 
 def _pairs(sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -46,6 +46,7 @@ class Run:
         places: For what a long training leaves behind while it is under way.
         shared: Whether others read the store, so that it is worth keeping more in it than this run needs.
         watch: Where the time goes.
+        repeat: What the manifest holds for the run to be repeated; empty where it cannot be.
     """
 
     subject: Subject
@@ -57,6 +58,7 @@ class Run:
     places: Places = field(default_factory=Places)
     shared: bool = False
     watch: Stopwatch = field(default_factory=Stopwatch)
+    repeat: dict[str, Any] = field(default_factory=dict)
 
     @property
     def recovers(self) -> bool:
@@ -185,6 +187,7 @@ class Compressor(ABC, Generic[S]):
             data=self.fingerprint(),
             metrics=made.metrics | {"macs_before": summary.macs_before, "macs_after": summary.macs_after},
             versions=package_versions(),
+            repeat=run.repeat,
         )
 
     @abstractmethod

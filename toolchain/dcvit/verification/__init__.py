@@ -1,6 +1,6 @@
 """Whether every exported file of a model folder is what it should be, and computes what PyTorch does."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,14 +17,16 @@ from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.folder.records import OnnxRecord, engine_records, onnx_records
 from dcvit.preprocessing import Preprocessing
 from dcvit.progress import track
-from dcvit.runtimes import Session, onnx_runtimes
+from dcvit.runtimes import onnx_runtimes
+from dcvit.runtimes.onnx_file import OnnxFileRuntime
 from dcvit.runtimes.openvino import OpenVino
 from dcvit.runtimes.pytorch import TorchSession
 from dcvit.variant import Precision, Variant
+from dcvit.verification.batches import ALONE, check_session
 from dcvit.verification.checks import Check, holds
 from dcvit.verification.engine import check_engine
 from dcvit.verification.graph import check_graph
-from dcvit.verification.parity import Expected, check_parity
+from dcvit.verification.parity import Expected
 
 __all__ = ["Check", "VerifyResult", "verify"]
 
@@ -102,22 +104,38 @@ def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, expected: li
     stale = record.weights_sha256 != folder.manifest.files[WEIGHTS].sha256
     yield holds(f"{name}: origin", [f"it was made from other weights than {WEIGHTS}"] * stale, "the folder's weights")
     yield from check_graph(folder.path / name, record, metadata_of(folder, record.variant))
+    alone = _file_of_one(folder, name, record)
     ran = False
     for runtime in onnx_runtimes():
         for precision in runtime.precisions:
             if runtime.source(precision) == record.precision:
                 session = runtime.open_file(folder.path / name, precision, folder.manifest.preprocessing)
-                yield from _parity(f"{name}: {runtime.title}", session, expected, precision, record.precision)
+                title = f"{name}: {runtime.title}" + ("" if precision == record.precision else f" {precision}")
+                yield from check_session(
+                    title, session, expected, precision, _opened(folder, alone, runtime, precision)
+                )
                 ran = True
     if not ran:
         yield from _read_only(folder, name, record, expected)
 
 
-def _parity(
-    name: str, session: Session, expected: list[Expected], precision: Precision, of_file: Precision
-) -> Iterator[Check]:
-    for each in expected:
-        yield from check_parity(name if precision == of_file else f"{name} {precision}", session, each, precision)
+def _file_of_one(folder: ModelFolder, name: str, record: OnnxRecord) -> Path | None:
+    """The ONNX file of batch 1 beside this one, if there is one of the same weights."""
+    variant = record.variant
+    one = Variant.of(1, variant.precision, with_preprocessing=variant.with_preprocessing).onnx_name
+    other = onnx_records(folder).get(one)
+    if one == name or other is None or other.weights_sha256 != record.weights_sha256:
+        return None
+    return folder.path / one
+
+
+def _opened(
+    folder: ModelFolder, path: Path | None, runtime: OnnxFileRuntime, precision: Precision
+) -> Callable[[Tensor], Tensor] | None:
+    """What a runtime makes of images by a file; it is loaded when it is asked."""
+    if path is None:
+        return None
+    return lambda images: runtime.open_file(path, precision, folder.manifest.preprocessing).infer(images)
 
 
 def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, expected: list[Expected]) -> Iterator[Check]:
@@ -128,7 +146,7 @@ def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, expected: lis
         return
     session = openvino.open_file(folder.path / name, "fp32", folder.manifest.preprocessing)
     title = f"{name}: {openvino.title}, its weights in fp32 arithmetic,"
-    yield from _parity(title, session, expected, record.precision, record.precision)
+    yield from check_session(title, session, expected, record.precision)
 
 
 def _expected(folder: ModelFolder, source: ImageSource | None) -> list[Expected]:
@@ -139,13 +157,24 @@ def _expected(folder: ModelFolder, source: ImageSource | None) -> list[Expected]
         sets.append(("real images", shots.tensor(preprocessing)))
     session = TorchSession(folder.load(), IMAGES, device="cpu")
     return [
-        Expected(what, images, session.infer(images), what == "real images", cache(partial(_at_bf16, folder, images)))
+        Expected(
+            what,
+            images,
+            session.infer(images),
+            what == "real images",
+            cache(partial(_at_bf16, folder, images)),
+            cache(partial(_alone, folder, images[:ALONE])),
+        )
         for what, images in sets
     ]
 
 
 def _at_bf16(folder: ModelFolder, images: Tensor) -> Tensor:
     return TorchSession(folder.load(), IMAGES, "bf16", device="cpu").infer(images)
+
+
+def _alone(folder: ModelFolder, images: Tensor) -> Tensor:
+    return TorchSession(folder.load(), 1, device="cpu").infer(images)
 
 
 def _random_images(preprocessing: Preprocessing) -> Tensor:

@@ -1,22 +1,24 @@
 """What is checked about an engine: all of it on a GPU, and what can be known without one elsewhere."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from torch import Tensor
 
 from dcvit.exporting.tensorrt import header_faults, read_network
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.folder.records import EngineRecord, NetworkRecord, TensorRecord
+from dcvit.folder.records import EngineRecord, NetworkRecord, TensorRecord, engine_records
 from dcvit.runtimes import flavors
 from dcvit.runtimes.inspector import Layer, layers_of
 from dcvit.runtimes.tensorrt import EngineSession, mismatch, stale
 from dcvit.variant import Precision
+from dcvit.verification.batches import check_session
 from dcvit.verification.checks import Check, holds
-from dcvit.verification.parity import Expected, check_parity
+from dcvit.verification.parity import Expected
 
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
 _KEPT_FP32 = ("NORMALIZATION", "NORMALIZATION_V2", "SOFTMAX")
@@ -46,8 +48,18 @@ def check_engine(folder: ModelFolder, name: str, record: EngineRecord, expected:
         session = EngineSession(folder.path / name, trt, folder.manifest.preprocessing)
         yield _read_back(name, session.engine, network)
         yield _layers(name, layers_of(session.engine, trt), record.precision)
-        for each in expected:
-            yield from check_parity(f"{name}: {record.flavor}", session, each, record.precision)
+        yield from check_session(
+            f"{name}: {record.flavor}", session, expected, record.precision, _alone(folder, name, record, trt)
+        )
+
+
+def _alone(folder: ModelFolder, name: str, record: EngineRecord, trt: Any) -> Callable[[Tensor], Tensor] | None:
+    """The engine of batch 1 beside this one, if there is one that this machine can run."""
+    one = name.replace(f"model.b{record.batch}.", "model.b1.", 1)
+    other = engine_records(folder).get(one)
+    if one == name or other is None or stale(folder, other) or _cannot_run(other):
+        return None
+    return lambda images: EngineSession(folder.path / one, trt, folder.manifest.preprocessing).infer(images)
 
 
 def _interface(name: str, network: NetworkRecord, onnx_path: Path) -> Check:

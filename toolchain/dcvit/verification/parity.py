@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dcvit.agreement import cosine
-from dcvit.runtimes import Session
 from dcvit.variant import Precision
 from dcvit.verification.checks import Check
 
@@ -68,6 +67,7 @@ class Expected:
         logits: [n, classes].
         real: Whether the images are real ones; then the class that wins is compared too.
         at_bf16: What PyTorch makes of them at bf16; asked for where a bf16 computation is judged.
+        alone: What PyTorch makes of the first few of them, one at a time, at fp32 on the CPU.
     """
 
     what: str
@@ -75,6 +75,7 @@ class Expected:
     logits: Tensor
     real: bool
     at_bf16: Callable[[], Tensor]
+    alone: Callable[[], Tensor]
 
     def tolerance(self, precision: Precision) -> float | None:
         """Largest difference that passes, in logits; None where single logits have no bound."""
@@ -105,26 +106,51 @@ class Expected:
         return 4.5 * math.sqrt(2) * noise * self.logits.std(1).mean().item()
 
 
-def check_parity(name: str, session: Session, expected: Expected, precision: Precision) -> list[Check]:
-    """Compares a session with PyTorch: numbers, no NaN, and on real images the class that wins."""
-    logits = session.infer(expected.images)
+def check_logits(name: str, logits: Tensor, expected: Expected, precision: Precision) -> list[Check]:
+    """Compares a runtime's logits with PyTorch's: numbers, no NaN, and on real images the class that wins."""
     name = f"{name} against PyTorch, {expected.what}"
-    tolerance, least_cosine = expected.tolerance(precision), expected.least_cosine(precision)
-    for what, output in (("PyTorch", expected.logits), ("the runtime", logits)):
-        if bad := int((~torch.isfinite(output)).sum()):
-            return [Check(name, False, f"{bad} logits of {what} are NaN or infinite", tolerance=tolerance)]
-    error = (logits - expected.logits).abs().max().item()
-    scale = expected.logits.abs().max().item()
-    found = f"{len(logits)} images, off by {error / scale if scale else math.inf:.1e} of the largest logit"
-    passed = tolerance is None or error <= tolerance
-    if least_cosine is not None:
-        agrees = cosine(logits, expected.logits)
-        passed = passed and agrees >= least_cosine
-        found += f", cosine {agrees:.5f} (at least {least_cosine:.5g})"
-    checks = [Check(name, passed, found, error, tolerance)]
-    if expected.real:
+    check = agrees(name, logits, expected.logits, expected, precision)
+    checks = [check]
+    if expected.real and check.max_abs_error is not None:
         checks.append(_top1(f"{name}, top-1", logits, expected.logits, expected.tie(precision)))
     return checks
+
+
+def agrees(
+    name: str,
+    logits: Tensor,
+    wanted: Tensor,
+    expected: Expected,
+    precision: Precision,
+    times: float = 1,
+    said: str = "",
+) -> Check:
+    """Whether two runtimes' logits of the same images are close enough for the precision.
+
+    Args:
+        name: Of the check.
+        logits: The runtime's, [n, classes].
+        wanted: What they are compared with, [n, classes].
+        expected: Says how far apart they may be.
+        precision: Of the runtime's computation.
+        times: How many times that, for noise that both have.
+        said: Stands in front of what was found.
+    """
+    tolerance, least_cosine = expected.tolerance(precision), expected.least_cosine(precision)
+    tolerance = None if tolerance is None else times * tolerance
+    for what, output in (("PyTorch", wanted), ("the runtime", logits)):
+        if bad := int((~torch.isfinite(output)).sum()):
+            return Check(name, False, f"{said}{bad} logits of {what} are NaN or infinite", tolerance=tolerance)
+    error = (logits - wanted).abs().max().item()
+    scale = wanted.abs().max().item()
+    found = f"{said}{len(logits)} images, off by {error / scale if scale else math.inf:.1e} of the largest logit"
+    passed = tolerance is None or error <= tolerance
+    if least_cosine is not None:
+        least = 1 - times**2 * (1 - least_cosine)  # a noise of the share ε gives 1 − ε²/2
+        found_cosine = cosine(logits, wanted)
+        passed = passed and found_cosine >= least
+        found += f", cosine {found_cosine:.5f} (at least {least:.5g})"
+    return Check(name, passed, found, error, tolerance)
 
 
 def _top1(name: str, logits: Tensor, expected: Tensor, tie: float) -> Check:

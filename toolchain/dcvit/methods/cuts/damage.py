@@ -111,7 +111,8 @@ def examine(
             scored = _advance(block, scored, arguments)
             continue
         moments, output = observe(block, tokens, None, arguments)
-        order = elimination_order(moments.gram, block.mlp.fc2.weight).cpu()
+        fc2 = block.mlp.fc2
+        order = elimination_order(moments.gram, fc2.weight, bias=fc2.bias is not None).cpu()
         by_hidden: dict[int, float] = {}
         for width in _widths(len(order), FRACTIONS, multiple):
             kept = best_nodes(order, width)

@@ -79,14 +79,13 @@ class HeadFit:
         narrow_attention(attention, channels)
         _balance(attention)
         proj = attention.proj
-        if proj.bias is None:  # which nothing else could make up for
-            return
         moments = Moments.empty(proj.in_features, proj.out_features, self._tokens.device)
         for (_, mixed, _), wanted in zip(self._pass(block), self._wanted, strict=True):
             moments.add(mixed, wanted)
         weight, bias = fit_output_layer(moments, torch.arange(proj.in_features), proj.weight, proj.bias)
         proj.weight.copy_(weight)
-        proj.bias.copy_(bias)
+        if bias is not None:
+            proj.bias.copy_(bias)
 
     def _pass(self, block: TimmModule) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
         """For each chunk: q, k and v as they are computed, what the heads put out, and what `proj` makes of it."""

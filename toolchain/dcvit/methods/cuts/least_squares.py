@@ -42,30 +42,37 @@ class Moments:
         self.cross += flat.T @ wanted.flatten(0, -2).float()
 
 
-def fit_output_layer(moments: Moments, kept: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def fit_output_layer(
+    moments: Moments, kept: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """The output layer on the kept nodes that best gives the wanted output, in the least-squares sense.
 
     Args:
         moments: Of the MLP's activations (all M nodes) and the wanted output.
         kept: Indices [M'] of the nodes that stay.
         weight: The present weight on them, [C, M']: the prior of a ridge regression.
-        bias: The present bias, [C].
+        bias: The present bias, [C]; None where the layer has none.
 
     Returns:
-        Weight [C, M'] and bias [C], of the originals' type.
+        Weight [C, M'] and bias [C], of the originals' type; no bias where there was none.
     """
     device = moments.gram.device
     kept = kept.to(device)
-    columns = torch.cat([kept, torch.tensor([len(moments.gram) - 1], device=device)])
+    columns, prior = kept, weight
+    if bias is not None:
+        columns = torch.cat([kept, torch.tensor([len(moments.gram) - 1], device=device)])
+        prior = torch.cat([weight, bias[:, None]], dim=1)
     gram = moments.gram[columns][:, columns]
-    prior = torch.cat([weight, bias[:, None]], dim=1).double().T.to(device)
-    ridge = torch.full((len(columns),), float(RIDGE * gram.diagonal()[:-1].mean()), dtype=torch.float64, device=device)
-    ridge[-1] = 1e-12  # the bias is free
-    solution = torch.linalg.solve(gram + ridge.diag(), moments.cross[columns] + ridge[:, None] * prior)
-    return solution[:-1].T.to(weight.dtype), solution[-1].to(bias.dtype)
+    strength = float(RIDGE * gram.diagonal()[: len(kept)].mean())
+    ridge = torch.full((len(columns),), strength, dtype=torch.float64, device=device)
+    ridge[len(kept) :] = 1e-12  # the bias is free
+    wanted = moments.cross[columns] + ridge[:, None] * prior.double().T.to(device)
+    solution = torch.linalg.solve(gram + ridge.diag(), wanted)
+    fitted = None if bias is None else solution[-1].to(bias.dtype)
+    return solution[: len(kept)].T.to(weight.dtype), fitted
 
 
-def elimination_order(gram: Tensor, weight: Tensor, group: int = 8) -> Tensor:
+def elimination_order(gram: Tensor, weight: Tensor, group: int = 8, *, bias: bool = True) -> Tensor:
     """The order in which hidden nodes are best given up, the rest making up for them.
 
     Without node j the squared error grows by ‖w_j‖² / (G⁻¹)_jj once the other weights are refitted: optimal brain
@@ -76,11 +83,15 @@ def elimination_order(gram: Tensor, weight: Tensor, group: int = 8) -> Tensor:
         gram: AᵀA with the constant last, [M + 1, M + 1].
         weight: fc2, [C, M].
         group: Nodes between two updates; 1 is exact and slower.
+        bias: Whether the layer has one, which makes up for means.
 
     Returns:
         Node indices [M], the first to go first.
     """
     hidden = weight.shape[1]
+    if not bias:  # then the constant stands for nothing: a node apart from the others, which is never given up
+        gram = gram.clone()
+        gram[-1, :-1] = gram[:-1, -1] = 0
     ridge = RIDGE * gram.diagonal()[:-1].mean() + 1e-12
     inverse = torch.linalg.inv(gram + ridge * torch.eye(hidden + 1, dtype=gram.dtype, device=gram.device))
     # The bias helps to make up, but is never given up.

@@ -36,7 +36,8 @@ def operate(
 ) -> None:
     """Cuts the blocks of `entries` in the student, in place, front to back.
 
-    The bias of a refitted fc2 is free, so what a removed attention added on average is made up for too.
+    The bias of a refitted fc2, where it has one, is free, so what a removed attention added on average is made up for
+    too.
 
     Args:
         student: Equal to the teacher, or the teacher with merged tokens.
@@ -90,7 +91,8 @@ def refit_output_layer(block: TimmModule, moments: Moments, kept: Tensor | None 
     nodes = torch.arange(fc2.in_features) if kept is None else kept
     weight, bias = fit_output_layer(moments, nodes, fc2.weight, fc2.bias)
     fc2.weight.copy_(weight)
-    fc2.bias.copy_(bias)
+    if bias is not None:
+        fc2.bias.copy_(bias)
 
 
 @torch.no_grad()
