@@ -15,6 +15,7 @@ from torch import nn
 from dcvit.dense import attach_head
 from dcvit.errors import InputError, first_line
 from dcvit.families import family_of, matching_family
+from dcvit.model_arguments import check_arguments, check_name
 from dcvit.plan import CompressionPlan
 
 
@@ -44,6 +45,8 @@ def create(name: str, model_kwargs: dict[str, Any] | None = None, *, pretrained:
     Raises:
         InputError: If the name is unknown, an argument is refused, or pretrained weights cannot be had.
     """
+    check_name(name)
+    check_arguments(model_kwargs or {})
     base = name.split(".", 1)[0]
     if not timm.is_model(base):
         close = difflib.get_close_matches(base, timm.list_models(), n=3)
@@ -54,8 +57,10 @@ def create(name: str, model_kwargs: dict[str, Any] | None = None, *, pretrained:
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         raise InputError(f"timm cannot create {name} with {model_kwargs or {}}: {first_line(error)}") from error
     except Exception as error:
-        if not pretrained:
+        if not pretrained and not model_kwargs:
             raise
+        if not pretrained:  # a wrong argument is an error of any kind, wherever in timm or torch it is met
+            raise InputError(f"timm cannot create {name} with {model_kwargs}: {first_line(error)}") from error
         raise InputError(
             f"the pretrained weights of {name} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
             "give local ones with --checkpoint FILE, or --random-init for a latency study"
