@@ -7,13 +7,20 @@ from torch import Tensor
 def cosine(logits: Tensor, expected: Tensor) -> float:
     """Cosine between two sets of logits [n, classes, ...], each image's mean taken off (it changes no probability).
 
-    A noise of the share ε of the logits gives 1 − ε²/2.
+    A noise of the share ε of the logits gives 1 − ε²/2; logits that are not finite agree with none, and give -1.
     """
+    if not (torch.isfinite(logits).all() and torch.isfinite(expected).all()):
+        return -1.0
     ours, theirs = ((part.double() - part.double().mean(1, keepdim=True)).flatten() for part in (logits, expected))
     scale = (ours.norm() * theirs.norm()).item()
     return (ours @ theirs).item() / scale if scale else float(torch.equal(ours, theirs))
 
 
 def same_class(logits: Tensor, expected: Tensor) -> int:
-    """In how many places [n, ...] the same class wins."""
-    return int((logits.argmax(1) == expected.argmax(1)).sum())
+    """In how many places [n, ...] the same class wins; none does where a logit is not finite."""
+    return int(((logits.argmax(1) == expected.argmax(1)) & finite(logits) & finite(expected)).sum())
+
+
+def finite(logits: Tensor) -> Tensor:
+    """Where all logits [n, classes, ...] of a place [n, ...] are finite."""
+    return torch.isfinite(logits).all(1)

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def create(name: str, model_kwargs: dict[str, Any] | None = None, *, pretrained:
             f"the pretrained weights of {name} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
             "give local ones with --checkpoint FILE, or --random-init for a latency study"
         ) from error
+    if pretrained:
+        check_finite(model.state_dict(), f"the pretrained weights of {name}")
     return model.eval()
 
 
@@ -75,7 +78,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     resampled, as timm does with pretrained weights; the grid of the file's model is taken for square.
 
     Raises:
-        InputError: If the file cannot be read, or its names and shapes are not the model's (the first one is named).
+        InputError: If the file cannot be read, its names and shapes are not the model's, or a number in it is not
+            finite (the first one is named).
     """
     if not path.is_file():
         raise InputError(f"--checkpoint: there is no file {path}")
@@ -86,6 +90,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
         if "weights_only" in reason:  # timm's words for pickled objects
             reason = "it holds more than tensors, and pickled code is never run; save its state dict as safetensors"
         raise InputError(f"--checkpoint: {path} cannot be read: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise InputError(f"--checkpoint: {path} holds no state dict (tensors by name)")
     expected = model.state_dict()
     if family := matching_family(model):
         state = family.fit_positions(model, state)
@@ -100,6 +106,22 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     if extra := [name for name in state if name not in expected]:
         raise InputError(f"--checkpoint: {path} has '{extra[0]}', which the model does not know")
     model.load_state_dict(state)
+    check_finite(model.state_dict(), f"--checkpoint: {path}")
+
+
+def check_finite(state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Whether all numbers of a state dict are finite.
+
+    Raises:
+        InputError: By the name of the first tensor that holds a NaN or an infinity.
+    """
+    for name, tensor in state.items():
+        broken = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+        if broken:
+            raise InputError(
+                f"{where}: {broken} of the {tensor.numel()} numbers of '{name}' are not finite (NaN or infinity); the "
+                "training that made them diverged, so take an earlier checkpoint"
+            )
 
 
 def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:

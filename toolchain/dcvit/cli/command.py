@@ -1,6 +1,5 @@
 """What every command shares: --json, --debug, progress on stderr, and how a result reaches the user."""
 
-import json
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
+from dcvit.files import json_text
 from dcvit.progress import reporting_to
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Command(click.Command):
         if first:
             _print(result, stderr=as_json)
         if first and as_json:
-            click.echo(json.dumps(result.to_json()))
+            click.echo(json_text(result.to_json()))
         if not getattr(result, "passed", True):
             ctx.exit(1)
         return result

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import click
 
 from dcvit.errors import DcvitError
-from dcvit.files import refusal
+from dcvit.files import json_text, refusal
 
 # Each command is the object `command` of the module of its name.
 COMMANDS = (
@@ -131,7 +130,7 @@ def _end(arguments: Sequence[str], message: str, status: int) -> None:
     try:
         click.echo(f"Error: {message}", err=True)
         if "--json" in arguments:
-            click.echo(json.dumps({"error": message, "exit_status": status}))
+            click.echo(json_text({"error": message, "exit_status": status}))
         sys.stdout.flush()
     except OSError:  # nothing can be said, such as to a full disk: the status says it, and Python's end must not try
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcvit.errors import InputError
-from dcvit.files import base_name
+from dcvit.files import base_name, json_text
 from dcvit.folder.model_folder import ModelFolder
 
 VERIFY, EVALUATIONS = "verify.json", "evaluations.json"
@@ -113,4 +113,4 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _put(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """The report: one HTML page that needs no network, and a model card, of a model folder or of a frontier of them."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from dcvit.errors import InputError
 from dcvit.files import whole_file
 from dcvit.folder.lock import adding
 from dcvit.folder.model_folder import MANIFEST, ModelFolder
-from dcvit.frontiers.result import FRONTIER
+from dcvit.frontiers.result import FRONTIER, read_frontier
 from dcvit.reporting.card import CARD, frontier_card, model_card, write_card
 from dcvit.reporting.facts import Facts
 from dcvit.reporting.page import frontier_page, model_page
@@ -81,12 +80,8 @@ def _model(facts: Facts) -> ReportResult:
 
 
 def _frontier(path: Path) -> ReportResult:
-    try:
-        found = json.loads((path / FRONTIER).read_text(encoding="utf-8"))
-        names = [point["folder"] for point in found["points"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / FRONTIER} cannot be read; make the frontier again") from error
-    models = [Facts(ModelFolder(path / name)) for name in names]
+    found = read_frontier(path)
+    models = [Facts(ModelFolder(path / point["folder"])) for point in found["points"]]
     title = path.resolve().name
     with whole_file(path / REPORT) as aside:
         _write(aside, frontier_page(title, found, models))
