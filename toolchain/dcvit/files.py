@@ -45,7 +45,7 @@ def plain_name(name: str) -> str:
     Raises:
         InputError: If it could lead out of the folder, or hides.
     """
-    if not name or name.startswith(".") or any(letter in "/\\" or ord(letter) < ord(" ") for letter in name):
+    if not name or name.startswith(".") or any(letter in "/\\:" or ord(letter) < ord(" ") for letter in name):
         raise InputError(f"{name!r} is no name of a file in the folder itself")
     return name
 

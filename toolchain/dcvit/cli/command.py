@@ -63,12 +63,14 @@ class Command(click.Command):
 def _print(result: Result, *, stderr: bool) -> None:
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False)
+    # Square brackets and colons in paths are no markup.
+    plain: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    console = Console(**plain)
     if not console.is_terminal:
         # A pipe has no width: tables must not be folded to a guess.
-        console = Console(stderr=stderr, highlight=False, width=160)
+        console = Console(**plain, width=160)
     for line in result.lines():
-        console.print(line)
+        console.print(line, soft_wrap=isinstance(line, str))  # a path is not cut in two
 
 
 STATUS_SECONDS = 30.0
@@ -88,8 +90,9 @@ class _RichReporter:
         from rich.progress import TimeRemainingColumn as TimeLeft
 
         started, done = time.perf_counter(), 0
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft())
-        console = Console(stderr=True)
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft())
+        console = Console(stderr=True, markup=False, emoji=False)
         self._told = started
         with _progress_with_status(*columns, console=console, transient=True, disable=not console.is_terminal) as live:
             outer, self._live = self._live, live if console.is_terminal else None

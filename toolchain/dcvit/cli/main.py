@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import io
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ class _Group(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *_args: Any, **_kwargs: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what a terminal has no letter for is shown as a question mark
+                stream.reconfigure(errors="replace")
         try:
             with _terminable():
                 ended = super().main(arguments, prog_name="dcvit-tool", standalone_mode=False)
