@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dcvit.errors import WriteError
-from dcvit.files import exchange, refusal, whole_file, whole_folder
+from dcvit.errors import InputError, WriteError
+from dcvit.files import exchange, json_text, plain_name, refusal, whole_file, whole_folder
 
 
 def test_two_folders_change_places(tmp_path: Path) -> None:
@@ -77,3 +77,15 @@ def test_a_file_has_the_permissions_that_files_have(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("x")
     assert (tmp_path / "deep" / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
     assert os.listdir(tmp_path / "deep") == ["file"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "/etc/passwd", "a/b", "a\\b", ".hidden", "a\0b", "a\nb"])
+def test_a_name_that_leads_out_of_a_folder_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="no name of a file"):
+        plain_name(name)
+    assert plain_name("model.b64.fp32.onnx") == "model.b64.fp32.onnx"
+
+
+def test_json_is_strict() -> None:
+    found = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (float("-inf"), "NaN")}}
+    assert json_text(found) == '{"a": null, "b": [1.5, null], "c": {"d": [null, "NaN"]}}'

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from dcvit.hardware import accelerator
@@ -42,7 +41,7 @@ class Diagnosis:
         for column in ("", "usable", "detail"):
             table.add_column(column)
         for finding in self.findings:
-            table.add_row(finding.name, "yes" if finding.usable else "no", escape(finding.detail))
+            table.add_row(finding.name, "yes" if finding.usable else "no", finding.detail)
         yield table
 
 

@@ -2,12 +2,15 @@
 
 import errno
 import hashlib
+import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from dcvit.errors import InputError, WriteError
 from dcvit.exchange import exchange
@@ -34,6 +37,30 @@ def base_name(path: str | Path) -> str:
     """The last part of a path: where something lies on the machine that made a file is nobody's business."""
     name = Path(path).name
     return name if name not in ("", "..") else Path(path).resolve().name
+
+
+def plain_name(name: str) -> str:
+    """A name that a file gives for another one beside it, as it is.
+
+    Raises:
+        InputError: If it could lead out of the folder, or hides.
+    """
+    if not name or name.startswith(".") or any(letter in "/\\:" or ord(letter) < ord(" ") for letter in name):
+        raise InputError(f"{name!r} is no name of a file in the folder itself")
+    return name
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Strict JSON, which has no NaN and no infinity: null stands for a number that is not finite."""
+    return json.dumps(_strict(value), indent=indent, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

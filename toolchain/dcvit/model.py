@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from dcvit.dense import attach_head
 from dcvit.errors import InputError, first_line
 from dcvit.families import family_of, matching_family
+from dcvit.model_arguments import check_arguments, check_name
 from dcvit.plan import CompressionPlan
 
 
@@ -44,6 +46,8 @@ def create(name: str, model_kwargs: dict[str, Any] | None = None, *, pretrained:
     Raises:
         InputError: If the name is unknown, an argument is refused, or pretrained weights cannot be had.
     """
+    check_name(name)
+    check_arguments(model_kwargs or {})
     base = name.split(".", 1)[0]
     if not timm.is_model(base):
         close = difflib.get_close_matches(base, timm.list_models(), n=3)
@@ -54,12 +58,16 @@ def create(name: str, model_kwargs: dict[str, Any] | None = None, *, pretrained:
     except (TypeError, ValueError, AssertionError, KeyError) as error:
         raise InputError(f"timm cannot create {name} with {model_kwargs or {}}: {first_line(error)}") from error
     except Exception as error:
-        if not pretrained:
+        if not pretrained and not model_kwargs:
             raise
+        if not pretrained:  # a wrong argument is an error of any kind, wherever in timm or torch it is met
+            raise InputError(f"timm cannot create {name} with {model_kwargs}: {first_line(error)}") from error
         raise InputError(
             f"the pretrained weights of {name} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
             "give local ones with --checkpoint FILE, or --random-init for a latency study"
         ) from error
+    if pretrained:
+        check_finite(model.state_dict(), f"the pretrained weights of {name}")
     return model.eval()
 
 
@@ -70,7 +78,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     resampled, as timm does with pretrained weights; the grid of the file's model is taken for square.
 
     Raises:
-        InputError: If the file cannot be read, or its names and shapes are not the model's (the first one is named).
+        InputError: If the file cannot be read, its names and shapes are not the model's, or a number in it is not
+            finite (the first one is named).
     """
     if not path.is_file():
         raise InputError(f"--checkpoint: there is no file {path}")
@@ -81,6 +90,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
         if "weights_only" in reason:  # timm's words for pickled objects
             reason = "it holds more than tensors, and pickled code is never run; save its state dict as safetensors"
         raise InputError(f"--checkpoint: {path} cannot be read: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise InputError(f"--checkpoint: {path} holds no state dict (tensors by name)")
     expected = model.state_dict()
     if family := matching_family(model):
         state = family.fit_positions(model, state)
@@ -95,6 +106,22 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     if extra := [name for name in state if name not in expected]:
         raise InputError(f"--checkpoint: {path} has '{extra[0]}', which the model does not know")
     model.load_state_dict(state)
+    check_finite(model.state_dict(), f"--checkpoint: {path}")
+
+
+def check_finite(state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Whether all numbers of a state dict are finite.
+
+    Raises:
+        InputError: By the name of the first tensor that holds a NaN or an infinity.
+    """
+    for name, tensor in state.items():
+        broken = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+        if broken:
+            raise InputError(
+                f"{where}: {broken} of the {tensor.numel()} numbers of '{name}' are not finite (NaN or infinity); the "
+                "training that made them diverged, so take an earlier checkpoint"
+            )
 
 
 def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dcvit.errors import InputError
+from dcvit.model_arguments import check_arguments, check_name
 
 Axis = Literal["horizontal", "vertical"]
 MergeOperator = Literal["mean", "linear"]
@@ -90,9 +91,11 @@ class HeadPlan(_Frozen):
 class CompressionPlan(_Frozen):
     """A timm model and everything that compression changed about it.
 
+    One whose model or arguments could do more than shape a model raises InputError, whichever way it is made.
+
     Attributes:
         model: timm name.
-        model_kwargs: Keyword arguments of `timm.create_model`.
+        model_kwargs: Keyword arguments of `timm.create_model`, of those that shape a model (`dcvit.model_arguments`).
         blocks: Blocks that differ, by ascending index.
         merges: Token merges, by ascending position; several may stand at one position.
         merge_operator: `mean` of each pair, or a trained `linear` map of it (methods: CAIT, ATME).
@@ -111,6 +114,12 @@ class CompressionPlan(_Frozen):
     size_aware_attention: bool = False
     trims_last_block: bool = False
     head: HeadPlan | None = None
+
+    @model_validator(mode="after")
+    def _shapes_alone(self) -> Self:
+        check_name(self.model)
+        check_arguments(self.model_kwargs)
+        return self
 
     @model_validator(mode="after")
     def _canonical(self) -> Self:
@@ -177,6 +186,8 @@ class CompressionPlan(_Frozen):
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "plan"
             raise InputError(f"{where}: {field}: {first['msg']}") from error
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
     @classmethod
     def read(cls, path: Path) -> "CompressionPlan":

@@ -15,7 +15,7 @@ from dcvit.errors import InputError, first_line
 from dcvit.families import Architecture, Family, family_of
 from dcvit.files import base_name
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.model import build, create, identify, load_checkpoint
+from dcvit.model import build, check_finite, create, identify, load_checkpoint
 from dcvit.plan import CompressionPlan, HeadPlan
 from dcvit.preprocessing import Preprocessing
 from dcvit.settings import Weights
@@ -79,6 +79,7 @@ def _open(
         name, arguments = (_name_of(model), model_kwargs) if model_kwargs is not None else identify(model)
         head = model.head.plan if isinstance(model, SegmentationVit) else None
         plan = CompressionPlan(model=name, model_kwargs=arguments, head=head)
+        check_finite(model.state_dict(), name)
         return _subject(copy.deepcopy(model).eval(), plan, "in memory")
     if ModelFolder.is_one(model):
         folder = ModelFolder(model)

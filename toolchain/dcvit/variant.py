@@ -1,5 +1,6 @@
 """Which of a model folder's exported files is meant, and what such files are called."""
 
+import shlex
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -17,6 +18,12 @@ DEFAULT_BATCH = 64
 """Images in a batch: the papers' protocol, and the default of every command."""
 
 BENCH = "bench.json"
+
+
+def argument(path: object) -> str:
+    """A path as an argument that a shell hands on as it is, and no command takes for an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 class Variant(BaseModel):
@@ -84,7 +91,7 @@ class Variant(BaseModel):
 
     def export_command(self, folder: object, flavor: Flavor | None = None) -> str:
         """The command that makes the ONNX file, or with a flavor its engine."""
-        command = f"dcvit-tool export {folder}"
+        command = f"dcvit-tool export {argument(folder)}"
         if self.batch != DEFAULT_BATCH:
             command += f" --batch {self.batch}"
         if self.precision != "fp32":

@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 
+from dcvit.errors import InputError
 from dcvit.folder.records import BlockDamage
 from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, allocate, damage_of
 from dcvit.methods.few_shot.structure import UnitCost
@@ -87,3 +88,15 @@ def test_limits_bind_where_the_best_for_more_is_not_a_further_cut() -> None:
 def test_damages_survive_json() -> None:
     for damage in DAMAGES.values():
         assert BlockDamage.model_validate(damage.model_dump(mode="json")) == damage
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_damage_that_is_not_finite_is_refused_by_block_and_cut(value: float) -> None:
+    broken = {
+        "attention": BlockDamage(attention=value, mlp={32: 0.01}),
+        "mlp 16": BlockDamage(attention=None, mlp={32: 0.01, 16: value}),
+        "head_dim 16": BlockDamage(attention=None, mlp={32: 0.01}, heads={16: value}),
+    }
+    for cut, damage in broken.items():
+        with pytest.raises(InputError, match=f"block 1: the damage of the cut '{cut}'"):
+            allocate(DAMAGES | {1: damage}, COSTS, WHOLE, 100, multiple=16)

@@ -1,6 +1,5 @@
 """What every command shares: --json, --debug, progress on stderr, and how a result reaches the user."""
 
-import json
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
+from dcvit.files import json_text
 from dcvit.progress import reporting_to
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Command(click.Command):
         if first:
             _print(result, stderr=as_json)
         if first and as_json:
-            click.echo(json.dumps(result.to_json()))
+            click.echo(json_text(result.to_json()))
         if not getattr(result, "passed", True):
             ctx.exit(1)
         return result
@@ -63,12 +63,14 @@ class Command(click.Command):
 def _print(result: Result, *, stderr: bool) -> None:
     from rich.console import Console
 
-    console = Console(stderr=stderr, highlight=False)
+    # Square brackets and colons in paths are no markup.
+    plain: dict[str, Any] = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    console = Console(**plain)
     if not console.is_terminal:
         # A pipe has no width: tables must not be folded to a guess.
-        console = Console(stderr=stderr, highlight=False, width=160)
+        console = Console(**plain, width=160)
     for line in result.lines():
-        console.print(line)
+        console.print(line, soft_wrap=isinstance(line, str))  # a path is not cut in two
 
 
 STATUS_SECONDS = 30.0
@@ -88,8 +90,9 @@ class _RichReporter:
         from rich.progress import TimeRemainingColumn as TimeLeft
 
         started, done = time.perf_counter(), 0
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft())
-        console = Console(stderr=True)
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeLeft())
+        console = Console(stderr=True, markup=False, emoji=False)
         self._told = started
         with _progress_with_status(*columns, console=console, transient=True, disable=not console.is_terminal) as live:
             outer, self._live = self._live, live if console.is_terminal else None

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from dcvit.errors import first_line
 from dcvit.flags import Argument, FlagField, choices_of, flags_of, nested, plain_type
 from dcvit.plan import CompressionPlan
 
@@ -27,9 +28,11 @@ class JsonObject(click.ParamType):
             return value
         try:
             parsed = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             self.fail(
-                f"'{value}' is not JSON ({error.msg}); write an object such as '{{\"num_classes\": 10}}'", param, ctx
+                f"'{value}' is not JSON ({first_line(error)}); write an object such as '{{\"num_classes\": 10}}'",
+                param,
+                ctx,
             )
         if not isinstance(parsed, dict):
             self.fail(f"'{value}' is not a JSON object", param, ctx)

@@ -2,7 +2,7 @@
 
 import ast
 import importlib
-import json
+import io
 import os
 import signal
 import sys
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from dcvit.errors import DcvitError
-from dcvit.files import refusal
+from dcvit.files import json_text, refusal
 
 # Each command is the object `command` of the module of its name.
 COMMANDS = (
@@ -48,6 +48,9 @@ class _Group(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *_args: Any, **_kwargs: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what a terminal has no letter for is shown as a question mark
+                stream.reconfigure(errors="replace")
         try:
             with _terminable():
                 ended = super().main(arguments, prog_name="dcvit-tool", standalone_mode=False)
@@ -131,7 +134,7 @@ def _end(arguments: Sequence[str], message: str, status: int) -> None:
     try:
         click.echo(f"Error: {message}", err=True)
         if "--json" in arguments:
-            click.echo(json.dumps({"error": message, "exit_status": status}))
+            click.echo(json_text({"error": message, "exit_status": status}))
         sys.stdout.flush()
     except OSError:  # nothing can be said, such as to a full disk: the status says it, and Python's end must not try
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from dcvit.agreement import finite
 from dcvit.data import CorruptImages, ImageSource, batches, open_source
 from dcvit.data.masks import with_masks
 from dcvit.errors import InputError
@@ -35,6 +36,8 @@ class EvaluateResult:
         corrupt: How many were skipped because they cannot be decoded.
         device: What computed.
         iou: Intersection over union of each class in percent, for a segmentation model.
+        not_finite: Images with a logit that is NaN or infinite: their classes, or those of their pixels where this is
+            so, count as wrong.
     """
 
     model: str
@@ -46,6 +49,12 @@ class EvaluateResult:
     precision: Precision
     device: str
     iou: tuple[float, ...] = ()
+    not_finite: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every logit is finite; where one is not, the model is broken, however high the figures."""
+        return not self.not_finite
 
     @property
     def top1(self) -> float:
@@ -79,6 +88,11 @@ class EvaluateResult:
             yield "IoU of each class: " + ", ".join(f"{label}: {share:.2f} %" for label, share in enumerate(self.iou))
         if self.corrupt:
             yield f"{self.corrupt} images were skipped: they cannot be decoded"
+        if self.not_finite:
+            yield (
+                f"failed: {self.not_finite} of {self.images} images have logits that are not finite (NaN or infinity), "
+                "and count as wrong; fp16 overflows in some models, so try another --precision"
+            )
 
 
 _IN_WORDS = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
@@ -126,7 +140,7 @@ def evaluate(
     with _opened(model, chosen, variant, model_kwargs, checkpoint, weights) as (folder, session):
         corrupt = CorruptImages()
         measure = _count_top if folder.plan.task == "classification" else _compare_masks
-        figures, images, iou = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
+        figures, images, iou, broken = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
         result = EvaluateResult(
             model=model.__class__.__name__ if isinstance(model, nn.Module) else str(model),
             data=source.name,
@@ -137,28 +151,31 @@ def evaluate(
             precision=precision,
             device=session.device,
             iou=iou,
+            not_finite=broken,
         )
         note_evaluation(folder, result.to_json(), batch=batch, file=chosen.file(folder, variant).name)
         return result
 
 
-Figures = tuple[dict[str, float], int, tuple[float, ...]]
-"""Figures in percent, how many images they are of, and the IoU of each class."""
+Figures = tuple[dict[str, float], int, tuple[float, ...], int]
+"""Figures in percent, how many images they are of, the IoU of each class, and images whose logits are not finite."""
 
 
 def _count_top(
     folder: ModelFolder, session: Session, source: ImageSource, corrupt: CorruptImages, description: str
 ) -> Figures:
     _check_classes(folder, source)
-    right1 = right5 = seen = 0
+    right1 = right5 = seen = broken = 0
     read = batches(source, folder.manifest.preprocessing, session.batch, corrupt)
     for images in track(read, description, math.ceil(len(source) / session.batch)):
         logits = session.infer(images.images)
-        best = logits.topk(min(5, logits.shape[1])).indices == images.labels[:, None]
+        whole = finite(logits)
+        best = (logits.topk(min(5, logits.shape[1])).indices == images.labels[:, None]) & whole[:, None]
         right1 += int(best[:, 0].sum())
         right5 += int(best.any(1).sum())
         seen += len(logits)
-    return {"top1": 100 * right1 / seen, "top5": 100 * right5 / seen}, seen, ()
+        broken += int((~whole).sum())
+    return {"top1": 100 * right1 / seen, "top5": 100 * right5 / seen}, seen, (), broken
 
 
 def _compare_masks(
@@ -167,7 +184,7 @@ def _compare_masks(
     assert folder.plan.head is not None
     classes = folder.plan.head.num_classes
     found = compare_masks(session, with_masks(source), folder.manifest.preprocessing, classes, corrupt, description)
-    return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, found.images, found.iou
+    return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, found.images, found.iou, found.not_finite
 
 
 @contextmanager

@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
+from dcvit.agreement import finite
 from dcvit.data import CorruptImages
 from dcvit.data.masks import IGNORE, mask_batches
 from dcvit.data.protocols import MaskSource
@@ -24,12 +26,14 @@ class MaskAgreement:
         pixel_accuracy: Share of the pixels whose class has the largest score.
         iou: Intersection over union of each class; 0 for one that does not occur.
         images: How many there were.
+        not_finite: Images with a logit that is NaN or infinite; its pixel counts as wrong.
     """
 
     miou: float
     pixel_accuracy: float
     iou: tuple[float, ...]
     images: int
+    not_finite: int
 
 
 def compare_masks(
@@ -61,10 +65,15 @@ def compare_masks(
             "accuracy": MulticlassAccuracy(average="micro", **counted),
         }
     )
-    images = 0
+    images = broken = 0
     batches = mask_batches(source, preprocessing, num_classes, session.batch, corrupt)
     for batch in track(batches, description, math.ceil(len(source) / session.batch)):
-        measures.update(session.infer(batch.images).argmax(1), batch.masks)
+        logits = session.infer(batch.images)
+        whole = finite(logits)
+        # Any class but the true one.
+        found_classes = torch.where(whole, logits.argmax(1), (batch.masks + 1) % num_classes)
+        measures.update(found_classes, batch.masks)
+        broken += int((~whole).flatten(1).any(1).sum())
         images += len(batch.images)
     found = measures.compute()
     return MaskAgreement(
@@ -72,4 +81,5 @@ def compare_masks(
         pixel_accuracy=100 * float(found["accuracy"]),
         iou=tuple(100 * float(share) for share in found["iou"]),
         images=images,
+        not_finite=broken,
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from dcvit.agreement import finite
 from dcvit.data import CorruptImages, ImageSource, batches
 from dcvit.errors import InputError
 from dcvit.files import base_name
@@ -45,8 +46,8 @@ def evaluate_file(
     for images in track(read, f"comparing {path.name} with fp32", -(-len(source) // variant.batch)):
         logits, expected = session.infer(images.images), reference.infer(images.images)
         ours, theirs = logits.argmax(1), expected.argmax(1)
-        # A logit that is no number has no class.
-        ours = torch.where(torch.isfinite(logits).all(1), ours, -1)
+        # Logits that are not finite have no class, and agree with none.
+        ours, theirs = torch.where(finite(logits), ours, -1), torch.where(finite(expected), theirs, -2)
         seen += len(ours)
         same += int((ours == theirs).sum())
         right += int((ours == images.labels).sum())

@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dcvit.errors import InputError
-from dcvit.files import base_name
+from dcvit.errors import InputError, first_line
+from dcvit.files import base_name, json_text
 from dcvit.folder.model_folder import ModelFolder
 
 VERIFY, EVALUATIONS = "verify.json", "evaluations.json"
@@ -64,24 +65,47 @@ def check_original(folder: Path, model: str) -> ModelFolder:
 
 
 def evaluations(folder: ModelFolder) -> list[dict[str, Any]]:
-    """The accuracies that still hold: those of files that are as they were, and those of the original."""
-    rows: list[dict[str, Any]] = read(folder, EVALUATIONS).get("results", [])
-    return [row for row in rows if row["original"] or _current(folder, row["file"], row["sha256"])]
+    """The accuracies that still hold: those of files that are as they were, and those of the original.
+
+    Raises:
+        InputError: If the file is none of ours.
+    """
+    with _ours(folder, EVALUATIONS):
+        rows: list[dict[str, Any]] = read(folder, EVALUATIONS).get("results", [])
+        return [row for row in rows if row["original"] or _current(folder, row["file"], row["sha256"])]
 
 
 def checks(folder: ModelFolder) -> list[dict[str, Any]]:
-    """The checks that still hold: those of files that are as they were."""
-    found = read(folder, VERIFY)
-    current = {name for name, digest in found.get("files", {}).items() if _current(folder, name, digest)}
-    return [check for check in found.get("checks", []) if checked_file(check["name"]) in current]
+    """The checks that still hold: those of files that are as they were.
+
+    Raises:
+        InputError: If the file is none of ours.
+    """
+    with _ours(folder, VERIFY):
+        found = read(folder, VERIFY)
+        current = {name for name, digest in found.get("files", {}).items() if _current(folder, name, digest)}
+        return [check for check in found.get("checks", []) if checked_file(check["name"]) in current]
 
 
 def read(folder: ModelFolder, name: str) -> dict[str, Any]:
-    """A JSON file of the folder; empty where there is none."""
+    """A JSON file of the folder; empty where there is none.
+
+    Raises:
+        InputError: If it holds no JSON object.
+    """
     if name not in folder.manifest.files:
         return {}
-    found: dict[str, Any] = json.loads((folder.path / name).read_text(encoding="utf-8"))
-    return found
+    with _ours(folder, name):
+        return dict[str, Any](json.loads((folder.path / name).read_text(encoding="utf-8")))
+
+
+@contextmanager
+def _ours(folder: ModelFolder, name: str) -> Iterator[None]:
+    """Around the reading of a file that anybody may have written."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"{folder.path / name} is none of ours ({first_line(error)}); take it out") from error
 
 
 def keep(folder: ModelFolder, name: str, content: Callable[[], dict[str, Any]]) -> None:
@@ -113,4 +137,4 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _put(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")

@@ -1,10 +1,14 @@
 """What a model folder says about itself."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from dcvit.files import plain_name
 from dcvit.preprocessing import Preprocessing
+
+FileName = Annotated[str, AfterValidator(plain_name)]
+"""Of a file in the folder itself: a name that leads out of it raises InputError."""
 
 
 class _Strict(BaseModel):
@@ -46,5 +50,5 @@ class Manifest(_Strict):
     metrics: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     repeat: dict[str, Any] = Field(default_factory=dict)
-    exports: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    files: dict[str, FileEntry] = Field(default_factory=dict)
+    exports: dict[FileName, dict[str, Any]] = Field(default_factory=dict)
+    files: dict[FileName, FileEntry] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ from dcvit.files import aside, finish, restore, sha256_of, sync, whole_file, who
 from dcvit.folder.lock import adding
 from dcvit.folder.manifest import FileEntry, Manifest
 from dcvit.folder.pending import is_pending, pending_path, settle
-from dcvit.model import build
+from dcvit.model import build, check_finite
 from dcvit.plan import CompressionPlan
 
 PLAN = "plan.json"
@@ -91,6 +91,7 @@ class ModelFolder:
         with writing(path), whole_folder(path, overwrite=overwrite) as new:
             (new / PLAN).write_text(plan.to_json(), encoding="utf-8")
             save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, new / WEIGHTS)
+            finish(new / WEIGHTS)  # it is written for its owner alone
             manifest.plan_digest = plan.digest
             for name, text in texts.items():
                 (new / name).write_text(text, encoding="utf-8")
@@ -102,13 +103,14 @@ class ModelFolder:
         """Builds the model with its weights, in evaluation mode.
 
         Raises:
-            InputError: If the weights do not fit the plan.
+            InputError: If the weights do not fit the plan, or one is not finite.
         """
         model = build(self.plan)
         try:
             model.load_state_dict(load_file(self.path / WEIGHTS))
-        except (SafetensorError, RuntimeError) as error:
+        except (SafetensorError, RuntimeError, ValueError) as error:
             raise InputError(f"{self.path / WEIGHTS} does not fit {PLAN}: {first_line(error)}") from error
+        check_finite(model.state_dict(), str(self.path / WEIGHTS))
         return model
 
     def add(self, name: str, write: Callable[[Path], None], export: dict[str, object] | None = None) -> Path:
@@ -180,7 +182,7 @@ class ModelFolder:
         path = self.path / MANIFEST
         try:
             return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, UnicodeDecodeError) as error:
+        except (ValidationError, UnicodeDecodeError, InputError) as error:
             raise InputError(f"{path} cannot be read: {first_line(error)}") from error
 
     def _open(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dcvit.errors import InputError
+from dcvit.folder.manifest import FileName
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.variant import Flavor, Precision, Variant
 
@@ -144,7 +145,7 @@ class EngineRecord(_Record):
     kind: str = "engine"
     batch: int
     precision: Precision
-    onnx: str
+    onnx: FileName
     onnx_sha256: str
     flavor: Flavor
     version: str
@@ -188,7 +189,7 @@ def _records(folder: ModelFolder, kind: str, record: type[R]) -> dict[str, R]:
         if entry.get("kind") == kind and name in folder.manifest.files:
             try:
                 found[name] = record.model_validate(entry)
-            except ValidationError as error:
+            except (ValidationError, InputError) as error:
                 raise InputError(
                     f"{folder.path}: the manifest's entry for {name} cannot be read; export again"
                 ) from error

@@ -1,6 +1,5 @@
 """Many targets from one set of trials: a model folder for each, and what each costs and loses, side by side."""
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from dcvit.compression import leaving_nothing_behind, prepare, read_options
 from dcvit.data import ImageSource, open_source
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate as accuracy
-from dcvit.files import base_name, whole_folder
+from dcvit.files import base_name, json_text, whole_folder
 from dcvit.folder.lock import running
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.temporary import temporary_folder
@@ -119,7 +118,7 @@ def frontier(
             seconds=time.perf_counter() - started,
         )
         kept = result.to_json() | {"folder": base_name(out)}
-        (aside / FRONTIER).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        (aside / FRONTIER).write_text(json_text(kept, indent=2) + "\n", encoding="utf-8")
         plot_frontier(result, aside / PLOT)
         accelerator().wait_for_everyone()  # some may still read the checkpoints, which go away now
     return result

@@ -1,11 +1,14 @@
 """What a frontier found."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dcvit.bench import BenchRow, Machine
+from dcvit.errors import InputError, first_line
+from dcvit.files import plain_name
 
 FRONTIER, PLOT = "frontier.json", "frontier.png"
 """What lies beside the model folders."""
@@ -106,6 +109,24 @@ class FrontierResult:
             yield describe(rows)
         yield f"written to {self.folder} in {self.seconds:.1f} s; {self.folder / PLOT} shows it"
         yield f"`dcvit-tool report {self.folder}` makes an HTML page of it, and one of each size"
+
+
+def read_frontier(path: Path) -> dict[str, Any]:
+    """The `frontier.json` of a folder, whose points are folders in it.
+
+    Raises:
+        InputError: If it cannot be read, or a point lies elsewhere.
+    """
+    file = path / FRONTIER
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        for point in found["points"]:
+            plain_name(point["folder"])
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        raise InputError(f"{file} cannot be read ({first_line(error)}); make the frontier again") from error
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    return found
 
 
 def describe(rows: Sequence[BenchRow]) -> str:

@@ -1,16 +1,17 @@
 """The report: one HTML page that needs no network, and a model card, of a model folder or of a frontier of them."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcvit.errors import InputError
+from jinja2 import UndefinedError
+
+from dcvit.errors import InputError, first_line
 from dcvit.files import whole_file
 from dcvit.folder.lock import adding
 from dcvit.folder.model_folder import MANIFEST, ModelFolder
-from dcvit.frontiers.result import FRONTIER
+from dcvit.frontiers.result import FRONTIER, read_frontier
 from dcvit.reporting.card import CARD, frontier_card, model_card, write_card
 from dcvit.reporting.facts import Facts
 from dcvit.reporting.page import frontier_page, model_page
@@ -56,18 +57,27 @@ def report(folder: Path | str) -> ReportResult:
     which command adds what is not there.
 
     Raises:
-        InputError: If it is neither a model folder nor a frontier, or a file in it has changed.
+        InputError: If it is neither a model folder nor a frontier, or a file in it has changed or is none of ours.
         WriteError: If the disk is full, or the folder may not be written to.
     """
     path = Path(folder)
-    if not ModelFolder.is_one(path) and (path / FRONTIER).is_file():
-        return _frontier(path)
-    if not ModelFolder.is_one(path):
+    is_frontier = not ModelFolder.is_one(path) and (path / FRONTIER).is_file()
+    if not is_frontier and not ModelFolder.is_one(path):
         raise InputError(
             f"{path} is neither a model folder (it has no {MANIFEST}) nor a frontier (no {FRONTIER}); "
             "`dcvit-tool compress` and `dcvit-tool frontier` make them"
         )
-    return _model(Facts(ModelFolder(path)))
+    try:
+        return _frontier(path) if is_frontier else _model(Facts(ModelFolder(path)))
+    except _MALFORMED as error:
+        raise InputError(
+            f"{path}: something that is kept there for the report is none of ours ({type(error).__name__}: "
+            f"{first_line(error)}); --debug shows where"
+        ) from error
+
+
+_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, UndefinedError)
+"""What a report runs into where metrics, logs or records are not of the shape that the tool gives them."""
 
 
 def _model(facts: Facts) -> ReportResult:
@@ -81,12 +91,8 @@ def _model(facts: Facts) -> ReportResult:
 
 
 def _frontier(path: Path) -> ReportResult:
-    try:
-        found = json.loads((path / FRONTIER).read_text(encoding="utf-8"))
-        names = [point["folder"] for point in found["points"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / FRONTIER} cannot be read; make the frontier again") from error
-    models = [Facts(ModelFolder(path / name)) for name in names]
+    found = read_frontier(path)
+    models = [Facts(ModelFolder(path / point["folder"])) for point in found["points"]]
     title = path.resolve().name
     with whole_file(path / REPORT) as aside:
         _write(aside, frontier_page(title, found, models))

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
+
 from dcvit.files import whole_file
 from dcvit.reporting import prose, tables
 from dcvit.reporting.facts import Facts
@@ -12,6 +14,11 @@ from dcvit.reporting.page import environment
 from dcvit.reporting.usage import snippets
 
 CARD = "README.md"
+
+_MEANT = re.compile(r"[\\`*<>\[\]|&]")
+"""What Markdown would take for more than a letter."""
+
+_BREAKS = re.compile(r"[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 _SEAL = "<!-- dcvit-tool report {}: a card that was edited is kept as it is -->\n"
 _SEALED = re.compile(r"<!-- dcvit-tool report ([0-9a-f]{16}): [^\n]*-->\n\Z")
@@ -31,13 +38,19 @@ def model_card(facts: Facts) -> str:
         "parity": prose.parity_in_words(facts) if facts.checks else "",
         "snippets": snippets(facts),
     }
-    return environment().get_template("model_card.md").render(title=facts.title, facts=facts, page=page)
+    return _environment().get_template("model_card.md").render(title=facts.title, facts=facts, page=page)
 
 
 def frontier_card(title: str, frontier: dict[str, Any]) -> str:
     """The card of a frontier."""
     table = markdown(tables.point_table(frontier))
-    return environment().get_template("frontier_card.md").render(title=title, frontier=frontier, table=table)
+    return _environment().get_template("frontier_card.md").render(title=title, frontier=frontier, table=table)
+
+
+def _environment() -> Environment:
+    made = environment()
+    made.filters["words"] = words
+    return made
 
 
 def write_card(path: Path, text: str) -> bool:
@@ -57,7 +70,12 @@ def markdown(table: tables.Table) -> str:
     """A table in Markdown."""
     rule = ["---:" if column.style.startswith("n") else "---" for column in table.columns]
     rows = [[column.name for column in table.columns], rule, *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(words(cell) for cell in row) + " |" for row in rows)
+
+
+def words(text: object) -> str:
+    """Text that Markdown shows as it is, on one line: no link, image, HTML, code, heading or cell begins in it."""
+    return _MEANT.sub(r"\\\g<0>", _BREAKS.sub(" ", str(text)))
 
 
 def _base_model(facts: Facts) -> str:

@@ -10,7 +10,7 @@ from dcvit.files import base_name
 from dcvit.folder.findings import checks, evaluations, read
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import EngineRecord, OnnxRecord, engine_records, onnx_records
-from dcvit.frontiers.result import FRONTIER
+from dcvit.frontiers.result import FRONTIER, read_frontier
 from dcvit.reporting.accuracy import Accuracy, Comparison, comparisons, measured
 from dcvit.reporting.depth import Depth, DrawnDamage, DrawnTrial, damage_of, trials_of
 from dcvit.subject import original_of
@@ -146,10 +146,9 @@ class Facts:
 def _frontier_around(path: Path) -> dict[str, Any]:
     """The frontier whose folder holds this one."""
     path = path.resolve()
-    file = path.parent / FRONTIER
-    if not file.is_file():
+    if not (path.parent / FRONTIER).is_file():
         return {}
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    found = read_frontier(path.parent)
     return found if any(point["folder"] == path.name for point in found.get("points", [])) else {}
 
 

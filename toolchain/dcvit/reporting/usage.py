@@ -1,5 +1,6 @@
 """How to load and serve what a folder holds: code that runs as it stands, next to the folder."""
 
+import json
 from dataclasses import dataclass
 
 from dcvit.exporting.onnx import INPUT, OUTPUT
@@ -39,7 +40,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-model = dcvit.load("{facts.title}")  # a timm module in evaluation mode
+model = dcvit.load({_literal(facts.title)})  # a timm module in evaluation mode
 {_transform(facts.manifest.preprocessing)}
 images = transform({_open_image(facts)}).unsqueeze(0)
 with torch.inference_mode():
@@ -62,7 +63,7 @@ from timm.data import create_transform
 
 {_transform(facts.manifest.preprocessing, pixels=record.with_preprocessing)}
 session = onnxruntime.InferenceSession(
-    "{facts.title}/{name}", providers=["CPUExecutionProvider"]
+    {_literal(f"{facts.title}/{name}")}, providers=["CPUExecutionProvider"]
 )
 batch = np.zeros({_input_shape(facts, record)}, dtype=np.{"uint8" if record.with_preprocessing else "float32"})
 batch[0] = {_prepared(facts, record)}
@@ -92,7 +93,7 @@ from timm.data import create_transform
 
 {_transform(facts.manifest.preprocessing, pixels=record.with_preprocessing)}
 runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-with open("{facts.title}/{name}", "rb") as file:
+with open({_literal(f"{facts.title}/{name}")}, "rb") as file:
     engine = runtime.deserialize_cuda_engine(file.read())
 context = engine.create_execution_context()
 images = torch.zeros({_input_shape(facts, record)}, dtype=torch.{dtype}, device="cuda")
@@ -107,6 +108,11 @@ stream.synchronize()
 print(logits[0].argmax(0))
 """
     return Snippet(_title(engine), code, _runs_on(engine))
+
+
+def _literal(text: str) -> str:
+    """A string of Python and of nothing else, whatever is in it."""
+    return json.dumps(text)
 
 
 def _title(engine: EngineRecord) -> str:

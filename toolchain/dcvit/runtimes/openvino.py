@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: fp32 and int8 from the files of that precision, bf16 from the fp32 file."""
 
+import sys
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,18 @@ _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "i
 _CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 
 
+def _imported() -> Any:
+    """OpenVINO, imported without the package that reports each import to its maker and leaves an id in the home folder.
+
+    OpenVINO has an empty stand-in of its own for where that package is not installed.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
 class OpenVino(OnnxFileRuntime):
     """OpenVINO's CPU plugin.
 
@@ -33,9 +46,7 @@ class OpenVino(OnnxFileRuntime):
         """Those that this processor has instructions for; without them OpenVINO would compute in fp32 in silence."""
         if self.unavailable():
             return PRECISIONS
-        import openvino
-
-        here = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        here = _imported().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return tuple(precision for precision in PRECISIONS if _CAPABILITIES[precision] in here)
 
     def unavailable(self) -> str | None:
@@ -58,8 +69,7 @@ class OpenVinoSession(Session):
         Raises:
             InputError: If it cannot be loaded, or not in this precision.
         """
-        import openvino
-
+        openvino = _imported()
         threads, hint = available_cores(), _HINTS[precision]
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,

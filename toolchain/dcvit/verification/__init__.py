@@ -59,11 +59,13 @@ class VerifyResult:
     def lines(self) -> Iterable[Any]:
         """A table of the checks, and how many hold."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table("", "check", "max. error", "tolerance", "found")
         for check in self.checks:
             numbers = ("" if value is None else f"{value:.1e}" for value in (check.max_abs_error, check.tolerance))
-            table.add_row("[green]ok[/]" if check.passed else "[red]FAILED[/]", check.name, *numbers, check.detail)
+            passed = Text("ok", "green") if check.passed else Text("FAILED", "red")
+            table.add_row(passed, check.name, *numbers, check.detail)
         yield table
         failed = [check for check in self.checks if not check.passed]
         if self.data is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dcvit.errors import InputError
 from dcvit.folder.records import BlockDamage
 from dcvit.methods.few_shot.structure import UnitCost
 
@@ -47,6 +48,23 @@ def damage_of_head_dims(damage: BlockDamage, head_dims: Sequence[int], whole: Bl
     return np.where(np.array(head_dims) == 0, gone, _interpolated(damage.heads, kept, whole.head_dim))
 
 
+def check_damages(damages: Mapping[int, BlockDamage]) -> None:
+    """Whether every cut could be measured.
+
+    Raises:
+        InputError: By the first block and cut whose damage is not finite: the model overflows with it.
+    """
+    for block, damage in sorted(damages.items()):
+        cuts = {"attention": damage.attention, **{f"mlp {width}": each for width, each in damage.mlp.items()}}
+        cuts |= {f"head_dim {width}": each for width, each in damage.heads.items()}
+        for cut, each in cuts.items():
+            if each is not None and not np.isfinite(each):
+                raise InputError(
+                    f"block {block}: the damage of the cut '{cut}' is {each}, so the model's outputs are not finite on "
+                    "these images; check the weights, and that the images are those that it was trained for"
+                )
+
+
 def _interpolated(measured: Mapping[int, float], widths: Sequence[int], whole: int) -> npt.NDArray[np.float64]:
     """Log-linear between the measured widths, and 0 for the original."""
     known = [*sorted(measured), whole]
@@ -86,7 +104,9 @@ def allocate(
 
     Raises:
         OutOfReachError: If even the most that is allowed saves too little.
+        InputError: If a damage is not finite.
     """
+    check_damages(damages)
     layers = []
     for block in sorted(damages):
         limit = (limits or {}).get(block, whole)

@@ -18,7 +18,7 @@ from dcvit.hardware import accelerator
 from dcvit.layers import hidden_width
 from dcvit.methods.cuts.damage import FRACTIONS, HEAD_FRACTIONS, Examination, PossibleCuts, examine
 from dcvit.methods.cuts.surgery import best_nodes, operate
-from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, allocate
+from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, allocate, check_damages
 from dcvit.methods.few_shot.job import Earlier, Job
 from dcvit.methods.few_shot.structure import UnitCost
 from dcvit.methods.target import Reach
@@ -43,6 +43,7 @@ def examined(job: Job[Any], cuts: PossibleCuts, multiple: int) -> Examination:
     def compute() -> StageResult:
         model = job.merged()
         found = examine(model, job.family, job.start, cuts, job.calibration, job.metric, multiple)
+        check_damages(found.damages)
         orders = {str(block): order for block, order in found.orders.items()}
         record = {str(block): damage.model_dump(mode="json") for block, damage in found.damages.items()}
         return StageResult(orders, record)
