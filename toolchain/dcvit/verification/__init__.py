@@ -23,6 +23,7 @@ from dcvit.runtimes.pytorch import TorchSession
 from dcvit.variant import Precision, Variant
 from dcvit.verification.checks import Check, holds
 from dcvit.verification.engine import check_engine
+from dcvit.verification.fused import check_fused_file
 from dcvit.verification.graph import check_graph
 from dcvit.verification.parity import Expected, check_parity
 
@@ -102,6 +103,7 @@ def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, expected: li
     stale = record.weights_sha256 != folder.manifest.files[WEIGHTS].sha256
     yield holds(f"{name}: origin", [f"it was made from other weights than {WEIGHTS}"] * stale, "the folder's weights")
     yield from check_graph(folder.path / name, record, metadata_of(folder, record.variant))
+    yield from check_fused_file(folder.path / name, record.precision)
     ran = False
     for runtime in onnx_runtimes():
         for precision in runtime.precisions:
