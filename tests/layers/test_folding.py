@@ -77,10 +77,13 @@ def test_other_convolutions_and_those_with_adaptors_stay() -> None:
 def test_the_normalisation_is_in_the_patch_embedding(as_product: bool) -> None:
     model = model_of("vit_tiny_patch16_224", SMALL)
     folded = copy.deepcopy(model)
-    assert fold_patch_embedding(folded) if as_product else True
+    if as_product:
+        assert fold_patch_embedding(folded)
     assert fold_normalisation(folded, PREPROCESSING)
     pixels = torch.randint(0, 256, (2, 3, 32, 32)).double()
-    mean, std = (torch.tensor(numbers).double().view(3, 1, 1) for numbers in (PREPROCESSING.mean, PREPROCESSING.std))
+    mean, std = (
+        torch.tensor(numbers, dtype=torch.float64).view(3, 1, 1) for numbers in (PREPROCESSING.mean, PREPROCESSING.std)
+    )
     with torch.no_grad():
         expected = model((pixels / 255 - mean) / std)
         assert (folded(pixels) - expected).abs().max() <= 1e-12 * expected.abs().max()
@@ -111,14 +114,13 @@ def test_the_scale_of_attention_is_in_q() -> None:
     changes = {"merges": merges, "size_aware_attention": True, "trims_last_block": True}
     model = model_of("vit_tiny_patch16_224", SMALL, blocks=(BlockPlan(index=0, head_dim=8),), **changes)
     folded = copy.deepcopy(model)
-    adapt_input(folded.blocks[0].attn.qkv)  # the identity; what hangs on a layer may read its weights
-    adapted = copy.deepcopy(folded)
+    adapt_input(folded.blocks[0].attn.qkv)  # the identity, at first
     assert fold_attention_scale(folded)
     assert [block.attn.scale for block in folded.blocks] == [8**-0.5, 1.0]
     images = torch.randn(2, 3, 32, 32).double()
     assert same(model, folded, images)
-    adapted = copy.deepcopy(model)
-    assert fold_attention_scale(adapted)
-    assert [block.attn.scale for block in adapted.blocks] == [1.0, 1.0]
-    assert same(model, adapted, images)
+    everywhere = copy.deepcopy(model)
+    assert fold_attention_scale(everywhere)
+    assert [block.attn.scale for block in everywhere.blocks] == [1.0, 1.0]
+    assert same(model, everywhere, images)
     assert not fold_attention_scale(model_of("vit_tiny_patch16_224", SMALL | {"qk_norm": True}))

@@ -168,7 +168,7 @@ def join_attention(model: nn.Module) -> None:
     """
     for block in model.modules():
         attention = getattr(block, "attn", None)
-        if hasattr(attention, "fused_attn") and getattr(block, "attn_mask", None) is None:
+        if attention is not None and hasattr(attention, "fused_attn") and getattr(block, "attn_mask", None) is None:
             attention.fused_attn = True
 
 
