@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 from dcvit.exporting import export
 from dcvit.folder.manifest import Manifest
@@ -50,12 +51,16 @@ def test_one_cast_serves_all_readers_and_no_weight_is_cast(exported: Path) -> No
 
 
 def test_a_weight_that_norms_share_with_others_exists_in_both_types(tmp_path: Path, tiny_plan: CompressionPlan) -> None:
-    # timm starts all biases at 0 and all norms at 1, and the optimizer keeps one copy of equal weights.
+    # The optimizer keeps one copy of equal weights, such as biases that all start at the same number.
     preprocessing = {
         "input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "crop_pct": 1,
     }  # fmt: skip
     manifest = Manifest(model=tiny_plan.model, method="none", plan_digest="", seed=0, preprocessing=preprocessing)
-    folder = ModelFolder.create(tmp_path / "model", build(tiny_plan), tiny_plan, manifest)
+    model = build(tiny_plan)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.constant_(parameter, 0.5)
+    folder = ModelFolder.create(tmp_path / "model", model, tiny_plan, manifest)
     graph = onnx.load(export(folder, 2, "fp16").onnx.path).graph
     readers: dict[str, set[str]] = {}
     for node in graph.node:
