@@ -111,7 +111,7 @@ def in_pieces(model: ModelProto) -> list[tuple[str, bool]]:
     """The attentions that are written as products and a softmax: their names, and whether one operator could do it.
 
     It could not where something else happens to the logits or the weights: heads that talk to each other (CaiT), or
-    a temperature of each head (Swin v2).
+    a temperature of each head (Swin v2). Windows (Swin), whose softmax is a module of its own, have no fused kernel.
     """
     graph = model.graph
     producers = {name: node for node in graph.node for name in node.output}
@@ -131,6 +131,8 @@ def _is_plain(
     readers: dict[str, list[NodeProto]],
     constants: dict[str, tuple[int, ...]],
 ) -> bool:
+    if softmax.name.endswith(".softmax"):
+        return False
     logits = softmax.input[0]
     while (node := producers.get(logits)) is not None and node.op_type in ("Cast", "Add", "Mul"):
         others = [name for name in node.input if name != logits and name in constants]

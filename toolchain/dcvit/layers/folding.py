@@ -164,11 +164,12 @@ def fold_attention_scale(model: nn.Module) -> bool:
 def join_attention(model: nn.Module) -> None:
     """Lets attention that timm can compute in one call or in pieces be computed in one.
 
-    Not that of shifted windows (Swin): the mask of every window of every image would become a constant of the file.
+    Not that of windows (Swin, whose blocks have a mask): TensorRT-RTX had no fused kernel for it, and the mask of every
+    window of every image would become a constant of the file.
     """
     for block in model.modules():
         attention = getattr(block, "attn", None)
-        if attention is not None and hasattr(attention, "fused_attn") and getattr(block, "attn_mask", None) is None:
+        if attention is not None and hasattr(attention, "fused_attn") and not hasattr(block, "attn_mask"):
             attention.fused_attn = True
 
 
