@@ -15,7 +15,7 @@ SWIN = {
     "img_size": 64, "embed_dim": 24, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4, "num_classes": 7,
 }  # fmt: skip
 CUT = (
-    BlockPlan(index=0, mlp_hidden=24, head_dim=8),
+    BlockPlan(index=0, mlp_hidden=24, head_dim=16),
     BlockPlan(index=1, removed="block"),
     BlockPlan(index=2, removed="attention", mlp_hidden=16),
 )
@@ -29,7 +29,7 @@ CASES = {
         "horizontal@1,vertical@2,linear",
         {"size_aware_attention": True},
     ),
-    "cut blocks": ("deit3_small_patch16_224", SMALL, "vertical@1", {"blocks": CUT}),
+    "cut blocks": ("deit3_small_patch16_224", SMALL | {"embed_dim": 64}, "vertical@1", {"blocks": CUT}),
     "distilled": ("deit_tiny_distilled_patch16_224", SMALL, "horizontal@1", {"size_aware_attention": True}),
     "registers, average pool": (
         "vit_small_patch16_224",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 from dcvit.exporting import export
 from dcvit.folder.manifest import Manifest
@@ -21,8 +22,12 @@ def types_of(graph: onnx.GraphProto) -> dict[str, int]:
     return types | {weight.name: weight.data_type for weight in graph.initializer}
 
 
-def test_only_norms_and_softmax_are_fp32(exported: Path) -> None:
-    graph = onnx.load(exported / "model.b4.fp16.onnx").graph
+@pytest.mark.parametrize("opset", [20, 23])
+def test_only_norms_and_softmax_are_fp32(exported_copy: ModelFolder, opset: int) -> None:
+    path = exported_copy.path / "model.b4.fp16.onnx"
+    if opset == 20:
+        export(exported_copy, 4, "fp16", opset=20)
+    graph = onnx.load(path).graph
     types = types_of(graph)
     for node in graph.node:
         found = {types[name] for name in (*node.input, *node.output) if types[name] in (FLOAT, HALF)}
@@ -32,7 +37,8 @@ def test_only_norms_and_softmax_are_fp32(exported: Path) -> None:
             kept = node.op_type in ("LayerNormalization", "Softmax", "ReduceMean")
             assert found == ({FLOAT} if kept else {HALF}), node.op_type
     assert sum(node.op_type == "LayerNormalization" for node in graph.node) == 9
-    assert sum(node.op_type == "Softmax" for node in graph.node) == 4
+    kinds = [node.op_type for node in graph.node]
+    assert (kinds.count("Softmax"), kinds.count("Attention")) == ((4, 0) if opset == 20 else (0, 4))
 
 
 def test_one_cast_serves_all_readers_and_no_weight_is_cast(exported: Path) -> None:
@@ -45,12 +51,16 @@ def test_one_cast_serves_all_readers_and_no_weight_is_cast(exported: Path) -> No
 
 
 def test_a_weight_that_norms_share_with_others_exists_in_both_types(tmp_path: Path, tiny_plan: CompressionPlan) -> None:
-    # timm starts all biases at 0 and all norms at 1, and the optimizer keeps one copy of equal weights.
+    # The optimizer keeps one copy of equal weights, such as biases that all start at the same number.
     preprocessing = {
         "input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "crop_pct": 1,
     }  # fmt: skip
     manifest = Manifest(model=tiny_plan.model, method="none", plan_digest="", seed=0, preprocessing=preprocessing)
-    folder = ModelFolder.create(tmp_path / "model", build(tiny_plan), tiny_plan, manifest)
+    model = build(tiny_plan)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.constant_(parameter, 0.5)
+    folder = ModelFolder.create(tmp_path / "model", model, tiny_plan, manifest)
     graph = onnx.load(export(folder, 2, "fp16").onnx.path).graph
     readers: dict[str, set[str]] = {}
     for node in graph.node:
@@ -69,7 +79,7 @@ def test_a_norm_in_small_pieces_is_fp32_from_square_to_root(
 ) -> None:
     # Opset 20 has no RMS norm. The square of 256 overflows fp16; ONNX Runtime's CPU kernels would hide it.
     plan = tiny_plan.replace(model_kwargs=tiny_plan.model_kwargs | {"norm_layer": "rmsnorm", "depth": 1})
-    graph = onnx.load(export(make_folder(tmp_path / "model", plan), 2, "fp16").onnx.path).graph
+    graph = onnx.load(export(make_folder(tmp_path / "model", plan), 2, "fp16", opset=20).onnx.path).graph
     types = types_of(graph)
     producers = {name: node for node in graph.node for name in node.output}
     roots = [node for node in graph.node if node.op_type == "Sqrt"]

@@ -19,7 +19,7 @@ class Options(TaskOption, Variant):
     folder: Annotated[Path, Argument()]
     precision: Annotated[Precision, Flag()] = Field(
         default="fp32",
-        description="Of the graph; images, logits, layer norms and softmax stay fp32. int8 is for the CPU, bf16 for "
+        description="Of the graph; images, logits and layer norms stay fp32. int8 is for the CPU, bf16 for "
         "TensorRT (OpenVINO computes in bf16 from the fp32 file).",
     )
     with_preprocessing: Annotated[bool, Flag()] = Field(
@@ -36,6 +36,11 @@ class Options(TaskOption, Variant):
     max_drop: Annotated[float | None, Flag(metavar="POINTS", default="1")] = Field(
         default=None,
         description="Of top-1 that the file may lose on --evaluate; one that loses more is not kept (exit status 1).",
+    )
+    opset: Annotated[int | None, Flag()] = Field(
+        default=None,
+        description="Of the ONNX file; default 23 for fp16 and bf16, where attention is one operator that TensorRT has "
+        "fused kernels for, else 20. An older runtime may need 20 to 22.",
     )
     trt: Annotated[bool, Flag()] = Field(default=False, description="Build a TensorRT engine from the ONNX file too.")
     flavor: Annotated[Flavor | None, Flag()] = Field(
@@ -71,4 +76,5 @@ def command(given: Options) -> Any:
         trt=given.trt,
         flavor=given.flavor,
         compute_capabilities=given.compute_capabilities or None,
+        opset=given.opset,
     )

@@ -11,7 +11,7 @@ from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import CheckFailedError, InputError
 from dcvit.exporting.accuracy_limit import MAX_DROP, evaluate_file
 from dcvit.exporting.int8 import Calibration
-from dcvit.exporting.onnx import OPSETS, write_onnx
+from dcvit.exporting.onnx import opset_for, write_onnx
 from dcvit.exporting.result import ExportedFile, ExportResult
 from dcvit.exporting.tensorrt import EngineTarget, build_engine, engine_target
 from dcvit.folder.manifest import Manifest
@@ -40,13 +40,15 @@ def export(
     trt: bool = False,
     flavor: Flavor | None = None,
     compute_capabilities: tuple[str, ...] | None = None,
+    opset: int | None = None,
 ) -> ExportResult:
     """Writes the folder's model as ONNX, every dimension fixed, and with `trt` builds an engine from it.
 
     Args:
         folder: A model folder; the files are added to it.
         batch: Images in every batch.
-        precision: fp16, bf16 and int8 are in the graph itself; images, logits, layer norms and softmax stay fp32.
+        precision: fp16, bf16 and int8 are in the graph itself; images, logits and layer norms stay fp32, and so
+            does the softmax of attention that is not one operator.
         with_preprocessing: The graph takes pixels, uint8 [B, H, W, C], and normalises them.
         data: Images that int8 is calibrated on; labels are not used.
         evaluate: Images to compare the file with the fp32 model on, by top-1 where they have labels of the model.
@@ -55,12 +57,15 @@ def export(
         trt: Build an engine too.
         flavor: `tensorrt` or `tensorrt-rtx`; by default the one that is installed.
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for, such as "8.9".
+        opset: Of the ONNX file; by default 23 for fp16 and bf16, where attention is one operator, and 20 otherwise.
 
     Raises:
-        InputError: If the batch is empty, the folder is not whole, images are missing, or no engine can be built here.
+        InputError: If the batch is empty, the precision cannot have the opset, the folder is not whole, images are
+            missing, or no engine can be built here.
         CheckFailedError: If too little of the model can be int8, or the file loses more than `max_drop`.
     """
     variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
+    opset = opset_for(variant.precision, opset)
     _check_images(precision, data, evaluate, max_drop)
     # All that can be wrong is found before the first file is written.
     if trt and precision == "int8":
@@ -72,7 +77,7 @@ def export(
     test = None if evaluate is None else open_source(evaluate, "test")
     calibration = None if data is None else calibration_from(folder.manifest, data)
     limit = MAX_DROP if max_drop is None else max_drop
-    onnx, record = _export_onnx(folder, variant, calibration, test, limit)
+    onnx, record = _export_onnx(folder, variant, opset, calibration, test, limit)
     engine = _export_engine(folder, record, target) if target else None
     return ExportResult(onnx, record, engine)
 
@@ -117,6 +122,7 @@ def _check_images(precision: Precision, data: Any, evaluate: Any, max_drop: floa
 def _export_onnx(
     folder: ModelFolder,
     variant: Variant,
+    opset: int,
     calibration: Calibration | None,
     test: ImageSource | None,
     max_drop: float,
@@ -127,26 +133,32 @@ def _export_onnx(
     record = OnnxRecord(
         batch=variant.batch,
         precision=variant.precision,
-        opset=OPSETS[variant.precision],
+        opset=opset,
         weights_sha256=folder.manifest.files[WEIGHTS].sha256,
         with_preprocessing=variant.with_preprocessing,
     )
     with tempfile.TemporaryDirectory(prefix="dcvit-") as place:
         aside = Path(place) / name
-        quantization = write_onnx(
+        written = write_onnx(
             folder.load(),
             aside,
             folder.manifest.preprocessing,
             variant,
             metadata_of(folder, variant),
             calibration,
+            opset,
         )
         evaluation = None if test is None else evaluate_file(folder, aside, variant, test, max_drop)
         if evaluation is not None and evaluation.drop > max_drop:
             _refuse(folder, name, evaluation)
-        record = record.model_copy(update={"quantization": quantization, "evaluation": evaluation})
+        record = record.model_copy(
+            update={"folds": written.folds, "quantization": written.quantization, "evaluation": evaluation}
+        )
         path = folder.add(name, lambda kept: _copy(aside, kept), record.model_dump(mode="json"))
-    return _exported(path, started, f"opset {record.opset}, batch {variant.batch}, {variant.precision}"), record
+    about = f"opset {opset}, batch {variant.batch}, {variant.precision}"
+    if record.folds:
+        about += f", {' and '.join(record.folds)} folded"
+    return _exported(path, started, about), record
 
 
 def _refuse(folder: ModelFolder, name: str, evaluation: EvaluationRecord) -> None:

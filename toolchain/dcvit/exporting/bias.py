@@ -1,5 +1,7 @@
 """Constant attention biases in the form that every runtime gets right."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 
@@ -10,24 +12,33 @@ def spread_biases(model: ir.Model) -> None:
     Where there is one query, in a trimmed last block, it is written out over the heads: [1, h, 1, N].
 
     Size-aware attention adds one row, log s of each key, for all queries. OpenVINO's bf16 attention reads such a row
-    wrongly (2026.4: a cosine of 0.74 with fp32 on a DeiT-Tiny merged twice, against 0.99999 when it is written out).
-    The written-out one is as fast.
+    wrongly (2026.4: a cosine of 0.74 with fp32 on a DeiT-Tiny merged twice, against 0.99999 when it is written
+    out), and ONNX Runtime's CPU kernel for the operator `Attention` refuses it. The written-out one is as fast.
     """
     spread: dict[tuple[ir.Value, int], ir.Value] = {}  # a last block that is trimmed has fewer queries
-    for node in model.graph:
-        if node.op_type != "Softmax" or (add := node.inputs[0].producer() if node.inputs[0] else None) is None:
-            continue
-        if add.op_type != "Add" or add.outputs[0].shape is None:
-            continue
-        shape = add.outputs[0].shape.numpy()
-        for index, bias in enumerate(add.inputs):
-            if bias is not None and bias.const_value is not None and _is_row(bias, shape):
-                if (key := (bias, shape[-2])) not in spread:
-                    spread[key] = _spread(model.graph, bias, shape)
-                add.replace_input_with(index, spread[key])
+    for node, index, logits in _biases(model.graph):
+        bias = node.inputs[index]
+        if bias is not None and bias.const_value is not None and _is_row(bias, logits):
+            if (key := (bias, logits[-2])) not in spread:
+                spread[key] = _spread(model.graph, bias, logits)
+            node.replace_input_with(index, spread[key])
     for bias, _ in spread:
         if bias.name and bias.name in model.graph.initializers and not bias.uses():
             del model.graph.initializers[bias.name]
+
+
+def _biases(graph: ir.Graph) -> Iterator[tuple[ir.Node, int, tuple[int, ...]]]:
+    """Where something is added to attention logits: node, input, and the shape of the logits [B, h, P, N]."""
+    for node in graph:
+        if node.op_type == "Attention" and len(node.inputs) > 3:
+            queries, keys = node.inputs[0], node.inputs[1]
+            if queries is not None and keys is not None and queries.shape is not None and keys.shape is not None:
+                yield node, 3, (*queries.shape.numpy()[:-1], keys.shape.numpy()[-2])
+        elif node.op_type == "Softmax" and node.inputs[0] is not None:
+            add = node.inputs[0].producer()
+            if add is not None and add.op_type == "Add" and add.outputs[0].shape is not None:
+                for index in range(len(add.inputs)):
+                    yield add, index, add.outputs[0].shape.numpy()
 
 
 def _is_row(bias: ir.Value, logits: tuple[int, ...]) -> bool:

@@ -1,7 +1,9 @@
 """Half precision in the graph itself: TensorRT is strongly typed, so the types of the ONNX file are the engine's.
 
 Everything computes in fp16 or bf16 but what loses accuracy or overflows there (NVIDIA/TensorRT#2709): layer norms,
-softmax and what they are made of. These keep fp32 weights too. Inputs and outputs of the model stay as they are.
+softmax and what they are made of. These keep fp32 weights too. Inputs and outputs of the model stay as they are. An
+attention that is one operator is in half precision as a whole, and its kernel decides how it sums: TensorRT's parser
+refuses the operator's `softmax_precision`.
 """
 
 from typing import Literal

@@ -1,5 +1,6 @@
 """From a module to an ONNX file of fixed shapes."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -9,9 +10,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dcvit.cost import count_params
 from dcvit.errors import InputError
+from dcvit.exporting.attention import name_attentions
 from dcvit.exporting.bias import spread_biases
+from dcvit.exporting.folding import FUSED_ATTENTION, NORMALISATION, fold
 from dcvit.exporting.half import to_half
 from dcvit.exporting.int8 import Calibration, to_int8
+from dcvit.exporting.noops import remove_noops
 from dcvit.exporting.pixels import take_pixels
 from dcvit.exporting.quiet import quiet
 from dcvit.folder.records import QuantizationRecord
@@ -19,12 +23,49 @@ from dcvit.preprocessing import Preprocessing
 from dcvit.types import TimmModule
 from dcvit.variant import Precision, Variant
 
-OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
-"""20 is the first with a Gelu operator; TensorRT ≥ 10 and ONNX Runtime ≥ 1.17 read it. 22 is the first whose
-convolution may be bf16; TensorRT ≥ 10.7 and ONNX Runtime ≥ 1.20 read it."""
+OPSETS: dict[Precision, range] = {
+    "fp32": range(20, 23),
+    "fp16": range(20, FUSED_ATTENTION + 1),
+    "bf16": range(22, FUSED_ATTENTION + 1),
+    "int8": range(20, 21),
+}
+"""The opsets that each precision can be exported with.
+
+20 is the first with a Gelu operator; TensorRT ≥ 10 and ONNX Runtime ≥ 1.17 read it. 22 is the first whose convolution
+may be bf16; TensorRT ≥ 10.7 and ONNX Runtime ≥ 1.20 read it. 23 is the first with an operator for attention as a whole,
+for which there are fused kernels in half precision alone.
+"""
 
 INPUT, OUTPUT = "images", "logits"
 _LIMIT = 2**31 - 2**20  # a protobuf message holds less than 2 GiB; the rest is for the graph
+
+
+def opset_for(precision: Precision, opset: int | None) -> int:
+    """The opset of a file: fp16 and bf16 have the newest, whose attention is one operator, the others the oldest.
+
+    Raises:
+        InputError: If the precision cannot be exported with the one that is asked for.
+    """
+    known = OPSETS[precision]
+    if opset is None:
+        return known[-1] if FUSED_ATTENTION in known else known[0]
+    if opset not in known:
+        choices = f"{known[0]} to {known[-1]}" if len(known) > 1 else str(known[0])
+        raise InputError(f"--opset {opset}: {precision} is exported with {choices}")
+    return opset
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was done to the model on its way into a file.
+
+    Attributes:
+        folds: What of its computation went into the weights (see `folding.py`).
+        quantization: What int8 became of the layers; None at another precision.
+    """
+
+    folds: tuple[str, ...]
+    quantization: QuantizationRecord | None
 
 
 def write_onnx(
@@ -34,7 +75,8 @@ def write_onnx(
     variant: Variant,
     metadata: dict[str, str],
     calibration: Calibration | None = None,
-) -> QuantizationRecord | None:
+    opset: int | None = None,
+) -> Written:
     """Writes a module in evaluation mode as one ONNX file: input `images`, normalised [B, C, H, W], output `logits`.
 
     Args:
@@ -45,22 +87,26 @@ def write_onnx(
             preprocessing `images` are pixels instead, uint8 [B, H, W, C], and the graph normalises them.
         metadata: For the file's `metadata_props`.
         calibration: The images that int8 is calibrated on.
-
-    Returns:
-        What int8 became of the layers; None at another precision.
+        opset: Of the file; None takes the precision's own.
 
     Raises:
-        InputError: If the file would be larger than an ONNX file can be, or a weight does not fit fp16.
+        InputError: If the file would be larger than an ONNX file can be, a weight does not fit fp16, or the precision
+            cannot be exported with the opset.
         CheckFailedError: If too little of the model can be int8.
     """
     precision = variant.precision
+    opset = opset_for(precision, opset)
     # int8 is made from fp32, in a file too.
     bytes_each = 2 if precision in ("fp16", "bf16") else 4
     size = count_params(model) * bytes_each
     if size > _LIMIT:
         hint = "; --precision fp16 halves it" if precision == "fp32" and size // 2 <= _LIMIT else ""
         raise InputError(f"the weights take {size / 2**30:.1f} GiB, and one ONNX file holds less than 2{hint}")
-    graph = _trace(model, torch.zeros(variant.batch, *preprocessing.input_size), OPSETS[precision])
+    model, folds = fold(model, variant, opset, preprocessing)
+    images = torch.zeros(variant.batch, *preprocessing.input_size)
+    pixels = NORMALISATION in folds
+    graph = trace(model, images.permute(0, 2, 3, 1).to(torch.uint8) if pixels else images, opset)
+    name_attentions(graph)
     spread_biases(graph)
     quantization = None
     if precision == "fp16" or precision == "bf16":
@@ -68,18 +114,20 @@ def write_onnx(
     elif precision == "int8":
         assert calibration is not None
         graph, quantization = to_int8(graph, calibration)
-    if variant.with_preprocessing:
+    if variant.with_preprocessing and not pixels:
         take_pixels(graph, preprocessing)
+    remove_noops(graph)
     RemoveUnusedNodesPass()(graph)
     _clean(graph)
     graph.metadata_props.update(metadata)
     proto = ir.to_proto(graph)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
-    return quantization
+    return Written(folds, quantization)
 
 
-def _trace(model: TimmModule, images: torch.Tensor, opset: int) -> ir.Model:
+def trace(model: TimmModule, images: torch.Tensor, opset: int) -> ir.Model:
+    """The graph of a module, with the input `images` and the output `logits`, as the exporter optimises it."""
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
             model.eval(),

@@ -46,6 +46,8 @@ class ExportResult:
             "engine": str(self.engine.path) if self.engine else None,
             "engine_bytes": self.engine.bytes if self.engine else None,
             "with_preprocessing": self.record.with_preprocessing,
+            "opset": self.record.opset,
+            "folds": list(self.record.folds),
             "quantization": quantization.model_dump(mode="json") if quantization else None,
             "evaluation": evaluation.model_dump(mode="json") | {"drop": evaluation.drop} if evaluation else None,
         }

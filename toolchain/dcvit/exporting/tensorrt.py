@@ -3,15 +3,18 @@
 import contextlib
 import io
 import re
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from dcvit.errors import InputError
+from dcvit.exporting.attention import AttentionNode, attentions_of
 from dcvit.folder.records import BuilderRecord, NetworkRecord, TensorRecord
 from dcvit.runtimes import flavors
 from dcvit.runtimes.caches import cache_folder
@@ -73,8 +76,11 @@ def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkR
     TensorRT times kernels to choose among them; the timings are kept in the user's cache for the next build.
 
     Raises:
-        InputError: If TensorRT does not take the file.
+        InputError: If TensorRT does not take the file, or TensorRT-RTX has no fused kernel for one of its attentions,
+            without which it builds nothing.
     """
+    if target.flavor == "tensorrt-rtx":
+        _require_kernels(onnx_path, target)
     with _polygraphy(target.flavor, f"an engine from {onnx_path.name}"):
         from polygraphy.backend.trt import PostprocessConfig, engine_bytes_from_network
 
@@ -92,6 +98,27 @@ def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkR
             (builder, network, parser), config=config, save_timing_cache=str(timings) if timings else None
         )
         return bytes(engine), record, settings[0]
+
+
+def no_kernel_for(attention: AttentionNode, target: EngineTarget) -> str | None:
+    """Why TensorRT-RTX builds no engine of one attention alone; None where it does. Needs no GPU."""
+    with tempfile.TemporaryDirectory(prefix="dcvit-") as place:
+        path = Path(place) / "attention.onnx"
+        attention.save(path)
+        try:
+            build_engine(path, target)
+        except InputError as error:
+            return f"{target.flavor} {target.version} has no fused kernel for it ({error})"
+    return None
+
+
+def _require_kernels(onnx_path: Path, target: EngineTarget) -> None:
+    for attention in attentions_of(onnx.load(onnx_path)):
+        if reason := attention.cannot_fuse(target.compute_capabilities or ()):
+            raise InputError(
+                f"{target.flavor} cannot make an engine from {onnx_path.name}: {attention.name}: {reason}; "
+                "--opset 22 writes attention in pieces, which need no fused kernel"
+            )
 
 
 def _timing_cache(target: EngineTarget) -> Path | None:

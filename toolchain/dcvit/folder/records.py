@@ -70,6 +70,7 @@ class OnnxRecord(_Record):
     Attributes:
         weights_sha256: Of the weights that it was made from.
         with_preprocessing: Whether its input is pixels, uint8 [B, H, W, C].
+        folds: What of the model's computation was folded into the weights; empty in folders of an older version.
         quantization: What int8 became of the layers; None at another precision.
         evaluation: What it lost against fp32, where that was measured.
     """
@@ -80,6 +81,7 @@ class OnnxRecord(_Record):
     opset: int
     weights_sha256: str
     with_preprocessing: bool = False
+    folds: tuple[str, ...] = ()
     quantization: QuantizationRecord | None = None
     evaluation: EvaluationRecord | None = None
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dcvit.errors import InputError, first_line
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
+from dcvit.layers.folding import fold_layer_scale, fold_patch_embedding
 from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name
 from dcvit.types import TimmModule
 from dcvit.variant import Precision, Variant
@@ -66,7 +67,7 @@ class CompiledPyTorch(PyTorch):
 
 
 class TorchSession(Session):
-    """A module in evaluation mode; `device` overrides the choice of where it runs."""
+    """A module in evaluation mode; `device` overrides the choice of where it runs. On a GPU the module is changed."""
 
     def __init__(
         self,
@@ -81,6 +82,9 @@ class TorchSession(Session):
         on_gpu = self._device == "cuda"
         super().__init__(batch, gpu_name() if on_gpu else "CPU", None if on_gpu else torch.get_num_threads())
         self._dtype = _DTYPES[precision]
+        if on_gpu:  # where a convolution takes many times what the matrix product takes (docs/gpu.md)
+            fold_patch_embedding(model)
+            fold_layer_scale(model)
         self._model = model.eval().to(self._device, self._dtype)
         if compiled:
             self._model = torch.compile(self._model, dynamic=False)

@@ -25,6 +25,7 @@ from dcvit.variant import Precision, Variant
 from dcvit.verification.batches import ALONE, check_session
 from dcvit.verification.checks import Check, holds
 from dcvit.verification.engine import check_engine
+from dcvit.verification.fused import check_fused_file
 from dcvit.verification.graph import check_graph
 from dcvit.verification.parity import Expected
 
@@ -107,6 +108,7 @@ def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, expected: li
     yield holds(f"{name}: origin", [f"it was made from other weights than {WEIGHTS}"] * stale, "the folder's weights")
     yield from check_graph(folder.path / name, record, metadata_of(folder, record.variant))
     alone = _file_of_one(folder, name, record)
+    yield from check_fused_file(folder.path / name, record.precision)
     ran = False
     for runtime in onnx_runtimes():
         for precision in runtime.precisions:

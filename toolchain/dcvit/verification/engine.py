@@ -18,6 +18,7 @@ from dcvit.runtimes.tensorrt import EngineSession, mismatch, stale
 from dcvit.variant import Precision
 from dcvit.verification.batches import check_session
 from dcvit.verification.checks import Check, holds
+from dcvit.verification.fused import check_fused_engine
 from dcvit.verification.parity import Expected
 
 _PRODUCTS = ("MATRIX_MULTIPLY", "CONVOLUTION")
@@ -39,6 +40,7 @@ def check_engine(folder: ModelFolder, name: str, record: EngineRecord, expected:
         differs = [] if network == record.network or _other_version(record) else ["the manifest notes other layers"]
         yield holds(f"{name}: network", differs, f"read again from {record.onnx} by {record.flavor}")
     yield _precision(name, network, record.precision)
+    yield from check_fused_engine(name, onnx_path, record)
     if missing:
         yield Check(f"{name}: file", True, f"as it was written, by its sha256; not opened: {missing}")
     elif reason := _cannot_run(record):

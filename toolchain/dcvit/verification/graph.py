@@ -95,8 +95,8 @@ def _types(file: str, model: ModelProto, record: OnnxRecord) -> Check:
     ]  # fmt: skip
     products = 0
     for node in graph.node:
-        if node.op_type in _PRODUCTS:
-            products += 1
+        if node.op_type in _PRODUCTS or node.op_type == "Attention":
+            products += node.op_type in _PRODUCTS
             faults += _not_in(node, _COMPUTED_IN[record.precision], types)
         elif node.op_type in KEPT_FP32:
             faults += _not_in(node, TensorProto.FLOAT, types)

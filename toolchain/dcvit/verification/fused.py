@@ -1,0 +1,82 @@
+"""Whether every attention of a file is fused: one operator, for which TensorRT-RTX has one kernel. Needs no GPU."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import onnx
+
+from dcvit.exporting.attention import AttentionNode, attentions_of, in_pieces
+from dcvit.exporting.folding import FUSED_ATTENTION
+from dcvit.exporting.tensorrt import DEFAULT_COMPUTE_CAPABILITIES, engine_target, no_kernel_for
+from dcvit.folder.records import EngineRecord
+from dcvit.runtimes import flavors
+from dcvit.variant import Precision
+from dcvit.verification.checks import Check, holds
+
+
+def check_fused_file(path: Path, precision: Precision) -> list[Check]:
+    """A check of an ONNX file in fp16 or bf16; none of another, for which there are no fused kernels.
+
+    Where TensorRT-RTX is installed it builds each attention alone, by its shapes, for the GPUs that engines are built
+    for by default. Elsewhere the shapes are judged by what is known of its kernels.
+    """
+    return _check(path.name, path, precision, DEFAULT_COMPUTE_CAPABILITIES, [])
+
+
+def check_fused_engine(name: str, path: Path, record: EngineRecord) -> list[Check]:
+    """A check of an engine of TensorRT-RTX, which was not built but with a fused kernel for each attention operator.
+
+    Args:
+        name: Of the engine.
+        path: The ONNX file that it was built from.
+        record: Of the engine; so many attentions must be in its network as are in the file.
+    """
+    if record.flavor != "tensorrt-rtx":
+        return []
+    built = sum(record.network.layers.get("ATTENTION_OUTPUT", {}).values())
+    of_file = len(attentions_of(onnx.load(path)))
+    missing = [f"the engine has {built} attentions as one layer, and {path.name} has {of_file}"] * (built != of_file)
+    return _check(name, path, record.precision, record.compute_capabilities or (), missing)
+
+
+def _check(
+    name: str, path: Path, precision: Precision, compute_capabilities: tuple[str, ...], faults: list[str]
+) -> list[Check]:
+    if precision not in ("fp16", "bf16"):
+        return []
+    title, model = f"{name}: fused attention", onnx.load(path)
+    pieces, nodes = in_pieces(model), attentions_of(model)
+    if not pieces and not nodes:
+        return []
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < FUSED_ATTENTION:
+        return [Check(title, True, f"none is looked for: opset {opset} has no operator for it")]
+    faults = faults + [f"{each}: one operator could do what is written in pieces" for each, plain in pieces if plain]
+    for node in nodes:
+        if reason := node.cannot_fuse(compute_capabilities) or _no_kernel(node, compute_capabilities):
+            faults.append(f"{node.name}: {reason}")
+    return [holds(title, faults, _found(nodes, [each for each, plain in pieces if not plain], compute_capabilities))]
+
+
+def _found(nodes: list[AttentionNode], others: list[str], compute_capabilities: tuple[str, ...]) -> str:
+    how = f"tensorrt-rtx {flavors.load('tensorrt-rtx').__version__} built each" if _tries() else "by their shapes"
+    found = f"{len(nodes)} attentions, one operator and one kernel each for {', '.join(compute_capabilities)}: {how}"
+    if others:
+        found += f"; {len(others)} of another kind in pieces, as the architecture has them ({others[0]} …)"
+    return found
+
+
+def _tries() -> bool:
+    """Whether TensorRT-RTX can be asked. Beside TensorRT it is not: a process works with one of the two."""
+    return flavors.installed("tensorrt-rtx") and not flavors.installed("tensorrt")
+
+
+def _no_kernel(node: AttentionNode, compute_capabilities: tuple[str, ...]) -> str | None:
+    return _asked(replace(node, name="attention"), compute_capabilities) if _tries() else None
+
+
+@cache
+def _asked(node: AttentionNode, compute_capabilities: tuple[str, ...]) -> str | None:
+    """Asks once for all attentions of the same shapes."""
+    return no_kernel_for(node, engine_target("tensorrt-rtx", compute_capabilities or None))
