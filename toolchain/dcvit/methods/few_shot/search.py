@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dcvit.methods.cuts.damage import Examination, PossibleCuts
 from dcvit.methods.cuts.nodes import NodeRanking
+from dcvit.methods.cuts.scores import score_of
 from dcvit.methods.few_shot.allocate import RESOLUTION, damage_of
 from dcvit.methods.few_shot.compressor import FewShotCompressor, Recovered
 from dcvit.methods.few_shot.job import Earlier, Job
@@ -53,7 +54,7 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         return self._reach(proposal, job).most * proposal.total - proposal.saved
 
     def predicted_damage(self, job: Job[SearchSettings], proposal: Proposal) -> float:
-        """Sum of the measured damages, in nats, of what the solver chooses.
+        """Sum of the damages of what the solver chooses.
 
         Args:
             job: Its model is the one that damages are measured on, merged or not.
@@ -140,5 +141,6 @@ def _try_units(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPl
     units = proposal.chosen([trial.unit for trial in ranked]) if trials else []
     with job.watch.stage("recovery"):
         student = recover_progressively(job, [*([block] for block in fixed), *units], ranking)
-    found = {"trials": [{"blocks": t.unit, "kl": t.score, "seconds": t.seconds} for t in ranked]}
+    name = score_of(job.start).name
+    found = {"trials": [{"blocks": t.unit, name: t.score, "seconds": t.seconds} for t in ranked]}
     return Recovered(student, [entry for unit in units for entry in unit], found)

@@ -42,7 +42,9 @@ def examined(job: Job[Any], cuts: PossibleCuts, multiple: int) -> Examination:
 
     def compute() -> StageResult:
         model = job.merged()
-        found = examine(model, job.family, job.start, cuts, job.calibration, job.metric, multiple)
+        found = examine(
+            model, job.family, job.start, cuts, job.calibration, job.metric, multiple, job.settings.examination
+        )
         orders = {str(block): order for block, order in found.orders.items()}
         record = {str(block): damage.model_dump(mode="json") for block, damage in found.damages.items()}
         return StageResult(orders, record)
