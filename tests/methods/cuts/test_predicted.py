@@ -19,7 +19,7 @@ DIGITS = {
     "img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 8, "num_heads": 4,
     "pretrained_cfg_overlay": {"mean": [0.3, 0.3, 0.3], "std": [0.35, 0.35, 0.35], "crop_pct": 1.0},
 }  # fmt: skip
-DEPTH, INNER = 8, tuple(range(1, 7))
+DEPTH, CUT = 8, (1, 3, 4, 6)
 
 
 @pytest.fixture(scope="module", params=[10, 0], ids=["classifier", "headless"])
@@ -40,14 +40,14 @@ def images(subject: Subject) -> Tensor:
 
 
 def examined(subject: Subject, images: Tensor, how: str) -> Examination:
-    cuts = PossibleCuts(tuple(range(DEPTH)), INNER, INNER)
+    cuts = PossibleCuts(CUT, CUT, CUT)
     return examine(subject.model, subject.family, subject.plan, cuts, images, images, 8, how)  # type: ignore[arg-type]
 
 
 def test_a_small_error_does_what_its_second_order_says(subject: Subject, images: Tensor) -> None:
     measured = Measured(subject.model, subject.family, DEPTH, score_of(subject.plan), images)
     found = Sensitivities(measured, images)
-    for index in range(DEPTH):
+    for index in CUT:
         error = 0.02 * torch.randn(images.shape[0], 65, 64)
         handle = subject.model.blocks[index].register_forward_hook(
             lambda _m, _i, output, error=error: output + error[: len(output)]
@@ -74,7 +74,7 @@ def test_predictions_order_cuts_as_measurements_do(subject: Subject, images: Ten
     # bfloat16 rounds the measured outputs, which is worth some 2e-6.
     told = np.array([pair for pair in pairs if pair[0] > 1e-5])
     logs = np.log(told)
-    assert len(told) > 20
+    assert len(told) > 10
     assert np.corrcoef(logs.argsort(0).argsort(0).T)[0, 1] > 0.95
     assert np.abs(logs[:, 0] - logs[:, 1]).mean() < 0.4
     assert all(guess < 1e-4 for exact, guess in pairs if exact < 1e-5)

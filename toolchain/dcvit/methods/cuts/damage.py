@@ -29,6 +29,10 @@ FRACTIONS = (3 / 4, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)
 HEAD_FRACTIONS = (1 / 2, 1 / 4, 1 / 8)
 """The same for the channels of the heads."""
 
+FITTED_IMAGES = 128
+"""Where damage is predicted, heads and what makes up for attention are fitted on so many calibration images at most:
+these fits are weighed and not kept, and cost the most."""
+
 
 @dataclass(frozen=True)
 class PossibleCuts:
@@ -91,6 +95,7 @@ def examine(
     judge = measured if how == "exact" else Predicted(measured, cuts.narrower_mlp)
     arguments = family.block_arguments(teacher)
     tokens = first_tokens(teacher, family, calibration)
+    few = None if how == "exact" else FITTED_IMAGES
     orders = {}
     for index in track(range(max(cuts.narrower_mlp) + 1), "examining blocks"):
         block = family.block(teacher, index)
@@ -106,16 +111,16 @@ def examine(
             refit_output_layer(family.block(student, index), moments, kept)
             judge.judge(student, Cut(index, "mlp", width))
         if index in cuts.narrower_heads:
-            fit = HeadFit(block, tokens, arguments)
+            fit = HeadFit(block, tokens[:few], arguments)
             least = least_head_dim(block.attn.head_dim, multiple)
             for width in _widths(block.attn.head_dim, HEAD_FRACTIONS, multiple, least):
                 student = _copied(measured, index)
                 fit.narrow(family.block(student, index), width)
-                refit(family.block(student, index), tokens, output, arguments)
+                refit(family.block(student, index), tokens[:few], output[:few], arguments)
                 judge.judge(student, Cut(index, "heads", width))
         if index in cuts.no_attention:
             student = _cut(measured, start, BlockPlan(index=index, removed="attention"), None)
-            refit(family.block(student, index), tokens, output, arguments)
+            refit(family.block(student, index), tokens[:few], output[:few], arguments)
             judge.judge(student, Cut(index, "attention", 0))
         tokens = apply_merges(block, output)
         judge.advance(index)
