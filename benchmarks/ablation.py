@@ -21,8 +21,9 @@ from torch import Tensor
 
 from dcvit.bench.machine import this_machine
 from dcvit.data import CorruptImages, batches, open_source
-from dcvit.methods.cuts.damage import Examination, logits_of
+from dcvit.methods.cuts.damage import Examination
 from dcvit.methods.cuts.nodes import NodeRanking
+from dcvit.methods.cuts.scores import logits_of
 from dcvit.methods.cuts.surgery import Piece, operate
 from dcvit.methods.few_shot.allocate import BlockWidths, damage_of
 from dcvit.methods.few_shot.job import Job

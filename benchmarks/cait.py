@@ -39,7 +39,7 @@ from dcvit.methods.base import Places
 from dcvit.methods.cait.compressor import CaitCompressor
 from dcvit.methods.cait.proposal import propose_jointly, stand_in_merges
 from dcvit.methods.cait.settings import CaitSettings
-from dcvit.methods.cuts.damage import divergence
+from dcvit.methods.cuts.scores import divergence
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.run import Run
 from dcvit.methods.target import Target

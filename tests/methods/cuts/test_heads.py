@@ -11,8 +11,8 @@ from dcvit.cost import count_macs
 from dcvit.families import family_of
 from dcvit.families.vit import VitFamily
 from dcvit.layers import narrow_attention, qkv_layers
-from dcvit.methods.cuts.damage import divergence, logits_of
 from dcvit.methods.cuts.heads import HeadFit
+from dcvit.methods.cuts.scores import divergence, logits_of
 from dcvit.methods.cuts.surgery import operate
 from dcvit.methods.cuts.wanted_tokens import WantedTokens, first_tokens
 from dcvit.model import build

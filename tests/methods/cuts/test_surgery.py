@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dcvit.families import family_of
 from dcvit.methods.cuts import wanted_tokens as reference_module
-from dcvit.methods.cuts.damage import PossibleCuts, divergence, examine, logits_of
+from dcvit.methods.cuts.damage import PossibleCuts, examine
+from dcvit.methods.cuts.scores import divergence, logits_of
 from dcvit.methods.cuts.surgery import Piece, best_nodes, operate
 from dcvit.methods.cuts.wanted_tokens import WantedTokens, first_tokens
 from dcvit.model import build

@@ -1,6 +1,8 @@
 """What the manifest notes about an exported file (under `exports`, by file name)."""
 
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -205,6 +207,7 @@ class TrialRecord(_Record):
         blocks: Their numbers.
         seconds: Of the training.
         kl: Mean KL(original ‖ compressed) that it left, in nats; None where trials are scored otherwise.
+        feature_error: The same error of the centred features, for a model without a head.
         mse: Mean squared error of the features.
         saved_percent: Of the latency, by these blocks.
         score: What trials are ranked by where that is not the KL; the lower, the better.
@@ -213,13 +216,50 @@ class TrialRecord(_Record):
     blocks: tuple[int, ...]
     seconds: float
     kl: float | None = None
+    feature_error: float | None = None
     mse: float | None = None
     saved_percent: float | None = None
     score: float | None = None
 
 
+@dataclass(frozen=True)
+class ErrorMeasure:
+    """How far a compressed model's outputs are from the original's, in words.
+
+    Attributes:
+        key: Its name in metrics.
+        name: For a sentence or a column.
+        unit: With the space before it; empty where it has none.
+        title: For an axis.
+    """
+
+    key: Literal["kl", "feature_error"]
+    name: str
+    unit: str
+    title: str
+
+    @property
+    def column(self) -> str:
+        """Head of a column."""
+        return f"{self.name} ({self.unit.strip()})" if self.unit else self.name
+
+    def of(self, figures: Mapping[str, Any]) -> float:
+        """This error in metrics."""
+        return float(figures[self.key])
+
+
+KL = ErrorMeasure("kl", "KL", " nats", "mean KL to the original, nats")
+FEATURE_ERROR = ErrorMeasure("feature_error", "feature error", "", "error of the centred features, as a share")
+
+
+def error_measure(figures: Mapping[str, Any]) -> ErrorMeasure:
+    """The one that metrics, or a point of a frontier, have."""
+    return FEATURE_ERROR if FEATURE_ERROR.key in figures else KL
+
+
 class BlockDamage(_Record):
-    """What compressing one block alone does to the outputs, as measured: mean KL(original ‖ compressed), in nats.
+    """What compressing one block alone does to the outputs: mean KL(original ‖ compressed), in nats, or the error of
+    the features of a model without a head.
 
     Attributes:
         attention: Without its attention; None where it must stay.

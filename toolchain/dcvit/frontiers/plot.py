@@ -55,7 +55,7 @@ def _draw(axes: Any, result: FrontierResult, points: Sequence[Point], costs: Seq
                       xytext=(0, 8), ha="center", fontsize=8, color=_ORIGINAL)  # fmt: skip
     if "top1" in result.original:
         axes.axhline(result.original["top1"], linestyle="--", color=_ORIGINAL, linewidth=1, label="original")
-    elif all(point.kl > 0 for point in points):
+    elif all(point.error > 0 for point in points):
         axes.set_yscale("log")
     axes.margins(0.1)
     axes.grid(alpha=0.3)
@@ -63,10 +63,10 @@ def _draw(axes: Any, result: FrontierResult, points: Sequence[Point], costs: Seq
 
 
 def _height(point: Point) -> float:
-    return point.kl if point.top1 is None else point.top1
+    return point.error if point.top1 is None else point.top1
 
 
 def _error_in_words(result: FrontierResult) -> str:
     if "top1" in result.original:
         return f"Top-1 accuracy (%), {result.original['images']} images"
-    return f"Mean KL to the original (nats), {result.about['scored_on']}"
+    return f"{result.points[0].measure.title}, {result.about['scored_on']}"

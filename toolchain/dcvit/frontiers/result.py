@@ -9,6 +9,7 @@ from typing import Any
 from dcvit.bench import BenchRow, Machine
 from dcvit.errors import InputError, first_line
 from dcvit.files import plain_name
+from dcvit.folder.records import FEATURE_ERROR, KL, ErrorMeasure
 
 FRONTIER, PLOT = "frontier.json", "frontier.png"
 """What lies beside the model folders."""
@@ -22,10 +23,11 @@ class Point:
         folder: Of the model, in the frontier's folder.
         target: Share of the MACs that was to be removed.
         macs_reduction: Share that was removed.
-        kl: Mean KL(original ‖ compressed) on few-shot images, in nats: the mimic error.
+        kl: Mean KL(original ‖ compressed) on few-shot images, in nats: the mimic error; None without a head.
         top1: Accuracy in percent, where labelled images were given.
         row: Latency against the uncompressed model, where it was measured.
         pareto: Whether no other point is as small and loses less, or loses as little and is smaller.
+        feature_error: The mimic error of a model without a head, as a share.
     """
 
     folder: str
@@ -34,22 +36,37 @@ class Point:
     macs: int
     params: int
     blocks_compressed: int
-    kl: float
+    kl: float | None
     top1: float | None
     row: BenchRow | None
     seconds: float
     plan_digest: str
     pareto: bool = True
+    feature_error: float | None = None
+
+    @property
+    def error(self) -> float:
+        """The mimic error, whichever the model has."""
+        found = self.feature_error if self.kl is None else self.kl
+        assert found is not None
+        return found
+
+    @property
+    def measure(self) -> ErrorMeasure:
+        """What `error` is."""
+        return FEATURE_ERROR if self.kl is None else KL
 
     @property
     def loss(self) -> float:
         """What is to be small: the error in top-1 where it is known, else the mimic error."""
-        return self.kl if self.top1 is None else 100 - self.top1
+        return self.error if self.top1 is None else 100 - self.top1
 
     def to_json(self) -> dict[str, Any]:
-        plain = {key: value for key, value in asdict(self).items() if key not in ("row", "top1")}
+        may_lack = ("row", "top1", "kl", "feature_error")
+        plain = {key: value for key, value in asdict(self).items() if key not in may_lack}
         top1 = {} if self.top1 is None else {"top1": self.top1}
-        return plain | top1 | ({} if self.row is None else {"bench": self.row.to_json()})
+        bench = {} if self.row is None else {"bench": self.row.to_json()}
+        return plain | {self.measure.key: self.error} | top1 | bench
 
 
 @dataclass(frozen=True)
@@ -86,9 +103,9 @@ class FrontierResult:
         from rich.table import Table
 
         before, with_top1 = self.original, "top1" in self.original
-        row = self.points[0].row
+        row, measure = self.points[0].row, self.points[0].measure
         table = Table(title=f"{self.model}: MACs per image, {self.about['macs_convention']} convention")
-        columns = ["folder", "MACs", "change", "params", "KL (nats)", *["top-1"] * with_top1]
+        columns = ["folder", "MACs", "change", "params", measure.column, *["top-1"] * with_top1]
         for column in [*columns, *["ms", "speed-up [95 %]"] * (row is not None), "best of its size"]:
             table.add_column(column, justify="right")
         size = f"{before['macs'] / 1e6:,.1f} M", "", f"{before['params'] / 1e6:,.2f} M", "0"
@@ -96,7 +113,7 @@ class FrontierResult:
         table.add_row("original", *size, *([f"{before['top1']:.2f} %"] if with_top1 else []), *times, "")
         for point in self.points:
             cells = [point.folder, f"{point.macs / 1e6:,.1f} M", f"−{point.macs_reduction:.2%}"]
-            cells += [f"{point.params / 1e6:,.2f} M", f"{point.kl:.4f}"]
+            cells += [f"{point.params / 1e6:,.2f} M", f"{point.error:.4f}"]
             if point.top1 is not None:
                 cells.append(f"{point.top1:.2f} %")
             if point.row is not None:

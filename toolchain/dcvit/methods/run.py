@@ -14,7 +14,7 @@ from dcvit.data import FewShot, ImageSource, draw_few_shot
 from dcvit.folder.manifest import Manifest
 from dcvit.hardware import accelerator
 from dcvit.methods.base import MethodSettings, Places
-from dcvit.methods.cuts.damage import divergence, logits_of
+from dcvit.methods.cuts.scores import logits_of, score_of
 from dcvit.methods.speedup import Candidates, Found, Measure, correct, find_reduction, measuring
 from dcvit.methods.stopwatch import Stopwatch
 from dcvit.methods.target import Target
@@ -109,7 +109,8 @@ class Compressed:
 
     Attributes:
         summary: What the plan costs, before and after.
-        metrics: What the run measured: scores in nats, losses, seconds, in all and by stage.
+        metrics: What the run measured: `kl` in nats, or `feature_error` of a model without a head; losses; seconds, in
+            all and by stage.
         texts: Files for the model folder, by name.
     """
 
@@ -130,7 +131,7 @@ class Compressor(ABC, Generic[S]):
     Attributes:
         corrections: How often it may be made anew where the plan that it chose is not as fast as the one that was timed
             in its place.
-        scored_on: Images that `kl` is of, in words.
+        scored_on: Images that `kl` or `feature_error` is of, in words.
     """
 
     corrections: ClassVar[int] = 0
@@ -213,7 +214,8 @@ class Compressor(ABC, Generic[S]):
         """The result of `_make`, with its costs and how far its outputs are from the original's."""
         if (images := self._metric()) is not None:
             with self.run.watch.stage("scoring"):
-                metrics["kl"] = divergence(logits_of(student, images), self._teacher_logits)
+                score = score_of(self.run.subject.plan)
+                metrics[score.name] = score.measure(logits_of(student, images), self._teacher_logits)
         summary = summarize(plan, self.run.subject.plan, target.macs_convention)
         return Compressed(student.cpu(), summary, metrics, texts or {})
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from dcvit.folder.records import error_measure
 from dcvit.reporting.svg import Drawing, Scale, power_label, tick_label, ticks
 
 _LEFT, _RIGHT = 46, 10
@@ -81,10 +82,11 @@ def draw_pareto(frontier: dict[str, Any], by: str, here: str | None, width: floa
         for point in points
     }
     accuracy = "top1" in frontier["original"] and all("top1" in point for point in points)
-    height = {point["folder"]: point["top1"] if accuracy else point["kl"] for point in points}
+    measure = error_measure(points[0] if points else {})
+    height = {point["folder"]: point["top1"] if accuracy else measure.of(point) for point in points}
     top, tall = 24, 250
     drawing = Drawing(width, top + tall + 44, f"{'Top-1' if accuracy else 'Error'} of each model by the {by} it keeps")
-    drawing.text(_LEFT, 12, "top-1, %" if accuracy else "mean KL to the original, nats", "name")
+    drawing.text(_LEFT, 12, "top-1, %" if accuracy else measure.title, "name")
     across = Scale(max(0.0, min(cost.values()) - 6), max(100.0, *cost.values()) + 3, _LEFT, width - _RIGHT)
     up = _upright(frontier, list(height.values()), accuracy=accuracy, top=top, tall=tall)
     _frame(drawing, across, up, top, tall)
@@ -102,7 +104,7 @@ def draw_pareto(frontier: dict[str, Any], by: str, here: str | None, width: floa
             low, high = point["bench"]["speedup_ci95"]
             drawing.line(across(100 / high), y, across(100 / low), y, "interval")
         told = f"{name}: {cost[name]:.1f} % of the {by}, " + (
-            f"top-1 {height[name]:.2f} %" if accuracy else f"KL {height[name]:.3g} nats"
+            f"top-1 {height[name]:.2f} %" if accuracy else f"{measure.name} {height[name]:.3g}{measure.unit}"
         )
         if name == here:
             drawing.circle(x, y, 9, "ring")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcvit.families import Architecture
-from dcvit.folder.records import BlockDamage, TrialRecord
+from dcvit.folder.records import BlockDamage, ErrorMeasure, TrialRecord, error_measure
 from dcvit.layers.token_grid import grids
 from dcvit.pictures.channels import Bar, attention_bars, block_bars, mlp_bars
 from dcvit.plan import CompressionPlan
@@ -126,7 +126,7 @@ def _number_blocks(drawing: Drawing, depth: int, slot: float, y: float) -> None:
 
 @dataclass(frozen=True)
 class DrawnDamage:
-    """What each cut of one block, made alone, does to the outputs: mean KL to the original, in nats.
+    """What each cut of one block, made alone, does to the outputs.
 
     Attributes:
         attention: Without its attention; None where that was not asked.
@@ -152,18 +152,18 @@ def damage_of(metrics: dict[str, Any], plan: CompressionPlan) -> tuple[DrawnDama
     return tuple(blocks)
 
 
-def draw_damage(blocks: Sequence[DrawnDamage], width: float) -> Drawing:
-    """KL on a logarithmic scale: a line of dots for the widths of each MLP, another for its heads, with a diamond for
-    no attention at all.
+def draw_damage(blocks: Sequence[DrawnDamage], measure: ErrorMeasure, width: float) -> Drawing:
+    """Damage on a logarithmic scale: a line of dots for the widths of each MLP, another for its heads, with a diamond
+    for no attention at all.
     """
-    values = [kl for block in blocks for _, kl in (*block.mlp, *block.heads)]
+    values = [damage for block in blocks for _, damage in (*block.mlp, *block.heads)]
     values += [block.attention for block in blocks if block.attention is not None]
     positive = [value for value in values if value > 0] or [1e-6]
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     low, high = max(low, high - 8), max(high, low + 1)
     top, tall = 22, 230
-    drawing = Drawing(width, top + tall + 26, "Mean KL to the original for each cut of each block, made alone")
-    drawing.text(_LEFT, 12, "mean KL to the original, nats", "name")
+    drawing = Drawing(width, top + tall + 26, "What each cut of each block, made alone, does to the outputs")
+    drawing.text(_LEFT, 12, measure.title, "name")
     scale = Scale(10.0**low, 10.0**high, top + tall, top, logarithmic=True)
     for exponent in range(low, high + 1):
         level = scale(10.0**exponent)
@@ -178,14 +178,14 @@ def draw_damage(blocks: Sequence[DrawnDamage], width: float) -> Drawing:
             (x - shift, "MLP", "dot", block.mlp),
             (x + shift, "heads", "dot heads", block.heads),
         ):
-            levels = [scale(max(kl, 10.0**low)) for _, kl in widths]
+            levels = [scale(max(damage, 10.0**low)) for _, damage in widths]
             if levels:
                 drawing.line(at, min(levels), at, max(levels), "stem")
-            for rank, ((width, kl), level) in enumerate(zip(widths, levels, strict=True)):
-                told = f"block {block.block}, {name} of {width}: {kl:.2g} nats"
+            for rank, ((width, damage), level) in enumerate(zip(widths, levels, strict=True)):
+                told = f"block {block.block}, {name} of {width}: {damage:.2g}{measure.unit}"
                 drawing.circle(at, level, 3.2, f"{style} shade{round(4 * (rank + 1) / len(widths))}", told)
         if block.attention is not None:
-            told = f"block {block.block} without attention: {block.attention:.2g} nats"
+            told = f"block {block.block} without attention: {block.attention:.2g}{measure.unit}"
             level = scale(max(block.attention, 10.0**low))
             drawing.diamond(x + shift, level, 5.5, "attention chosen" if block.chosen else "attention", told)
     _number_blocks(drawing, depth, slot, top + tall + 14)
@@ -197,12 +197,15 @@ class DrawnTrial:
     """A trained trial of cutting some blocks.
 
     Attributes:
-        score: What it left, in `unit`.
+        score: What it left.
+        title: What the score is, for an axis.
+        unit: Of the score, with the space before it.
         chosen: Whether the plan cuts them.
     """
 
     blocks: tuple[int, ...]
     score: float
+    title: str
     unit: str
     chosen: bool
 
@@ -217,9 +220,12 @@ def trials_of(metrics: dict[str, Any], plan: CompressionPlan) -> tuple[DrawnTria
     trials = []
     for found in metrics.get("trials", []):
         trial = TrialRecord.model_validate(found)
+        measure = error_measure(found)
+        score, title, unit = trial.score, "score of a trial", " score"
+        if score is None:
+            score, title, unit = measure.of(found), f"{measure.title}, after a trial", measure.unit
         chosen = all(plan.block(index).removed for index in trial.blocks)
-        score, unit = (trial.score or 0.0, "score") if trial.kl is None else (trial.kl, "nats")
-        trials.append(DrawnTrial(trial.blocks, score, unit, chosen))
+        trials.append(DrawnTrial(trial.blocks, score, title, unit, chosen))
     return tuple(sorted(trials, key=lambda trial: trial.blocks))
 
 
@@ -227,8 +233,7 @@ def draw_trials(trials: Sequence[DrawnTrial], width: float) -> Drawing:
     """A bar for each trial: small ones lose little."""
     top, tall = 22, 150
     drawing = Drawing(width, top + tall + 26, "What each trial left, by the blocks that it cut")
-    what = "mean KL to the original after a trial, nats" if trials[0].unit == "nats" else "score of a trial"
-    drawing.text(_LEFT, 12, what, "name")
+    drawing.text(_LEFT, 12, trials[0].title, "name")
     most = max(trial.score for trial in trials) or 1.0
     slot = (width - _LEFT - _RIGHT) / len(trials)
     for value in (0.0, most):
@@ -239,7 +244,7 @@ def draw_trials(trials: Sequence[DrawnTrial], width: float) -> Drawing:
     every = next(step for step in (1, 2, 4, 5, 10, 20) if step * slot >= 9 * len(trials[-1].name) + 6 or step == 20)
     for place, trial in enumerate(trials):
         middle, high = _LEFT + slot * (place + 0.5), tall * trial.score / most
-        told = f"block {trial.name}: {trial.score:.3g} {trial.unit}"
+        told = f"block {trial.name}: {trial.score:.3g}{trial.unit}"
         drawing.rect(middle - thick / 2, top + tall - high, thick, high, "kept" if trial.chosen else "gone", told)
         if place % every == 0:
             drawing.text(middle, top + tall + 20, trial.name, "tick", "middle")

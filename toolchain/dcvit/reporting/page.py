@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from dcvit.folder.records import error_measure
 from dcvit.reporting import commands, prose, tables
 from dcvit.reporting.curves import draw_pareto, draw_training, training_series
 from dcvit.reporting.depth import draw_damage, draw_depth, draw_trials
@@ -99,7 +100,7 @@ def _model(facts: Facts) -> dict[str, Any]:
         "heads": any(block.heads for block in facts.damage),
         "depth_in_words": prose.depth_in_words(facts),
         "blocks": tables.block_table(facts),
-        "damage": both(partial(draw_damage, facts.damage)) if facts.damage else "",
+        "damage": both(partial(draw_damage, facts.damage, error_measure(facts.metrics))) if facts.damage else "",
         "damage_table": tables.damage_table(facts),
         "trials": both(partial(draw_trials, facts.trials)) if facts.trials else "",
         "largest_cut": prose.largest_cut_in_words(facts),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dcvit.folder.records import error_measure
 from dcvit.methods.registry import METHODS
 from dcvit.reporting.facts import Facts
 from dcvit.reporting.latency import setting_of
@@ -107,8 +108,9 @@ def origin_in_words(facts: Facts) -> list[tuple[str, str]]:
     rows.append(("images", facts.source))
     if data := facts.manifest.data:
         rows.append(("fingerprint", data["sha256"][:16] + "…"))
-    if kl := facts.metrics.get("kl"):
-        rows.append(("KL to the original", f"{kl:.3g} nats, on images it was made with"))
+    measure = error_measure(facts.metrics)
+    if error := facts.metrics.get(measure.key):
+        rows.append((f"{measure.name} to the original", f"{error:.3g}{measure.unit}, on images it was made with"))
     if found := facts.metrics.get("speedup"):
         rows.append(("speed-up when made", f"×{found['speedup']:.2f} ({ms(found['median_ms'])}, {setting_of(found)})"))
     rows.append(("plan", facts.plan.digest[:16] + "…"))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dcvit.folder.records import error_measure
 from dcvit.reporting.accuracy import Accuracy
 from dcvit.reporting.facts import Facts
 from dcvit.reporting.latency import setting_of
@@ -192,10 +193,11 @@ def point_table(frontier: dict[str, Any]) -> Table:
     """The models of a frontier, the original first."""
     before = frontier["original"]
     accurate, timed = "top1" in before, any("bench" in point for point in frontier["points"])
+    measure = error_measure(frontier["points"][0])
     columns = [Column("model"), Column("MACs", "n"), Column("parameters", "n")]
     columns += (
         [Column("top-1", "n")] * accurate
-        + [Column("KL, nats", "n hide-narrow" if accurate else "n")]
+        + [Column(measure.column, "n hide-narrow" if accurate else "n")]
         + [Column("speed-up [95 %]", "n")] * timed
     )
     first = ["original", si(before["macs"]), si(before["params"])]
@@ -204,7 +206,7 @@ def point_table(frontier: dict[str, Any]) -> Table:
     for point in frontier["points"]:
         cells = [point["folder"], f"{si(point['macs'])} ({change(before['macs'], point['macs'])})"]
         cells.append(f"{si(point['params'])} ({change(before['params'], point['params'])})")
-        cells += [f"{point['top1']:.2f}\u00a0%" if "top1" in point else "–"] * accurate + [f"{point['kl']:.2g}"]
+        cells += [f"{point['top1']:.2f}\u00a0%" if "top1" in point else "–"] * accurate + [f"{measure.of(point):.2g}"]
         cells += [speedup(point["bench"]) if "bench" in point else "–"] * timed
         rows.append(tuple(cells))
     return Table(tuple(columns), rows)

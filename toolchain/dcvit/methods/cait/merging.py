@@ -21,7 +21,7 @@ from dcvit.families import Family
 from dcvit.hardware import accelerator
 from dcvit.layers.token_grid import TokenGrid
 from dcvit.methods.cait.merge_costs import MergeCosts
-from dcvit.methods.cuts.damage import divergence
+from dcvit.methods.cuts.scores import divergence
 from dcvit.methods.cuts.wanted_tokens import CHUNK, first_tokens, hooks, through
 from dcvit.plan import Axis, BlockPlan, CompressionPlan, MacsConvention, Merge, merges_text
 from dcvit.progress import track

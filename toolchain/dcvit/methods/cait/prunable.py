@@ -10,6 +10,7 @@ from torch import Tensor
 from dcvit.errors import InputError
 from dcvit.families import Family
 from dcvit.layers import PrefixBlock, can_narrow_heads
+from dcvit.methods.cuts.choices import MIN_HEAD_DIM, least_head_dim
 from dcvit.plan import CompressionPlan, MacsConvention
 from dcvit.subject import original_of
 from dcvit.types import TimmModule
@@ -50,7 +51,7 @@ def prunable_layers(
     *,
     multiple: int = 8,
     keep_heads: bool = False,
-    min_head_dim: int = 8,
+    min_head_dim: int = MIN_HEAD_DIM,
     min_mlp_hidden: int = 8,
     macs_convention: MacsConvention = "full",
 ) -> list[PrunableLayer]:
@@ -62,7 +63,7 @@ def prunable_layers(
         plan: Its merges decide how many tokens each block works on.
         multiple: Widths stay multiples of this.
         keep_heads: Leave the attention heads alone.
-        min_head_dim: Channels that a head keeps at least.
+        min_head_dim: Channels that a wider head keeps at least.
         min_mlp_hidden: Nodes that an MLP keeps at least.
         macs_convention: How MACs are counted.
 
@@ -82,7 +83,7 @@ def prunable_layers(
             # A channel of a head: a row of q, k and v, a column of proj, and one term of each product in QKᵀ and AV.
             products = 2 * tokens**2 if macs_convention == "full" else 0
             macs = attention.num_heads * (4 * tokens * dim + products)
-            least = -(-min_head_dim // multiple) * multiple
+            least = least_head_dim(attention.head_dim, multiple, min_head_dim)
             layers.append(PrunableLayer(index, "head_dim", attention.head_dim, least, macs))
         if isinstance(mlp, Mlp):  # a gated one has two rows a node, which one compactor cannot narrow together
             least = -(-min_mlp_hidden // multiple) * multiple

@@ -99,7 +99,7 @@ def _trial(job: Job[PractiseSettings], student: TimmModule, fixed: Sequence[Bloc
             trial,
             job.family,
             job.views,
-            job.settings.training,
+            job.recipe,
             steps=job.settings.steps_of_a_trial,
             seed=job.seed,
             description=f"trial without {_named(unit)}",

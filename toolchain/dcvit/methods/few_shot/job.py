@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from dcvit.families import Family
+from dcvit.methods.cuts.scores import score_of
 from dcvit.methods.cuts.wanted_tokens import WantedTokens
 from dcvit.methods.few_shot.settings import FewShotSettings
 from dcvit.methods.stopwatch import Stopwatch
@@ -15,6 +16,7 @@ from dcvit.methods.target import Target
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.stages import StageResult, StageStore, weights_digest
 from dcvit.training.mimic import mimic
+from dcvit.training.recipe import MimicRecipe
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
 
@@ -78,6 +80,12 @@ class Job(Generic[S]):
     def merges(self) -> bool:
         """Whether the base plan merges tokens that the model does not."""
         return self.base.merges != self.start.merges
+
+    @property
+    def recipe(self) -> MimicRecipe:
+        """That of the settings; where there are no logits, features are all that is learnt."""
+        training = self.settings.training
+        return training if score_of(self.start).name == "kl" else training.model_copy(update={"logit_weight": 0.0})
 
     def wanted(self) -> WantedTokens:
         """The wanted tokens of a student with the base plan's merges."""
@@ -145,7 +153,7 @@ class Job(Generic[S]):
                 student,
                 self.family,
                 self.views,
-                self.settings.training,
+                self.recipe,
                 steps=steps,
                 seed=self.seed,
                 description=description,

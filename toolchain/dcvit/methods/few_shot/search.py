@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dcvit.folder.records import TrialRecord
 from dcvit.methods.cuts.damage import Examination, PossibleCuts
 from dcvit.methods.cuts.nodes import NodeRanking
+from dcvit.methods.cuts.scores import score_of
 from dcvit.methods.few_shot.allocate import RESOLUTION, damage_of
 from dcvit.methods.few_shot.compressor import FewShotCompressor, Recovered
 from dcvit.methods.few_shot.job import Earlier, Job
@@ -54,7 +55,7 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         return self._reach(proposal, job).most * proposal.total - proposal.saved
 
     def predicted_damage(self, job: Job[SearchSettings], proposal: Proposal) -> float:
-        """Sum of the measured damages, in nats, of what the solver chooses.
+        """Sum of the damages of what the solver chooses.
 
         Args:
             job: Its model is the one that damages are measured on, merged or not.
@@ -141,6 +142,10 @@ def _try_units(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPl
     units = proposal.chosen([trial.unit for trial in ranked]) if trials else []
     with job.watch.stage("recovery"):
         student = recover_progressively(job, [*([block] for block in fixed), *units], ranking)
-    records = [TrialRecord(blocks=trial.unit, kl=trial.score, seconds=trial.seconds) for trial in ranked]
+    name = score_of(job.start).name
+    records = [
+        TrialRecord.model_validate({"blocks": trial.unit, name: trial.score, "seconds": trial.seconds})
+        for trial in ranked
+    ]
     found = {"trials": [record.model_dump(exclude_none=True) for record in records]}
     return Recovered(student, [entry for unit in units for entry in unit], found)

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from dcvit.flags import Flag
 from dcvit.methods.base import MethodSettings
+from dcvit.methods.cuts.choices import Way
 from dcvit.training.recipe import MimicRecipe
 
 OURS = MimicRecipe(lr=2e-4, warmup=0.1, loss_warmup_epochs=0, logit_weight=0.3, clip_norm=1.0)
@@ -46,6 +47,12 @@ class SearchSettings(FewShotSettings):
     method: Literal["dcvit"] = "dcvit"
     search: Annotated[Literal["solver", "trials"], Flag()] = Field(
         default="solver", description="Measure and solve, or train a trial of each block as DC-ViT does."
+    )
+
+    examination: Annotated[Way, Flag()] = Field(
+        default="exact",
+        description="How the solver weighs a cut: run the rest of the network, or predict from its own block what that "
+        "would do, for a time that grows with the depth and not with its square.",
     )
 
     @classmethod

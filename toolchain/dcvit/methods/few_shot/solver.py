@@ -16,6 +16,7 @@ from torch import Tensor
 from dcvit.folder.records import BlockDamage
 from dcvit.hardware import accelerator
 from dcvit.layers import hidden_width
+from dcvit.methods.cuts.choices import MIN_HEAD_DIM
 from dcvit.methods.cuts.damage import FRACTIONS, HEAD_FRACTIONS, Examination, PossibleCuts, examine
 from dcvit.methods.cuts.surgery import best_nodes, operate
 from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, allocate, check_damages
@@ -42,13 +43,15 @@ def examined(job: Job[Any], cuts: PossibleCuts, multiple: int) -> Examination:
 
     def compute() -> StageResult:
         model = job.merged()
-        found = examine(model, job.family, job.start, cuts, job.calibration, job.metric, multiple)
+        found = examine(
+            model, job.family, job.start, cuts, job.calibration, job.metric, multiple, job.settings.examination
+        )
         check_damages(found.damages)
         orders = {str(block): order for block, order in found.orders.items()}
         record = {str(block): damage.model_dump(mode="json") for block, damage in found.damages.items()}
         return StageResult(orders, record)
 
-    key = job.key(but=NOT_EXAMINED, **asdict(cuts), fractions=(FRACTIONS, HEAD_FRACTIONS))
+    key = job.key(but=NOT_EXAMINED, **asdict(cuts), fractions=(FRACTIONS, HEAD_FRACTIONS, MIN_HEAD_DIM))
     with job.watch.stage("examination"), accelerator().main_process_first():  # the others find its result in the store
         kept = job.store.run("examined", key, compute)
     damages = {int(block): BlockDamage.model_validate(entry) for block, entry in kept.record.items()}

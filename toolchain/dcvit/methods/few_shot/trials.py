@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dcvit.hardware import accelerator
-from dcvit.methods.cuts.damage import divergence, logits_of
 from dcvit.methods.cuts.nodes import NodeRanking
+from dcvit.methods.cuts.scores import logits_of, score_of
 from dcvit.methods.few_shot.job import Job
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.plan import BlockPlan
@@ -22,7 +22,8 @@ class Trial:
 
     Attributes:
         unit: Its blocks.
-        score: Mean KL(teacher ‖ student) over the metric images, in nats; the lower, the better it recovers.
+        score: Of the student's outputs on the metric images, as `score_of` the model says; the lower, the better it
+            recovers.
     """
 
     unit: Unit
@@ -36,7 +37,7 @@ def rank_units(job: Job[SearchSettings], units: Sequence[Sequence[BlockPlan]], r
     Several processes share out the trials: each keeps the results of its own in the job's store, where all read them.
     """
     student = _start(job)
-    wanted = logits_of(job.model, job.metric)
+    wanted, score_by = logits_of(job.model, job.metric), score_of(job.start)
     process = accelerator()
     if process.num_processes > 1 and job.store.folder is not None:
         for entries in units[process.process_index :: process.num_processes]:
@@ -45,8 +46,8 @@ def rank_units(job: Job[SearchSettings], units: Sequence[Sequence[BlockPlan]], r
     trials = []
     for entries in units:
         trial, seconds = _try(job, student, entries, ranking)
-        score = divergence(logits_of(trial, job.metric), wanted)
-        say(f"{_named(entries)}: KL {score:.4f}")
+        score = score_by.measure(logits_of(trial, job.metric), wanted)
+        say(f"{_named(entries)}: {score_by.words.name} {score:.4f}")
         trials.append(Trial(tuple(entry.index for entry in entries), score, seconds))
     return sorted(trials, key=lambda trial: trial.score)
 

@@ -1,0 +1,236 @@
+"""A real pretrained Vision Transformer without a head, cut without training: what is left of its features.
+
+    python benchmarks/real_vit.py --weights vit_small.safetensors --fit photos/ --judge others/ \
+        -o benchmarks/results/real_vit.json --page docs/real_vit.md
+
+`--fit` and `--judge` are folders of images, or tars of them, any natural ones; no label is read. Nothing is fitted on
+images of `--judge`. Settings are chosen on some, such as a second part of the training images, and judged on others
+once. A row is written as soon as it is measured, rows that the file holds already are not measured again, and `--page`
+writes the table of all of them. At 112 pixels and 64 images ours takes some minutes of one core, most of them for the
+examination, which serves every size.
+
+| column | of the features on judged images |
+|---|---|
+| cosine | between the compressed model's and the original's, both less the original's mean; mean over images |
+| relative MSE | squared error as a share of the original's about its mean |
+| five nearest | of an image's five nearest neighbours among the judged (cosine, centred), how many stay |
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from dcvit.bench.machine import this_machine
+from dcvit.cost import count_macs
+from dcvit.data import draw_few_shot, open_source
+from dcvit.files import base_name
+from dcvit.methods.cuts.nodes import NodeRanking
+from dcvit.methods.cuts.surgery import operate
+from dcvit.methods.few_shot.proposal import Proposal
+from dcvit.methods.few_shot.search import DcVitCompressor
+from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.run import Run
+from dcvit.methods.target import Target
+from dcvit.plan import BlockPlan
+from dcvit.stages import StageStore
+from dcvit.subject import Subject, open_subject
+from dcvit.types import TimmModule
+from dcvit.versions import package_versions
+from few_shot import save
+
+NEIGHBOURS = 5
+COLUMNS = {"cls_cosine": "CLS cosine", "cls_mse": "CLS relative MSE", "neighbours": "five nearest",
+           "patch_cosine": "patch cosine", "patch_mse": "patch relative MSE"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compression: what was asked for."""
+
+    method: str
+    reduction: float
+    samples: int
+    seed: int
+
+
+class Study:
+    """One draw of images to fit on; what the sizes share is computed once."""
+
+    def __init__(self, subject: Subject, fit: Path, samples: int, seed: int, store: Path) -> None:
+        run = Run(subject, open_source(fit, "train"), samples, seed, "mimic", StageStore(store))
+        self.subject, self._run = subject, run
+
+    def ours(self, reduction: float) -> TimmModule:
+        """As `dcvit-tool compress` cuts it, without the training."""
+        compressor = DcVitCompressor(self._run, SearchSettings(steps=0))
+        return compressor.compress(Target(macs_reduction=reduction)).model
+
+    def predicted(self, reduction: float) -> TimmModule:
+        """The same with damages predicted from the blocks."""
+        compressor = DcVitCompressor(self._run, SearchSettings(steps=0, examination="predicted"))
+        return compressor.compress(Target(macs_reduction=reduction)).model
+
+    def uniform(self, reduction: float) -> TimmModule:
+        """Every MLP equally narrow, nodes of the least norm gone, fc2 refitted by ridge: the method of extending.md."""
+        job, proposal = DcVitCompressor(self._run, SearchSettings(steps=0)).job(Target(macs_reduction=reduction))
+        entries = _uniform_widths(proposal)
+        ranking = NodeRanking(job.model, job.family, [entry.index for entry in entries], "norm")
+        student = job.merged()
+        orders = {entry.index: ranking.order(entry.index) for entry in entries}
+        operate(student, job.wanted(), job.family, job.start, entries, orders)
+        return student
+
+
+def _uniform_widths(proposal: Proposal) -> list[BlockPlan]:
+    share = proposal.macs / sum(cost.narrowed for cost in proposal.blocks.values())
+    whole, step = proposal.whole.mlp_hidden, proposal.width_multiple
+    width = int((1 - share) * whole / step + 1e-9) * step
+    return [BlockPlan(index=block, mlp_hidden=width) for block in proposal.blocks]
+
+
+METHODS: dict[str, Callable[[Study, float], TimmModule]] = {
+    "ours": Study.ours,
+    "ours, --examination predicted": Study.predicted,
+    "uniform MLPs, ridge": Study.uniform,
+}
+
+
+@torch.no_grad()
+def features_of(model: TimmModule, subject: Subject, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model's forward gives [n, C], and its patch tokens [n, H·W, C], both behind the final norm."""
+    prefix = subject.architecture.num_prefix_tokens
+    parts = [subject.family.features_and_logits(model, chunk) for chunk in images.split(50)]
+    return torch.cat([pooled for _, pooled in parts]), torch.cat([tokens[:, prefix:] for tokens, _ in parts])
+
+
+def agreement(found: Tensor, wanted: Tensor) -> tuple[float, float]:
+    """Mean cosine and relative MSE of features [..., C], centred at the wanted ones' mean."""
+    found, wanted = found.flatten(0, -2).double(), wanted.flatten(0, -2).double()
+    centre = wanted.mean(0)
+    cosine = torch.nn.functional.cosine_similarity(found - centre, wanted - centre)
+    error = (found - wanted).square().sum() / (wanted - centre).square().sum()
+    return float(cosine.mean()), float(error)
+
+
+def kept_neighbours(found: Tensor, wanted: Tensor) -> float:
+    """Share of the nearest neighbours among features [n, C] that stay."""
+
+    def nearest(features: Tensor) -> Tensor:
+        rows = torch.nn.functional.normalize(features - features.mean(0))
+        return (rows @ rows.T).fill_diagonal_(-2).topk(NEIGHBOURS).indices
+
+    same = nearest(found)[:, :, None] == nearest(wanted)[:, None, :]
+    return float(same.sum() / (NEIGHBOURS * len(found)))
+
+
+def table(report: dict[str, Any]) -> str:
+    """Markdown: a line for each method, size and number of images."""
+    lines = ["| method | MACs | images | " + " | ".join(COLUMNS.values()) + " | seconds |"]
+    lines.append("|---" * (len(COLUMNS) + 4) + "|")
+    by_case: dict[tuple[float, int, str], list[dict[str, Any]]] = {}
+    for row in report["rows"]:
+        by_case.setdefault((row["reduction"], row["samples"], row["method"]), []).append(row)
+    for (_, samples, method), rows in sorted(by_case.items()):
+        cells = [method, f"−{100 * mean(row['macs_reduction'] for row in rows):.1f} %", str(samples)]
+        for column in (*COLUMNS, "seconds"):
+            values = [row[column] for row in rows]
+            digits = 0 if column == "seconds" else 3
+            spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.{digits}f}{spread}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def page(report: dict[str, Any]) -> str:
+    about = report["about"]
+    seeds = sorted({row["seed"] for row in report["rows"]})
+    return f"""# A real pretrained Vision Transformer
+
+`{about["weights"]}` ({about["model"]}, no head) at {about["size"]} pixels, fp32, cut on unlabelled images of
+`{about["fit"]}` and judged on {about["judged"]} images of `{about["judge"]}` that no step has seen. Nothing is trained:
+this is what cuts and closed-form refits alone leave. {"One draw" if len(seeds) == 1 else f"{len(seeds)} draws"} of the
+images to fit on. Written by `benchmarks/real_vit.py`, which says what the columns are; it takes any weights and images.
+Seconds are wall time of one run on {about["machine"]["cpu"]}, other work beside it: an order of magnitude, no more. The
+first size of a draw pays for the examination of all.
+
+{table(report)}"""
+
+
+@click.command()
+@click.option("--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
+@click.option("--fit", type=click.Path(path_type=Path, exists=True), required=True, help="Images to fit on.")
+@click.option("--judge", type=click.Path(path_type=Path, exists=True), required=True, help="Images to judge on.")
+@click.option("--model", default="vit_small_patch14_dinov2", show_default=True, help="timm name.")
+@click.option("--size", default=112, show_default=True, help="Pixels a side that images are resized to.")
+@click.option("--samples", default=128, show_default=True, help="Images to fit on.")
+@click.option("--judged", default=300, show_default=True, help="Images to judge on.")
+@click.option("--macs-reduction", "reductions", type=float, multiple=True, default=(0.166, 0.33), show_default=True)
+@click.option("--method", "methods", type=click.Choice(list(METHODS)), multiple=True,
+              default=tuple(METHODS), show_default=True)  # fmt: skip
+@click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
+@click.option("--page", "page_path", type=click.Path(path_type=Path), help="Markdown to write.")
+def main(
+    weights: Path,
+    fit: Path,
+    judge: Path,
+    model: str,
+    size: int,
+    samples: int,
+    judged: int,
+    reductions: tuple[float, ...],
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    out: Path,
+    page_path: Path | None,
+) -> None:
+    """Measures what has not been measured yet, row by row."""
+    kwargs = {"img_size": size, "num_classes": 0}
+    subject = open_subject(model, model_kwargs=kwargs, checkpoint=weights)
+    about = {
+        "model": model, "size": size, "weights": weights.name, "fit": base_name(str(fit)),
+        "judge": base_name(str(judge)), "judged": judged,
+    }  # fmt: skip
+    report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"about": about, "rows": []}
+    if {key: report["about"].get(key) for key in about} != about:
+        raise click.ClickException(f"{out} holds rows of another study; give another --out")
+    report["about"] |= {"machine": this_machine().to_json(), "versions": package_versions()}
+    channels = subject.architecture.input_size[0]
+    images = draw_few_shot(open_source(judge, "test"), judged, 12345, channels).tensor(subject.preprocessing)
+    wanted = features_of(subject.model, subject, images)
+    before = count_macs(subject.model, subject.architecture.input_size).total
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as store:
+            study = Study(subject, fit, samples, seed, Path(store))
+            for row in (Row(method, share, samples, seed) for share in reductions for method in methods):
+                if any(asdict(row).items() <= done.items() for done in report["rows"]):
+                    continue
+                started = time.perf_counter()
+                student = METHODS[row.method](study, row.reduction)
+                spent = time.perf_counter() - started
+                found = features_of(student, subject, images)
+                cls, patches = (agreement(*pair) for pair in zip(found, wanted, strict=True))
+                after = count_macs(student, subject.architecture.input_size).total
+                done = asdict(row) | {
+                    "macs_reduction": 1 - after / before, "cls_cosine": cls[0], "cls_mse": cls[1],
+                    "neighbours": kept_neighbours(found[0], wanted[0]), "patch_cosine": patches[0],
+                    "patch_mse": patches[1], "seconds": spent,
+                }  # fmt: skip
+                report["rows"].append(done)
+                save(out, report)
+                click.echo(json.dumps(done))
+    if page_path is not None:
+        page_path.write_text(page(report), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

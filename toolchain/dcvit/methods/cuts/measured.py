@@ -1,0 +1,98 @@
+"""What a cut of one block does to the outputs, by running the rest of the network."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dcvit.families import Family
+from dcvit.hardware import accelerator
+from dcvit.layers import apply_merges
+from dcvit.methods.cuts.scores import Score, logits_of
+from dcvit.methods.cuts.wanted_tokens import CHUNK, first_tokens, through
+from dcvit.types import TimmModule
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One change of one block.
+
+    Attributes:
+        width: Channels that heads keep, or nodes of the MLP; 0 of an attention that goes.
+    """
+
+    block: int
+    kind: Literal["attention", "mlp", "heads"]
+    width: int
+
+
+class MeasuredModel:
+    """Scores cuts block by block, front to back; a cut changes nothing before it, so nothing is computed again.
+
+    Args:
+        teacher: The uncompressed model.
+        family: How to reach the blocks.
+        depth: Blocks of the model.
+        score: Of its outputs.
+        images: [S, C, H, W].
+
+    Attributes:
+        tokens: In front of the present block, [S, N, C].
+    """
+
+    @torch.no_grad()
+    def __init__(self, teacher: TimmModule, family: Family, depth: int, score: Score, images: Tensor) -> None:
+        self.teacher, self.family, self.depth, self.score, self.images = teacher, family, depth, score, images
+        self.arguments = family.block_arguments(teacher)
+        self._wanted = logits_of(teacher, images)
+        self._found: dict[Cut, float] = {}
+        with accelerator().autocast():  # as `logits_of` does: the same rounding must not count as damage
+            self.tokens = first_tokens(teacher, family, images)
+
+    def measure(self, student: TimmModule, index: int) -> float:
+        """Damage of a student in which the present block alone is another one; it is of no use afterwards."""
+        return self.score.measure(self._outputs_from(student, index), self._wanted)
+
+    def judge(self, student: TimmModule, cut: Cut) -> None:
+        """Notes what a cut of the present block does."""
+        self._found[cut] = self.measure(student, cut.block)
+
+    def advance(self, index: int) -> None:
+        """Goes on to the block behind `index`."""
+        self.tokens = self.behind(self.teacher, index, self.tokens)
+
+    def damages(self) -> dict[Cut, float]:
+        """Of all cuts that were judged, in their order."""
+        return self._found
+
+    @torch.no_grad()
+    def behind(self, model: TimmModule, index: int, tokens: Tensor) -> Tensor:
+        """What a model's block makes of tokens, with its merges."""
+        block = self.family.block(model, index)
+        with accelerator().autocast():
+            return apply_merges(block, through(block, tokens, self.arguments))
+
+    @torch.no_grad()
+    def _outputs_from(self, model: TimmModule, index: int) -> Tensor:
+        """Outputs of a model whose blocks from `index` on get the present tokens; those before are dropped.
+
+        The model's own forward runs, on a shorter list of blocks, whatever it does around them.
+        """
+        given = _Given()
+        model.blocks = nn.Sequential(given, *list(model.blocks)[index:])
+        device = next(model.parameters()).device
+        outputs = []
+        for chunk, given.tokens in zip(self.images.split(CHUNK), self.tokens.split(CHUNK), strict=True):
+            with accelerator().autocast():
+                outputs.append(model(chunk.to(device)).float().cpu())
+        return torch.cat(outputs)
+
+
+class _Given(nn.Module):
+    """Stands in for blocks whose output is known."""
+
+    tokens: Tensor
+
+    def forward(self, _tokens: Tensor, **_arguments: Any) -> Tensor:
+        return self.tokens
