@@ -39,13 +39,17 @@ def base_name(path: str | Path) -> str:
     return name if name not in ("", "..") else Path(path).resolve().name
 
 
-def plain_name(name: str) -> str:
+def plain_name(name: Any) -> str:
     """A name that a file gives for another one beside it, as it is.
 
     Raises:
         InputError: If it could lead out of the folder, or hides.
     """
-    if not name or name.startswith(".") or any(letter in "/\\:" or ord(letter) < ord(" ") for letter in name):
+    if not isinstance(name, str) or not name or name.startswith("."):
+        leads_out = True
+    else:
+        leads_out = any(letter in "/\\:" or ord(letter) < ord(" ") for letter in name)
+    if leads_out:
         raise InputError(f"{name!r} is no name of a file in the folder itself")
     return name
 

@@ -201,7 +201,7 @@ def point_table(frontier: dict[str, Any]) -> Table:
         + [Column("speed-up [95 %]", "n")] * timed
     )
     first = ["original", si(before["macs"]), si(before["params"])]
-    first += [f"{before['top1']:.2f}\u00a0%"] * accurate + ["0"] + ["–"] * timed
+    first += ([f"{before['top1']:.2f}\u00a0%"] if accurate else []) + ["0"] + ["–"] * timed
     rows = [tuple(first)]
     for point in frontier["points"]:
         cells = [point["folder"], f"{si(point['macs'])} ({change(before['macs'], point['macs'])})"]
