@@ -89,6 +89,8 @@ def run(*arguments: str) -> str:
     lines = result.output.strip().splitlines()
     if result.exit_code == 0:
         return "ok"
+    if result.exit_code in (130, 143):  # it is the study that was stopped
+        raise KeyboardInterrupt
     errors = [line for line in lines if line.startswith("Error: ")]
     if result.exit_code == 2 and len(errors) == 1 and errors[0] == lines[-1]:
         return "refused: " + errors[0].removeprefix("Error: ").split("; supported: ")[0]
