@@ -61,10 +61,9 @@ def _check(
 
 def _found(nodes: list[AttentionNode], others: list[str], compute_capabilities: tuple[str, ...]) -> str:
     how = f"tensorrt-rtx {flavors.load('tensorrt-rtx').__version__} built each" if _tries() else "by their shapes"
-    found = f"{len(nodes)} attentions, one operator and one kernel each for {', '.join(compute_capabilities)}: {how}"
-    if others:
-        found += f"; {len(others)} of another kind in pieces, as the architecture has them ({others[0]} …)"
-    return found
+    fused = f"{len(nodes)} attentions, one operator and one kernel each for {', '.join(compute_capabilities)}: {how}"
+    pieces = f"{len(others)} in pieces, as the architecture has them ({others[0]} …)" if others else ""
+    return "; ".join(filter(None, (fused if nodes else "", pieces)))
 
 
 def _tries() -> bool:
