@@ -14,6 +14,9 @@ Flavor = Literal["tensorrt", "tensorrt-rtx"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """All of them; which of them a runtime has, `Runtime.precisions` says."""
 
+FUSED_HEAD_DIM = 16
+"""Channels of the narrowest heads that TensorRT-RTX 1.7 has fused attention kernels for (docs/gpu.md)."""
+
 DEFAULT_BATCH = 64
 """Images in a batch: the papers' protocol, and the default of every command."""
 

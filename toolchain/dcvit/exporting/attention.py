@@ -13,8 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-LEAST_HEAD_DIM = 16
-"""Channels of a head, from which on TensorRT-RTX 1.7 has fused kernels (docs/gpu.md)."""
+from dcvit.variant import FUSED_HEAD_DIM
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -46,8 +45,8 @@ class AttentionNode:
         width, value_width = self.queries[-1], self.values[-1]
         if width != value_width:
             return f"q and k have {width} channels a head and v has {value_width}; a fused kernel needs as many"
-        if width < LEAST_HEAD_DIM:
-            return f"its heads have {width} channels, and there are fused kernels from {LEAST_HEAD_DIM} on"
+        if width < FUSED_HEAD_DIM:
+            return f"its heads have {width} channels, and there are fused kernels from {FUSED_HEAD_DIM} on"
         if self.elem_type not in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
             return "fused kernels compute in fp16 and bf16"
         if self.elem_type == TensorProto.BFLOAT16 and "7.5" in compute_capabilities:

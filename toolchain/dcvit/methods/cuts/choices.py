@@ -2,10 +2,12 @@
 
 from typing import Literal
 
+from dcvit.variant import FUSED_HEAD_DIM
+
 Way = Literal["exact", "predicted"]
 """To weigh a cut: the rest of the network runs, or what becomes of its own block tells."""
 
-MIN_HEAD_DIM = 16
+MIN_HEAD_DIM = FUSED_HEAD_DIM
 """Channels that a wider head keeps at least: fused attention kernels begin here, or are no faster below."""
 
 NARROWER_HEAD_DIM = 8
