@@ -14,10 +14,9 @@ OPERATORS = {"mean", "linear", "mean_norm", "linear_norm", "unmerge"}
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     paths = [str(ROOT / "toolchain"), str(ROOT / "kernels")]
-    environment = os.environ | {
-        "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join([*paths, *sys.path]),
-    }  # fmt: skip
+    # One thread: the tensors are tiny, and threads that wait for each other on a busy machine cost minutes.
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"PYTHONPATH": os.pathsep.join([*paths, *sys.path])}
     command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks/gpu.py"), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
