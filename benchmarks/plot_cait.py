@@ -143,7 +143,7 @@ narrower; `trained first` narrows the control when its training is over, so both
 equally many epochs. `recipe paper` prunes compactors while training and merges for two thirds of the
 target. Rows were added after the first ones were known, so the test images had a part in choosing the
 default; all that were finished are shown. They were measured while a head could lose all but 8
-channels; today heads wider than 16 keep at least 16, and the rows are to be made again.
+channels; today they keep at least 16, and the rows are to be made again.
 
 This teacher is not at the end of its road: five epochs, half on labels, add 1.7 points to it. Narrowed when these are
 over, by widths that are chosen and refitted on 500 images and with no step after it, it loses nothing of that at two

@@ -32,7 +32,7 @@ column all methods have the same images and as many training steps: 24 for each 
 of DC-ViT and PRACTISE, 24 steps each, come on top. DC-ViT keeps the learning rate of its paper, which was meant for
 thousands of steps; one row shows it with our training. Where a deviation stands: three seeds; else one run. PRACTISE
 drops whole blocks, so its last cell is at −58.2 %. The rows were measured while a head could lose all but 8 channels;
-today heads wider than 16 keep at least 16 (this teacher's have 64), and the rows are to be made again.
+today they keep at least 16 (of 64 here), and the rows are to be made again.
 
 {table(report)}
 ![top-1 against MACs removed](few_shot.png)

@@ -37,7 +37,7 @@ STARTS = {
         ),
     },
 }
-QUICK = CdcpSettings(every=2)
+QUICK = CdcpSettings(every=2, min_head_dim=8)
 
 
 @pytest.fixture(params=list(STARTS))
