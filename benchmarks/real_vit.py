@@ -18,6 +18,7 @@ examination, which serves every size.
 
 import json
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -153,16 +154,17 @@ def table(report: dict[str, Any]) -> str:
 def page(report: dict[str, Any]) -> str:
     about = report["about"]
     seeds = sorted({row["seed"] for row in report["rows"]})
-    return f"""# A real pretrained Vision Transformer
-
-`{about["weights"]}` ({about["model"]}, no head) at {about["size"]} pixels, fp32, cut on unlabelled images of
-`{about["fit"]}` and judged on {about["judged"]} images of `{about["judge"]}` that no step has seen. Nothing is trained:
-this is what cuts and closed-form refits alone leave. {"One draw" if len(seeds) == 1 else f"{len(seeds)} draws"} of the
-images to fit on. Written by `benchmarks/real_vit.py`, which says what the columns are; it takes any weights and images.
-Seconds are wall time of one run on {about["machine"]["cpu"]}, other work beside it: an order of magnitude, no more. The
-first size of a draw pays for the examination of all.
-
-{table(report)}"""
+    draws = "One draw" if len(seeds) == 1 else f"{len(seeds)} draws"
+    words = (
+        f"`{about['weights']}` ({about['model']}, no head) at {about['size']} pixels, fp32, cut on unlabelled images "
+        f"of `{about['fit']}` and judged on {about['judged']} images of `{about['judge']}` that no step has seen. "
+        f"Nothing is trained: this is what cuts and closed-form refits alone leave. {draws} of the images to fit on. "
+        "Written by `benchmarks/real_vit.py`, which says what the columns are; it takes any weights and images. "
+        f"Seconds are wall time on {about['machine']['cpu']}, with changing other work beside it: "
+        "not to be compared. "
+        "The first size of a draw pays for the examination of all."
+    )
+    return f"# A real pretrained Vision Transformer\n\n{textwrap.fill(words, 120)}\n\n{table(report)}"
 
 
 @click.command()
