@@ -28,7 +28,7 @@ MakeFolder = Callable[..., ModelFolder]
 
 BLOCKS = (
     BlockPlan(index=1, removed="attention", mlp_hidden=64),
-    BlockPlan(index=2, head_dim=8),
+    BlockPlan(index=2, head_dim=16),
     BlockPlan(index=3, mlp_hidden=32),
 )
 DAMAGE = {
@@ -58,7 +58,8 @@ TRAINING = [
 def compressed_plan(tiny_plan: CompressionPlan) -> CompressionPlan:
     """All that the figures along the depth can show."""
     merges = (Merge(after=1, axis="horizontal"), Merge(after=2, axis="vertical"))
-    return tiny_plan.replace(blocks=BLOCKS, merges=merges)
+    one_head = tiny_plan.model_kwargs | {"num_heads": 1}
+    return tiny_plan.replace(model_kwargs=one_head, blocks=BLOCKS, merges=merges)
 
 
 @pytest.fixture(scope="session")

@@ -166,6 +166,10 @@ def prepare(
     source = None
     if data is not None:
         source = open_source(data, "train", mask_values=run.mask_values, ignore_index=run.ignore_index)
+        if run.samples is not None and run.samples > len(source):
+            raise InputError(
+                f"--samples {run.samples}: {source.name} has {len(source)} images; ask for at most as many"
+            )
     head = new_head(model, run.task, run.head, run.model_kwargs, source)
     with seeded(run.seed):  # random weights and a new head are the seed's, so that a run can be resumed
         subject = open_subject(

@@ -61,7 +61,7 @@ def macs(plan: CompressionPlan, convention: str = "full") -> int:
 
 def pruning_of(student: TimmModule, plan: CompressionPlan, share: float, settings: CdcpSettings = QUICK):
     family = family_of(original_of(plan))
-    most = most_macs(prunable_layers(student, family, plan))
+    most = most_macs(prunable_layers(student, family, plan, min_head_dim=8))
     return ChannelPruning(student, family, plan, Target(), macs_to_save=share * most, settings=settings)
 
 

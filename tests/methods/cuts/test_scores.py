@@ -38,7 +38,7 @@ def test_the_score_suits_the_outputs(tiny_plan: CompressionPlan, classes: int, h
 
 
 @pytest.mark.parametrize(
-    ("whole", "multiple", "least"), [(64, 8, 16), (64, 24, 24), (16, 8, 8), (24, 8, 16), (8, 4, 8)]
+    ("whole", "multiple", "least"), [(64, 8, 16), (64, 24, 24), (16, 8, 16), (24, 8, 16), (8, 4, 8)]
 )
 def test_wide_heads_keep_what_fused_kernels_need(whole: int, multiple: int, least: int) -> None:
     assert least_head_dim(whole, multiple) == least

@@ -19,8 +19,8 @@ from dcvit.types import TimmModule
 # Without and with LayerScale; then blocks that get more than the tokens: rotary embeddings, with gated MLPs in the
 # first, and position biases that all blocks share.
 TEACHERS: dict[str, dict] = {
-    "vit_tiny_patch16_224": {},
-    "deit3_small_patch16_224": {},
+    "vit_tiny_patch16_224": {"num_heads": 1},
+    "deit3_small_patch16_224": {"num_heads": 1},
     "vit_small_plus_patch16_dinov3": {},
     "beit_base_patch16_224": {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True},
 }
@@ -124,7 +124,7 @@ def test_damage_grows_with_the_cut(teacher: tuple[TimmModule, CompressionPlan], 
 
 @pytest.mark.parametrize(
     "entry",
-    [{"index": 0, "mlp_hidden": 32}, {"index": 2, "removed": "attention"}, {"index": 1, "head_dim": 8}],
+    [{"index": 0, "mlp_hidden": 32}, {"index": 2, "removed": "attention"}, {"index": 1, "head_dim": 16}],
     ids=lambda entry: "-".join(map(str, entry.values())),
 )
 def test_damage_is_that_of_the_whole_cut_model(
@@ -138,7 +138,7 @@ def test_damage_is_that_of_the_whole_cut_model(
     found = examine(model, family, plan, cuts, images, images[:32], multiple=8)
     student = cut(teacher, [BlockPlan.model_validate(entry)], images, found.orders)
     damage = found.damages[entry["index"]]
-    measured = {"removed": damage.attention, "head_dim": damage.heads.get(8), "mlp_hidden": damage.mlp[32]}[
+    measured = {"removed": damage.attention, "head_dim": damage.heads.get(16), "mlp_hidden": damage.mlp[32]}[
         list(entry)[1]
     ]
     whole = divergence(logits_of(student, images[:32]), logits_of(model, images[:32]))
