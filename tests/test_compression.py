@@ -203,7 +203,7 @@ def test_every_kind_of_vit_goes_through(tmp_path: Path, name: str, tiny_plan: Co
         ({"macs_reduction": 0.95}, "out of reach; compressing 1 to 2 blocks takes"),
         ({"macs_reduction": 0.95, "settings": SearchSettings(steps=1)}, "out of reach; cutting blocks takes 0.0000 to"),
         ({"model": "vit_tinny"}, "neither a model folder nor a timm model"),
-        ({"model_kwargs": {"depht": 3}}, "timm cannot create"),
+        ({"model_kwargs": {"depht": 3}}, "'depht' does not shape a model"),
         ({"checkpoint": Path("nowhere.safetensors")}, "there is no file"),
         ({"merge": "horizontal@9"}, "is at no block"),
     ],

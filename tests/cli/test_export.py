@@ -27,6 +27,8 @@ def test_the_files_and_their_names(tool: Tool, exported_copy: ModelFolder) -> No
         "with_preprocessing": False,
         "quantization": None,
         "evaluation": None,
+        "folds": ["patch embedding"],
+        "opset": 23,
     }
     assert str(path) in ended.stderr
 

@@ -42,7 +42,7 @@ OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", "--preci
         )),
         ("export", (
             *OF_A_VARIANT,
-            "Of the graph; images, logits, layer norms and softmax stay fp32.",
+            "Of the graph; images, logits and layer norms stay fp32.",
             "--with-preprocessing The graph takes pixels of the model's input size",
             "--evaluate IMAGES",
             "--max-drop POINTS",
