@@ -58,9 +58,7 @@ def takes(model: type[M]) -> Callable[[F], F]:
 
         command.__doc__ = function.__doc__
         command.__name__ = function.__name__
-        for parameter in reversed(parameters_of(model)):
-            add_parameter(command, parameter)
-        for parameter in getattr(function, "__click_params__", []):
+        for parameter in (*getattr(function, "__click_params__", ()), *reversed(parameters_of(model))):
             add_parameter(command, parameter)
         return command  # type: ignore[return-value]
 
@@ -80,7 +78,7 @@ def parameters_of(*models: type[BaseModel], without: Collection[str] = ()) -> li
     for model in models:
         for name, info in model.model_fields.items():
             if any(isinstance(each, Argument) for each in info.metadata):
-                found.setdefault(name, click.Argument([name], type=_click_type(info)))
+                found.setdefault(name, click.Argument([name], type=_click_type(info), required=info.is_required()))
         for field in flags_of(model):
             if field.name not in without:
                 found.setdefault(field.name, _option(field))
@@ -154,6 +152,9 @@ def _click_type(info: FieldInfo) -> click.ParamType:
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
     limits = _limits(info.metadata)
+    if hasattr(kind, "__metadata__"):  # the numbers of a tuple have a range of their own
+        limits = _limits(each for field in kind.__metadata__ for each in field.metadata)
+        kind = kind.__origin__
     if choices := choices_of(kind):
         return click.Choice([str(choice) for choice in choices])
     if kind is int:
