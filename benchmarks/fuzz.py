@@ -49,6 +49,15 @@ from dcvit.sealed import DamagedError, read_sealed, write_sealed
 from dcvit.versions import package_versions
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
+PREPROCESSING = Preprocessing(
+    input_size=(3, 32, 32),
+    interpolation="bicubic",
+    crop_pct=0.9,
+    crop_mode="center",
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+)
+
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**70, 1e308, float("nan"), float("inf"), "", "x", "../x", "/etc/passwd", "\0",
@@ -131,15 +140,7 @@ def kinds(place: Path) -> list[Kind]:
     """Every kind, with a good file of it."""
     torch.manual_seed(0)
     plan = CompressionPlan(model="vit_tiny_patch16_224", model_kwargs=TINY, blocks=({"index": 1, "mlp_hidden": 8},))
-    preprocessing = Preprocessing(
-        input_size=(3, 32, 32),
-        interpolation="bicubic",
-        crop_pct=0.9,
-        crop_mode="center",
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-    )
-    manifest = Manifest(model=plan.model, method="search", plan_digest="", seed=0, preprocessing=preprocessing)
+    manifest = Manifest(model=plan.model, method="search", plan_digest="", seed=0, preprocessing=PREPROCESSING)
     manifest.settings = {"target": {"macs_reduction": 0.1}, "weights": "random"}
     manifest.metrics = {"kl": 0.1, "seconds": 1.0, "stages": {"refit": 0.5}}
     manifest.exports = {
@@ -271,15 +272,7 @@ def _read_tar(place: Path) -> None:
 
 
 def _read_source(path: Path) -> None:
-    preprocessing = Preprocessing(
-        input_size=(3, 32, 32),
-        interpolation="bicubic",
-        crop_pct=0.9,
-        crop_mode="center",
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-    )
-    for _ in batches(open_source(path, "test"), preprocessing, 4, CorruptImages(), threads=1):
+    for _ in batches(open_source(path, "test"), PREPROCESSING, 4, CorruptImages(), threads=1):
         pass
 
 
