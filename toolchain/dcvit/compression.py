@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from dcvit import repeat, run_record
-from dcvit.data import ImageSource, open_source, seeded
+from dcvit.data import ImageSource, class_names, open_source, seeded
 from dcvit.errors import InputError, TargetError
 from dcvit.flags import flags_of
 from dcvit.folder.lock import running
@@ -165,7 +165,9 @@ def prepare(
     accelerator().wait_for_everyone()  # from here on the output is no longer as the checks of every process found it
     source = None
     if data is not None:
-        source = open_source(data, "train", mask_values=run.mask_values, ignore_index=run.ignore_index)
+        source = open_source(
+            data, "train", mask_values=run.mask_values, ignore_index=run.ignore_index, class_map=run.class_map
+        )
         if run.samples is not None and run.samples > len(source):
             raise InputError(
                 f"--samples {run.samples}: {source.name} has {len(source)} images; ask for at most as many"
@@ -193,6 +195,7 @@ def prepare(
         store=StageStore(kept),
         places=Places(place, run.checkpoint_minutes, run.tensorboard) if source and recovery != "none" else Places(),
         shared=run.cache is not None,
+        classes=class_names(subject.classes, source, subject.architecture.num_classes),
         # What another command has beside the options of `compress` is not in a manifest.
         repeat=repeat.describe(model, subject, run, alone=not more),
     )

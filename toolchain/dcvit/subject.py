@@ -32,6 +32,7 @@ class Subject:
         architecture: Of the uncompressed model.
         weights: Where the weights come from, in words.
         fresh_head: Whether the model has a segmentation head that was never trained.
+        classes: Names of its classes, where a model folder knows them.
     """
 
     model: TimmModule
@@ -41,6 +42,7 @@ class Subject:
     preprocessing: Preprocessing
     weights: str
     fresh_head: bool = False
+    classes: tuple[str, ...] | None = None
 
 
 def open_subject(
@@ -83,7 +85,8 @@ def _open(
         return _subject(copy.deepcopy(model).eval(), plan, "in memory")
     if ModelFolder.is_one(model):
         folder = ModelFolder(model)
-        return _subject(folder.load(), folder.plan, f"model folder {base_name(model)}")
+        opened = _subject(folder.load(), folder.plan, f"model folder {base_name(model)}")
+        return dataclasses.replace(opened, classes=folder.manifest.classes)
     plan = CompressionPlan(model=str(model), model_kwargs=model_kwargs or {})
     pretrained = weights == "pretrained" and checkpoint is None
     if pretrained:

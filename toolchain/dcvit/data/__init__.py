@@ -1,5 +1,6 @@
 """Images: where they come from, how they are prepared, and drawing a few of them."""
 
+from dcvit.data.classes import check_order, class_names, names_of
 from dcvit.data.few_shot import FewShot, draw_few_shot
 from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import derived_seed, seeded
@@ -18,10 +19,13 @@ __all__ = [
     "JoinedSource",
     "batches",
     "check_channels",
+    "check_order",
+    "class_names",
     "decode",
     "derived_seed",
     "draw_few_shot",
     "evaluation_transform",
+    "names_of",
     "normalised",
     "open_source",
     "prepared",

@@ -1,7 +1,7 @@
 """Accuracy on labelled images or masks, through any runtime."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from dcvit.agreement import finite
-from dcvit.data import CorruptImages, ImageSource, batches, open_source
+from dcvit.class_map import read_class_map
+from dcvit.data import CorruptImages, ImageSource, batches, check_order, open_source
 from dcvit.data.masks import with_masks
 from dcvit.errors import InputError
 from dcvit.evaluation.segmentation import compare_masks
@@ -111,6 +112,7 @@ def evaluate(
     weights: Weights = "pretrained",
     mask_values: tuple[int, ...] | None = None,
     ignore_index: int | None = None,
+    class_map: str | Path | Mapping[str, int] | Sequence[str] | None = None,
 ) -> EvaluateResult:
     """Counts how often a classifier is right; of a segmentation model, the mean intersection over union.
 
@@ -129,14 +131,17 @@ def evaluate(
         weights: For a timm name without a checkpoint.
         mask_values: Values in mask files that stand for class 0, 1, …; by default the indices themselves.
         ignore_index: Value in mask files of pixels that do not count; by default 255, if that is no class.
+        class_map: Class names in the order of the model's outputs: a file (see `read_class_map`), or the names. By
+            default they are numbered by name, and compared with those that a model folder knows.
 
     Raises:
-        InputError: If the model or the data cannot be read, the images have no labels or not as many classes as the
-            model, or the runtime cannot run here.
+        InputError: If the model or the data cannot be read, the images have no labels, not as many classes as the
+            model or in another order than a model folder knows, or the runtime cannot run here.
     """
     variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
     chosen = runtime_named(runtime)
-    source = open_source(data, "test", mask_values=mask_values, ignore_index=ignore_index)
+    names = read_class_map(class_map)
+    source = open_source(data, "test", mask_values=mask_values, ignore_index=ignore_index, class_map=names)
     with _opened(model, chosen, variant, model_kwargs, checkpoint, weights) as (folder, session):
         corrupt = CorruptImages()
         measure = _count_top if folder.plan.task == "classification" else _compare_masks
@@ -221,5 +226,6 @@ def _check_classes(folder: ModelFolder, source: ImageSource) -> None:
     if classes != expected:
         raise InputError(
             f"--data: {source.name} has {classes} classes and the model {expected}; "
-            "give the data that the model was trained for"
+            "give the data that the model was trained for, or --class-map FILE if it lacks some of the classes"
         )
+    check_order(folder.manifest.classes, source, str(folder.path))

@@ -78,7 +78,7 @@ def frontier(
         compressor = prepare(model, data, out, target, settings, run, finished=finished, **asked)
         subject = compressor.run.subject
         stack.enter_context(leaving_nothing_behind(out))
-        labelled = None if evaluate is None else open_source(evaluate, "test")
+        labelled = None if evaluate is None else open_source(evaluate, "test", class_map=run.class_map)
         targets = _reachable(compressor, target, reductions)
         measure: Measure | None = None
         if bench:

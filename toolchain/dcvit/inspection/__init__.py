@@ -68,6 +68,8 @@ class Inspection:
             yield blocks
         if self.plan.head is not None:
             yield f"segmentation: a {self.plan.head.kind} head for {self.plan.head.num_classes} classes"
+        if self.manifest.classes is not None:
+            yield "classes: " + ", ".join(f"{index} {name}" for index, name in enumerate(self.manifest.classes))
         settings = self.manifest.settings
         data = self.manifest.data
         images = f"{data['images']} images of {data['source']}" if data else "no images"

@@ -46,6 +46,7 @@ class Run:
         places: For what a long training leaves behind while it is under way.
         shared: Whether others read the store, so that it is worth keeping more in it than this run needs.
         watch: Where the time goes.
+        classes: Names of the model's classes; None where they are not known.
         repeat: What the manifest holds for the run to be repeated; empty where it cannot be.
     """
 
@@ -58,6 +59,7 @@ class Run:
     places: Places = field(default_factory=Places)
     shared: bool = False
     watch: Stopwatch = field(default_factory=Stopwatch)
+    classes: tuple[str, ...] | None = None
     repeat: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -186,6 +188,7 @@ class Compressor(ABC, Generic[S]):
                 **self.settings.model_dump(mode="json"),
             },
             data=self.fingerprint(),
+            classes=run.classes,
             metrics=made.metrics | {"macs_before": summary.macs_before, "macs_after": summary.macs_after},
             versions=package_versions(),
             repeat=run.repeat,

@@ -140,7 +140,13 @@ class Facts:
     @property
     def settings(self) -> list[tuple[str, str]]:
         """Every setting of the run, nested ones by dotted names."""
-        return [("seed", str(self.manifest.seed)), *_flat(self.manifest.settings)]
+        classes = [("classes", self.classes)] if self.classes else []
+        return [*classes, ("seed", str(self.manifest.seed)), *_flat(self.manifest.settings)]
+
+    @property
+    def classes(self) -> str:
+        """Names of the classes by index; empty where they are not known."""
+        return ", ".join(f"{index} {name}" for index, name in enumerate(self.manifest.classes or ()))
 
 
 def _frontier_around(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a model is trained on, and for what, by what it is for."""
 
-from dcvit.data import ImageSource
+from dcvit.data import ImageSource, check_order
 from dcvit.data.masks import with_masks
 from dcvit.data.protocols import MaskSource
 from dcvit.errors import InputError
@@ -42,8 +42,11 @@ def set_up(
     if labelled and classes != expected:
         raise InputError(
             f"--data: {source.name} has {classes} classes and the model {expected}; give the data that the model was "
-            "trained for, or --no-labels to learn from the uncompressed model alone"
+            "trained for, --class-map FILE if it lacks some of the classes, or --no-labels to learn from the "
+            "uncompressed model alone"
         )
+    if labelled:
+        check_order(subject.classes, source, "MODEL")
     assert recipe.augmentation is not None
     images = TrainingImages(
         source, subject.preprocessing, recipe.augmentation, labelled=labelled, samples=samples, seed=seed
