@@ -41,7 +41,7 @@ def test_a_map_may_hold_classes_without_images_and_not_the_other_way_round(numbe
     assert labels(more)[0] == 1
     with pytest.raises(InputError, match=r"--class-map: it lacks classes of .*: 11; it holds 1, 10, 2"):
         open_source(numbered, "test", class_map=[name for name in as_text() if name != "11"])
-    with pytest.raises(InputError, match="have no class names"):
+    with pytest.raises(InputError, match="have no labels"):
         open_source(numbered / "1", "test", class_map=["a", "b"])
 
 

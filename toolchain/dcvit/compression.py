@@ -1,22 +1,24 @@
 """Compressing a model from end to end: subject and target in, model folder out."""
 
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 from torch import nn
 
 from dcvit import repeat, run_record
-from dcvit.data import ImageSource, class_names, open_source, seeded
+from dcvit.data import Images, class_names, open_source, seeded
 from dcvit.errors import InputError, TargetError
 from dcvit.flags import flags_of
 from dcvit.folder.lock import running
 from dcvit.folder.model_folder import ModelFolder, require_free
 from dcvit.hardware import accelerator
+from dcvit.loading import adopt
 from dcvit.methods.base import Method, MethodSettings, Places
 from dcvit.methods.registry import DEFAULT, METHODS, method_of, refusal
 from dcvit.methods.run import Compressor, Run
@@ -25,7 +27,7 @@ from dcvit.new_head import new_head
 from dcvit.settings import Recovery, RunSettings
 from dcvit.stages import StageStore
 from dcvit.subject import open_subject
-from dcvit.summary import PlanSummary
+from dcvit.summary import PlanSummary, summarize
 
 CHECKPOINTS = "checkpoints"
 
@@ -61,7 +63,7 @@ class CompressResult:
 
 def compress(
     model: str | Path | nn.Module | None = None,
-    data: str | Path | ImageSource | None = None,
+    data: Images | None = None,
     *,
     out: str | Path,
     target: Target | None = None,
@@ -93,6 +95,9 @@ def compress(
         model, target, settings, run = again.model(model), again.target, again.settings, again.run
     if model is None:
         raise InputError("there is no model: give MODEL, a timm name or a model folder")
+    if data is None and _only_weights(model, target, run):
+        assert run.checkpoint is not None
+        return _adopted(model, run.checkpoint, out, overwrite=run.overwrite)
     with running(out):
         compressor = prepare(model, data, out, target, settings, run, finished=ModelFolder.is_one(out), again=again)
         with leaving_nothing_behind(out):
@@ -103,6 +108,22 @@ def compress(
                 ModelFolder.create(out, made.model, made.plan, manifest, overwrite=True, texts=made.texts)
             accelerator().wait_for_everyone()
     return CompressResult(out, made.summary, made.metrics)
+
+
+def _only_weights(model: str | Path | nn.Module, target: Target, run: RunSettings) -> TypeGuard[str | Path]:
+    """Whether all that is asked for is a folder's model with the weights of a training elsewhere."""
+    folder = not isinstance(model, nn.Module) and ModelFolder.is_one(model)
+    return folder and run.checkpoint is not None and run.recover == "none" and target == Target()
+
+
+def _adopted(folder: str | Path, checkpoint: Path, out: Path, *, overwrite: bool) -> CompressResult:
+    started = time.perf_counter()
+    require_free(out, overwrite=overwrite)
+    with running(out):
+        made = adopt(folder, checkpoint, out, overwrite=True)
+    convention = made.manifest.settings.get("target", {}).get("macs_convention", "full")
+    summary = summarize(made.plan, made.plan.original(), convention)
+    return CompressResult(out, summary, made.manifest.metrics | {"seconds": time.perf_counter() - started})
 
 
 def _check_free(target: Target, settings: MethodSettings | None, run: RunSettings) -> None:
@@ -130,7 +151,7 @@ def read_options(target: Target | None, options: dict[str, Any]) -> tuple[Target
 
 def prepare(
     model: str | Path | nn.Module,
-    data: str | Path | ImageSource | None,
+    data: Images | None,
     out: Path,
     target: Target,
     settings: MethodSettings | None,

@@ -84,8 +84,14 @@ def _open(
         check_finite(model.state_dict(), name)
         return _subject(copy.deepcopy(model).eval(), plan, "in memory")
     if ModelFolder.is_one(model):
+        if model_kwargs is not None or weights != "pretrained":
+            raise InputError(f"{model} is a model folder; leave out --model-kwargs and --random-init")
         folder = ModelFolder(model)
-        opened = _subject(folder.load(), folder.plan, f"model folder {base_name(model)}")
+        module, words = folder.load(), f"model folder {base_name(model)}"
+        if checkpoint is not None:
+            load_checkpoint(module, checkpoint)
+            words += f", checkpoint {checkpoint.name}"
+        opened = _subject(module, folder.plan, words)
         return dataclasses.replace(opened, classes=folder.manifest.classes)
     plan = CompressionPlan(model=str(model), model_kwargs=model_kwargs or {})
     pretrained = weights == "pretrained" and checkpoint is None

@@ -1,11 +1,11 @@
 """Images: where they come from, how they are prepared, and drawing a few of them."""
 
-from dcvit.data.classes import check_order, class_names, names_of
+from dcvit.data.classes import check_order, class_names, fits, names_of
 from dcvit.data.few_shot import FewShot, draw_few_shot
 from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import derived_seed, seeded
 from dcvit.data.reading import Batch, CorruptImages, batches, check_channels, decode, prepared
-from dcvit.data.sources import DIGITS, DigitsSource, FileSource, JoinedSource, open_source
+from dcvit.data.sources import DIGITS, DigitsSource, FileSource, Images, JoinedSource, open_source
 from dcvit.data.transforms import evaluation_transform, normalised, preprocessing_of, training_transform
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "FewShot",
     "FileSource",
     "ImageSource",
+    "Images",
     "JoinedSource",
     "batches",
     "check_channels",
@@ -25,6 +26,7 @@ __all__ = [
     "derived_seed",
     "draw_few_shot",
     "evaluation_transform",
+    "fits",
     "names_of",
     "normalised",
     "open_source",

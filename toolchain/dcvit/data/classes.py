@@ -14,6 +14,8 @@ _SHOWN = 12
 class MappedSource:
     """A source whose classes are numbered as a class map says; a class of the map may have no images.
 
+    Labels in memory that are numbers without names stay as they are, and get the names of the map.
+
     Attributes:
         classes: The names of the map, in its order.
     """
@@ -25,10 +27,18 @@ class MappedSource:
             InputError: If the source has no classes, or one that is not in the map.
         """
         self.name, self.classes, self._source = source.name, list(names), source
-        if (found := names_of(source)) is None:
-            raise InputError(
-                f"--class-map: the images of {source.name} have no class names; give one folder for each class"
-            )
+        if (content := getattr(source, "content", None)) is not None:
+            self.content = content
+        if len(source.classes) < 2:
+            raise InputError(f"--class-map: the images of {source.name} have no labels; give one folder for each class")
+        if not getattr(source, "named", True):  # numbers stand for the model's classes already
+            if len(source.classes) > len(names):
+                raise InputError(
+                    f"--class-map: it holds {len(names)} names, and {source.name} the label {len(source.classes) - 1}"
+                )
+            self._labels = list(range(len(source.classes)))
+            return
+        found = source.classes
         places = {name: index for index, name in enumerate(names)}
         if missing := [name for name in found if name not in places]:
             what = some(missing) if missing != [""] else "the images beside the class folders"
@@ -51,6 +61,13 @@ def names_of(source: ImageSource) -> tuple[str, ...] | None:
     if not getattr(source, "named", True):
         return None
     return tuple(source.classes) if len(source.classes) >= 2 else None
+
+
+def fits(source: ImageSource, num_classes: int) -> bool:
+    """Whether a source's labels can be the classes of a model: as many, or where they are numbers alone, no more."""
+    return len(source.classes) == num_classes or (
+        not getattr(source, "named", True) and 2 <= len(source.classes) <= num_classes
+    )
 
 
 def class_names(known: Sequence[str] | None, source: ImageSource | None, num_classes: int) -> tuple[str, ...] | None:

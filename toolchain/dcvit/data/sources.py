@@ -11,20 +11,24 @@ from functools import cache
 from glob import glob
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from dcvit.data.classes import MappedSource, some
 from dcvit.data.listing import described, listed, natural_key, printable
+from dcvit.data.objects import source_in_memory
 from dcvit.data.pairs import PairSource
-from dcvit.data.protocols import ImageSource
+from dcvit.data.protocols import ImageSource, is_source
 from dcvit.data.shapes import SHAPES, ShapesSource
 from dcvit.errors import InputError
 from dcvit.files import base_name
 
 DIGITS = "digits"
+
+Images = Any
+"""What images may be given as: a path or a name, a source, or what `memory.WORKS` lists. Checked when it is opened."""
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +167,7 @@ class DigitsSource:
 
 
 def open_source(
-    data: str | Path | ImageSource,
+    data: Images,
     split: Literal["train", "test"],
     *,
     mask_values: tuple[int, ...] | None = None,
@@ -176,7 +180,7 @@ def open_source(
     several folders or tars of one set. What is not used of it, or may not be meant, is warned about once.
 
     Args:
-        data: What `--data` names; a source is returned as it is.
+        data: What `--data` names, or images in memory (docs/data.md); a source is returned as it is.
         split: Of what is bundled.
         mask_values: What stands for class 0, 1, … in a mask; by default the indices themselves.
         ignore_index: What stands for pixels that do not count in a mask; by default 255, if that is no class.
@@ -187,7 +191,10 @@ def open_source(
             are none.
     """
     if not isinstance(data, (str, Path)):
-        return data if class_map is None else MappedSource(data, class_map)
+        if mask_values is not None or ignore_index is not None:
+            raise InputError("--mask-values and --ignore-index say what masks of files hold; give a folder or a tar")
+        given = data if is_source(data) else source_in_memory(data)
+        return given if class_map is None else MappedSource(given, class_map)
     name = str(data)
     if name not in (DIGITS, SHAPES) and PairSource.is_one(name):
         if class_map is not None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from dcvit.agreement import finite
 from dcvit.class_map import read_class_map
-from dcvit.data import CorruptImages, ImageSource, batches, check_order, open_source
+from dcvit.data import CorruptImages, Images, ImageSource, batches, check_order, fits, open_source
 from dcvit.data.masks import with_masks
 from dcvit.errors import InputError
 from dcvit.evaluation.segmentation import compare_masks
@@ -101,7 +101,7 @@ _IN_WORDS = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy":
 
 def evaluate(
     model: str | Path | nn.Module,
-    data: str | Path | ImageSource,
+    data: Images,
     *,
     runtime: str = "torch",
     precision: Precision = "fp32",
@@ -223,7 +223,7 @@ def _check_classes(folder: ModelFolder, source: ImageSource) -> None:
             f"--data: the images of {source.name} have no labels; evaluate needs one folder for each class"
         )
     expected = original_of(folder.plan).num_classes
-    if classes != expected:
+    if not fits(source, expected):
         raise InputError(
             f"--data: {source.name} has {classes} classes and the model {expected}; "
             "give the data that the model was trained for, or --class-map FILE if it lacks some of the classes"

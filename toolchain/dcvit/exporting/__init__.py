@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcvit.class_map import read_class_map
-from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.data import Images, ImageSource, draw_few_shot, open_source
 from dcvit.errors import CheckFailedError, InputError
 from dcvit.exporting.accuracy_limit import MAX_DROP, evaluate_file
 from dcvit.exporting.int8 import Calibration
@@ -38,8 +38,8 @@ def export(
     precision: Precision = "fp32",
     *,
     with_preprocessing: bool = False,
-    data: str | Path | ImageSource | Calibration | None = None,
-    evaluate: str | Path | ImageSource | None = None,
+    data: Images | Calibration | None = None,
+    evaluate: Images | None = None,
     max_drop: float | None = None,
     class_map: str | Path | Mapping[str, int] | Sequence[str] | None = None,
     trt: bool = False,
@@ -88,7 +88,7 @@ def export(
     return ExportResult(onnx, record, engine)
 
 
-def calibration_from(manifest: Manifest, data: str | Path | ImageSource | Calibration) -> Calibration:
+def calibration_from(manifest: Manifest, data: Images | Calibration) -> Calibration:
     """Draws the images that int8 is calibrated on, prepared as the model wants them.
 
     Raises:

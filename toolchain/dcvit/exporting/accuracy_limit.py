@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from dcvit.agreement import finite
-from dcvit.data import CorruptImages, ImageSource, batches, check_order
+from dcvit.data import CorruptImages, ImageSource, batches, check_order, fits
 from dcvit.errors import InputError
 from dcvit.files import base_name
 from dcvit.folder.model_folder import ModelFolder
@@ -40,7 +40,7 @@ def evaluate_file(
     runtime, session = _open(folder, path, variant)
     reference = TorchSession(folder.load(), variant.batch, device="cpu")
     classes = original_of(folder.plan).num_classes
-    labelled = len(source.classes) == classes
+    labelled = fits(source, classes)
     if labelled:
         check_order(folder.manifest.classes, source, str(folder.path))
     seen = right = right_fp32 = same = 0

@@ -12,7 +12,7 @@ from torch import nn
 from dcvit.bench import BenchRow
 from dcvit.bench.machine import this_machine
 from dcvit.compression import leaving_nothing_behind, prepare, read_options
-from dcvit.data import ImageSource, open_source
+from dcvit.data import Images, open_source
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate as accuracy
 from dcvit.files import base_name, json_text, whole_folder
@@ -37,13 +37,13 @@ REDUCTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 def frontier(
     model: str | Path | nn.Module,
-    data: str | Path | ImageSource,
+    data: Images,
     *,
     out: str | Path,
     reductions: Sequence[float] | None = None,
     target: Target | None = None,
     bench: bool = False,
-    evaluate: str | Path | ImageSource | None = None,
+    evaluate: Images | None = None,
     settings: MethodSettings | None = None,
     **options: Any,
 ) -> FrontierResult:

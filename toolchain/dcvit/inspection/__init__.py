@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from dcvit.data import ImageSource
+from dcvit.data import Images
 from dcvit.errors import InputError
 from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import ModelFolder
@@ -93,7 +93,7 @@ def inspect(
     folder: Path,
     *,
     pictures: Path | None = None,
-    data: str | Path | ImageSource | None = None,
+    data: Images | None = None,
     layers: bool = False,
 ) -> Inspection:
     """Opens a model folder and counts its costs.
