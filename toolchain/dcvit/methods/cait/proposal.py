@@ -122,9 +122,9 @@ def refits(settings: CaitSettings, subject: Subject) -> bool:
     Raises:
         InputError: If that is asked for, and the model has no logits to measure damage on.
     """
-    able = subject.plan.task == "classification" and not subject.plan.blocks
+    able = subject.plan.task == "classification"
     if settings.widths == "refit" and not able:
-        raise InputError("--widths refit needs a classifier that is still whole; give --widths cdcp")
+        raise InputError("--widths refit needs a classifier; give --widths cdcp")
     return settings.prune and settings.widths != "cdcp" and able
 
 

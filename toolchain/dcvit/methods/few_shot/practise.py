@@ -42,6 +42,7 @@ class PractiseCompressor(FewShotCompressor[PractiseSettings]):
         return stand_ins(self.run.subject, proposal)
 
     def _reach(self, proposal: Proposal, job: Job[PractiseSettings] | None) -> Reach:  # noqa: ARG002
+        proposal.check_units()
         macs = list(unit_macs(self.run.subject, proposal).values())
         return Reach((proposal.saved + min(macs)) / proposal.total, (proposal.saved + sum(macs)) / proposal.total)
 
@@ -65,6 +66,7 @@ def stand_ins(subject: Subject, proposal: Proposal) -> list[BlockPlan]:
     """
     if proposal.macs <= 0:
         return []
+    proposal.check_units()
     macs = unit_macs(subject, proposal)
     _check_reach(macs, proposal)
     units = list(macs)
