@@ -42,7 +42,6 @@ class PractiseCompressor(FewShotCompressor[PractiseSettings]):
         return stand_ins(self.run.subject, proposal)
 
     def _reach(self, proposal: Proposal, job: Job[PractiseSettings] | None) -> Reach:  # noqa: ARG002
-        proposal.check_units()
         macs = list(unit_macs(self.run.subject, proposal).values())
         return Reach((proposal.saved + min(macs)) / proposal.total, (proposal.saved + sum(macs)) / proposal.total)
 
@@ -66,7 +65,6 @@ def stand_ins(subject: Subject, proposal: Proposal) -> list[BlockPlan]:
     """
     if proposal.macs <= 0:
         return []
-    proposal.check_units()
     macs = unit_macs(subject, proposal)
     _check_reach(macs, proposal)
     units = list(macs)
@@ -133,6 +131,7 @@ def unit_macs(subject: Subject, proposal: Proposal) -> dict[Unit, int]:
 
 
 def _macs_of_units(proposal: Proposal, start: CompressionPlan, family: Family) -> dict[Unit, int]:
+    proposal.check_units()
     model = build(proposal.base, device="meta")
     count = count_macs(model, family.architecture(original_of(start)).input_size, proposal.macs_convention)
     names = {module: name for name, module in model.named_modules()}
