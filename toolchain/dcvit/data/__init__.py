@@ -2,6 +2,7 @@
 
 from dcvit.data.classes import check_order, class_names, fits, names_of
 from dcvit.data.few_shot import FewShot, draw_few_shot
+from dcvit.data.part import PartSource, held_out
 from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import derived_seed, seeded
 from dcvit.data.reading import Batch, CorruptImages, batches, check_channels, decode, prepared
@@ -18,6 +19,7 @@ __all__ = [
     "ImageSource",
     "Images",
     "JoinedSource",
+    "PartSource",
     "batches",
     "check_channels",
     "check_order",
@@ -27,6 +29,7 @@ __all__ = [
     "draw_few_shot",
     "evaluation_transform",
     "fits",
+    "held_out",
     "names_of",
     "normalised",
     "open_source",

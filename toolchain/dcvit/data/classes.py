@@ -18,6 +18,7 @@ class MappedSource:
 
     Attributes:
         classes: The names of the map, in its order.
+        mapped: That this is so.
     """
 
     def __init__(self, source: ImageSource, names: Sequence[str]) -> None:
@@ -27,6 +28,7 @@ class MappedSource:
             InputError: If the source has no classes, or one that is not in the map.
         """
         self.name, self.classes, self._source = source.name, list(names), source
+        self.mapped = True
         if (content := getattr(source, "content", None)) is not None:
             self.content = content
         if len(source.classes) < 2:
@@ -63,6 +65,11 @@ def names_of(source: ImageSource) -> tuple[str, ...] | None:
     return tuple(source.classes) if len(source.classes) >= 2 else None
 
 
+def _mapped(source: ImageSource | None) -> bool:
+    """Whether a class map decides how the classes of a source, or of the one that it is a part of, are numbered."""
+    return bool(getattr(source, "mapped", False))
+
+
 def fits(source: ImageSource, num_classes: int) -> bool:
     """Whether a source's labels can be the classes of a model: as many, or where they are numbers alone, no more."""
     return len(source.classes) == num_classes or (
@@ -79,7 +86,7 @@ def class_names(known: Sequence[str] | None, source: ImageSource | None, num_cla
         num_classes: Of the model.
     """
     names = None if source is None else names_of(source)
-    if names is None or len(names) != num_classes or (known is not None and not isinstance(source, MappedSource)):
+    if names is None or len(names) != num_classes or (known is not None and not _mapped(source)):
         return None if known is None else tuple(known)
     return names
 
@@ -105,7 +112,7 @@ def check_order(known: Sequence[str] | None, source: ImageSource, model: str) ->
         (label, pair) for label, pair in enumerate(zip(known, names, strict=True)) if pair[0] != pair[1]
     )
     told = f"class {label} is '{ours}' in {source.name}, and '{theirs}' in {model}"
-    mapped = isinstance(source, MappedSource)
+    mapped = _mapped(source)
     moved = [name for place, name in enumerate(names) if name in known and known[place] != name]
     if mapped or not moved:
         log.warning("%s; the order of %s counts", told, "--class-map" if mapped else source.name)

@@ -135,6 +135,8 @@ def propose(subject: Subject, target: Target) -> Proposal:
     """
     if target.speedup is not None:
         raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
+    if target.max_drop is not None:
+        raise InputError("--max-drop has to be measured; `dcvit-tool compress` does so")
     if target.macs_reduction is not None:
         return survey(subject, target).removing(target.macs_reduction)
     base = _base_plan(subject, target)

@@ -33,7 +33,8 @@ FOLLOW_UP = 1 / 8
 
 NOT_EXAMINED = {
     "method", "search", "steps", "trial_steps", "nodes", "training",
-    "macs_reduction", "speedup", "runtime", "macs_convention", "keep_heads", "merge", "size_aware", "trim_last_block",
+    "macs_reduction", "speedup", "runtime", "max_drop", "macs_convention", "keep_heads", "merge", "size_aware",
+    "trim_last_block",
 }  # fmt: skip
 """Settings and fields of a target that change no damage: those of the training, and what merges and cuts say."""
 
