@@ -118,6 +118,9 @@ def test_a_checkpoint_of_any_training_becomes_a_folder(small: ModelFolder, tmp_p
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(dcvit.load(tmp_path / "small2")(images), model(images))
+    assert "and trained on by its user, from model folder small: the checkpoint trained.pth" in [
+        str(line) for line in dcvit.inspect(tmp_path / "small2").lines()
+    ]
     assert ModelFolder(tmp_path / "small2").manifest.settings["trained_on"]["checkpoint"] == "trained.pth"
     json.dumps(result.to_json())
 

@@ -101,8 +101,10 @@ def compress(
         assert run.checkpoint is not None
         return _adopted(model, run.checkpoint, out, overwrite=run.overwrite)
     with running(out):
-        asked = {"judged": (validation, target.max_drop), "finished": ModelFolder.is_one(out), "again": again}
-        compressor = prepare(model, data, out, target, settings, run, **asked)
+        compressor = prepare(
+            model, data, out, target, settings, run,
+            finished=ModelFolder.is_one(out), again=again, judged=(validation, target.max_drop),
+        )  # fmt: skip
         with leaving_nothing_behind(out):
             made = compressor.compress(target)
             accelerator().wait_for_everyone()

@@ -48,8 +48,8 @@ def command(given: Options, **flags: Any) -> Any:
     asked = read(given.model, flags)
     from dcvit.compression import compress
 
-    told = {"out": given.out, "validation": given.validation, "target": asked.target, "settings": asked.settings}
-    return compress(given.model, given.data, **told, **dict(asked.run))
+    more = dict(asked.run) | {"validation": given.validation}
+    return compress(given.model, given.data, out=given.out, target=asked.target, settings=asked.settings, **more)
 
 
 def _again(asked: Options, flags: dict[str, Any]) -> Any:

@@ -123,6 +123,12 @@ def check_order(known: Sequence[str] | None, source: ImageSource, model: str) ->
     )
 
 
+def some_classes(names: Sequence[str]) -> str:
+    """The first names with their indices, and how many there are where these are not all."""
+    shown = ", ".join(f"{index} {name}" for index, name in enumerate(names[:_SHOWN]))
+    return shown + (f", … ({len(names)} classes)" if len(names) > _SHOWN else "")
+
+
 def some(names: Sequence[str]) -> str:
     """The first names, for a message."""
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

@@ -114,7 +114,7 @@ class ModelFolder:
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise InputError(f"{self.path / WEIGHTS} does not fit {PLAN}: {first_line(error)}") from error
         check_finite(model.state_dict(), str(self.path / WEIGHTS))
-        model.pretrained_cfg = model.default_cfg = self._configuration(model)
+        vars(model).update(dict.fromkeys(("pretrained_cfg", "default_cfg"), self._configuration(model)))
         return model
 
     def _configuration(self, model: nn.Module) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from dcvit.subject import Subject
 from dcvit.types import TimmModule
 
 TOLERANCE = 0.01
-"""Share of the MACs by which the model that is found may be larger than the smallest that would do."""
+"""Share of the MACs between the model that is found and a smaller one that loses too much."""
 
 HELD_OUT = 0.2
 """Share of the images that is held out where no others are given to judge by …"""
@@ -156,7 +156,8 @@ def _few(source: ImageSource, need: int) -> str:
 
 @dataclass
 class Search(Generic[T]):
-    """Bisects the share of the MACs that goes, until what is kept is within `TOLERANCE` of what is too small.
+    """Bisects the share of the MACs that goes, until a model with `TOLERANCE` of the MACs less loses too much or cannot
+    be made.
 
     Args:
         max_drop: That is allowed.
@@ -226,13 +227,16 @@ def in_metrics(search: Search[Any], found: tuple[float, Any, Judged], judge: Jud
         "images_in_words": judge.words,
         "macs_reduction": share,
         "tolerance": TOLERANCE,
+        "at_the_end_of_reach": not any(tried > share for tried, _ in search.tried),
         "tried": [{"macs_reduction": tried, "drop": each.drop} for tried, each in search.tried],
     }
 
 
 def in_words(found: dict[str, Any]) -> str:
     """The same for the user."""
-    within = f"; within {found['tolerance']:.0%} of the MACs of the smallest that does (--max-drop {found['asked']:g})"
+    within = f"; with {found['tolerance']:.0%} of the MACs less it was more than --max-drop {found['asked']:g}"
+    if found["at_the_end_of_reach"]:
+        within = "; nothing smaller can be made"
     if found["measure"] == "top-1":
         drop = f"top-1 {found['original']:.2f} → {found['top1']:.2f} % (−{found['drop']:.2f} ± {found['error']:.2f})"
         return f"{drop} on {found['images_in_words']}{within}"

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dcvit.data.classes import some_classes
 from dcvit.families import Architecture, family_of
 from dcvit.files import base_name
 from dcvit.folder.findings import checks, evaluations, read
@@ -146,7 +147,7 @@ class Facts:
     @property
     def classes(self) -> str:
         """Names of the classes by index; empty where they are not known."""
-        return ", ".join(f"{index} {name}" for index, name in enumerate(self.manifest.classes or ()))
+        return some_classes(self.manifest.classes or ())
 
 
 def _frontier_around(path: Path) -> dict[str, Any]:
