@@ -134,6 +134,20 @@ def test_a_checkpoint_of_a_folder_is_compressed_further(small: ModelFolder, tmp_
     assert torch.equal(kept["head.weight"], model.state_dict()["head.weight"])
 
 
+def test_a_loaded_model_is_evaluated_and_compressed_in_memory(small: ModelFolder, tmp_path: Path) -> None:
+    """Before it is saved, to see what a training was worth."""
+    model = trained(small)
+    data = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8), [index % 10 for index in range(20)]
+    found = dcvit.evaluate(model, data)
+    saved = dcvit.save(model, tmp_path / "small2", like=small.path)
+    assert found.figures == dcvit.evaluate(saved, data).figures
+    dcvit.compress(model, out=tmp_path / "smaller", recover="none", macs_reduction=0.1)
+    assert ModelFolder(tmp_path / "smaller").plan.merges == small.plan.merges
+    model.reset_classifier(3)
+    with pytest.raises(InputError, match="'head.weight' of the model is not what it was when dcvit.load gave it"):
+        dcvit.evaluate(model, data)
+
+
 def test_what_a_folder_does_not_take(small: ModelFolder, tmp_path: Path) -> None:
     for option in ({"model_kwargs": {"num_classes": 3}}, {"weights": "random"}):
         with pytest.raises(InputError, match="is a model folder; leave out --model-kwargs and --random-init"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dcvit.errors import InputError, first_line
 
+_MOST_BYTES = 64 << 20
 _INDEXED = re.compile(r"(.*\S)\s+(\d+)")
 
 
@@ -32,12 +33,14 @@ def read_class_map(given: str | Path | Mapping[str, int] | Sequence[str] | None)
 
 
 def _read(path: Path) -> tuple[str, ...]:
+    if path.is_dir():
+        raise InputError(f"--class-map: {path} is a folder; give a file with one class name a line")
+    if not path.is_file():
+        raise InputError(f"--class-map: there is no file {path}")
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError(f"--class-map: {path} is far too large for one class name a line")
         text = path.read_text(encoding="utf-8-sig")
-    except IsADirectoryError as error:
-        raise InputError(f"--class-map: {path} is a folder; give a file with one class name a line") from error
-    except FileNotFoundError as error:
-        raise InputError(f"--class-map: there is no file {path}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--class-map: {path} cannot be read: {first_line(error)}") from error
     lines = [line.strip() for line in text.rstrip().splitlines()]

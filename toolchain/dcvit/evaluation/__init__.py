@@ -119,7 +119,7 @@ def evaluate(
     What was found of a model folder is kept in it, in `evaluations.json`.
 
     Args:
-        model: A model folder, a timm name, or a timm module in memory.
+        model: A model folder, a timm name, or a module in memory: timm's own, or one that `dcvit.load` gave.
         data: A folder of class folders, a tar of one, or `digits` (its test split). Classes are numbered by name. For a
             segmentation model a folder or tar with `images/` and `masks/`, or `shapes` (its test split).
         runtime: One of `dcvit.runtimes.RUNTIMES`; a model folder must hold the file that it runs.

@@ -103,7 +103,8 @@ class ModelFolder:
     def load(self) -> nn.Module:
         """Builds the model with its weights, in evaluation mode.
 
-        Its `pretrained_cfg` says what it really takes and gives: timm's is of the name that it was made from.
+        Its `pretrained_cfg` says what it really takes and gives: timm's is of the name that it was made from. Its
+        `compression_plan` is the folder's plan.
 
         Raises:
             InputError: If the weights do not fit the plan, or one is not finite.
@@ -114,7 +115,8 @@ class ModelFolder:
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise InputError(f"{self.path / WEIGHTS} does not fit {PLAN}: {first_line(error)}") from error
         check_finite(model.state_dict(), str(self.path / WEIGHTS))
-        vars(model).update(dict.fromkeys(("pretrained_cfg", "default_cfg"), self._configuration(model)))
+        configuration = self._configuration(model)
+        vars(model).update(pretrained_cfg=configuration, default_cfg=configuration, compression_plan=self.plan)
         return model
 
     def _configuration(self, model: nn.Module) -> dict[str, Any]:
