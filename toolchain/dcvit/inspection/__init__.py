@@ -75,9 +75,9 @@ class Inspection:
         data = self.manifest.data
         images = f"{data['images']} images of {data['source']}" if data else "no images"
         yield f"made from {settings.get('weights', '?')} weights with {images}, seed {self.manifest.seed}"
-        if trained := settings.get("trained_on"):
+        if isinstance(trained := settings.get("trained_on"), dict):
             how = f"the checkpoint {trained['checkpoint']}" if "checkpoint" in trained else "saved from Python"
-            yield f"and trained on by its user, from {trained['from']}: {how}"
+            yield f"and trained on by its user, from {trained.get('from', '?')}: {how}"
         versions = ", ".join(f"{name} {version}" for name, version in self.manifest.versions.items())
         yield f"by {versions}"
         files = Table()
