@@ -80,7 +80,7 @@ class Setting:
         """The solver's choice where what is known of all blocks is changed."""
         damages = {block: damage.model_copy(update=known) for block, damage in self.examination.damages.items()}
         proposal = self.proposal
-        return solve(damages, proposal.blocks, proposal.whole, proposal.macs, proposal.total, proposal.width_multiple)
+        return solve(damages, proposal.blocks, proposal.widths, proposal.macs, proposal.total, proposal.width_multiple)
 
 
 def _no_attention_removed(setting: Setting) -> Entries:

@@ -3,6 +3,7 @@
 python examples/serve_onnx.py [FILE.onnx IMAGE …]      # without arguments: makes a file, and takes eight digits
 """
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -12,18 +13,19 @@ import onnxruntime
 from PIL import Image
 
 
-def classify(file: str, images: list[Image.Image]) -> list[int]:
-    """The class of each image; the batch is static, so a short one is filled up."""
+def classify(file: str, images: list[Image.Image]) -> list[str]:
+    """The class of each image, by name where the file has names; the batch is static, so a short one is filled up."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     preprocessing, batch = json.loads(about["dcvit.preprocessing"]), int(about["dcvit.batch"])
     prepared = np.stack([prepare(image, preprocessing) for image in images])
-    classes: list[int] = []
+    names = ast.literal_eval(about.get("names", "{}"))  # {0: 'cat', 1: 'dog'}
+    classes: list[str] = []
     for start in range(0, len(prepared), batch):
         part = prepared[start : start + batch]
         whole = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.float32)])
         (logits,) = session.run(None, {session.get_inputs()[0].name: whole})
-        classes += logits.argmax(axis=1)[: len(part)].tolist()
+        classes += [names.get(index, str(index)) for index in logits.argmax(axis=1)[: len(part)].tolist()]
     return classes
 
 

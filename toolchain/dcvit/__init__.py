@@ -6,15 +6,17 @@ dcvit.compress("deit_tiny_patch16_224", "images/", out="small", macs_reduction=0
 dcvit.export("small", precision="fp16", trt=True)
 dcvit.verify("small", "images/")
 dcvit.benchmark("small")
-model = dcvit.load("small")
+model = dcvit.load("small")  # a timm module; train it on, and then:
+dcvit.save(model, "small2", like="small")
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcvit.api import benchmark, compress, evaluate, export, frontier, inspect, load, report, verify
+    from dcvit.api import benchmark, compress, evaluate, export, frontier, inspect, report, verify
     from dcvit.errors import CheckFailedError, DcvitError, InputError
+    from dcvit.loading import load, save
     from dcvit.methods.cait.settings import CaitSettings
     from dcvit.methods.few_shot.settings import PractiseSettings, SearchSettings
     from dcvit.methods.target import Target
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
 
 # torch and timm take seconds to import, and `dcvit-tool --help` must not wait for them: each name is imported on use.
 _HOMES = {
-    "dcvit.api": ("benchmark", "compress", "evaluate", "export", "frontier", "inspect", "load", "report", "verify"),
+    "dcvit.api": ("benchmark", "compress", "evaluate", "export", "frontier", "inspect", "report", "verify"),
     "dcvit.errors": ("CheckFailedError", "DcvitError", "InputError"),
+    "dcvit.loading": ("load", "save"),
     "dcvit.methods.cait.settings": ("CaitSettings",),
     "dcvit.methods.few_shot.settings": ("PractiseSettings", "SearchSettings"),
     "dcvit.methods.target": ("Target",),
@@ -51,6 +54,7 @@ __all__ = [
     "inspect",
     "load",
     "report",
+    "save",
     "verify",
 ]
 

@@ -1,33 +1,33 @@
 """Compressing a model from end to end: subject and target in, model folder out."""
 
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 from torch import nn
 
 from dcvit import repeat, run_record
-from dcvit.data import ImageSource, open_source, seeded
-from dcvit.errors import InputError, TargetError
+from dcvit.data import Images, class_names, open_source, seeded
+from dcvit.errors import InputError
 from dcvit.flags import flags_of
 from dcvit.folder.lock import running
 from dcvit.folder.model_folder import ModelFolder, require_free
 from dcvit.hardware import accelerator
+from dcvit.loading import adopt
+from dcvit.methods.accuracy_target import Judge, held_apart, in_words
 from dcvit.methods.base import Method, MethodSettings, Places
 from dcvit.methods.registry import DEFAULT, METHODS, method_of, refusal
 from dcvit.methods.run import Compressor, Run
 from dcvit.methods.target import Target
 from dcvit.new_head import new_head
+from dcvit.output import CHECKPOINTS, check_cache, check_output, leaving_nothing_behind
 from dcvit.settings import Recovery, RunSettings
 from dcvit.stages import StageStore
 from dcvit.subject import open_subject
-from dcvit.summary import PlanSummary
-
-CHECKPOINTS = "checkpoints"
+from dcvit.summary import PlanSummary, summarize
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,20 @@ class CompressResult:
                 f"×{row['speedup']:.3f} [{low:.3f}, {high:.3f}] as fast as the original: {row['runtime']}, "
                 f"batch {row['batch']}, {row['precision']}, {row['device']}{threads}, {row['runs']} runs"
             )
+        if found := self.metrics.get("max_drop"):
+            yield in_words(found)
         yield f"written to {self.folder} in {self.metrics['seconds']:.1f} s"
 
 
 def compress(
     model: str | Path | nn.Module | None = None,
-    data: str | Path | ImageSource | None = None,
+    data: Images | None = None,
     *,
     out: str | Path,
     target: Target | None = None,
     settings: MethodSettings | None = None,
     from_manifest: str | Path | None = None,
+    validation: Images | None = None,
     **options: Any,
 ) -> CompressResult:
     """Finds a plan that meets the target, recovers accuracy, and writes a model folder.
@@ -79,6 +82,7 @@ def compress(
         settings: Of the method; they say which one it is. By default `SearchSettings()`.
         from_manifest: `manifest.json` of a model folder: the run that made it is done again. Model, target and settings
             are the manifest's; the images and the checkpoint are given again, and must be the same.
+        validation: Images that `max_drop` is measured on; by default a fifth of the data is held out.
         options: Fields of `Target` and of `RunSettings`: `samples=500`, `seed=1`, `resume=True`.
 
     Raises:
@@ -93,8 +97,14 @@ def compress(
         model, target, settings, run = again.model(model), again.target, again.settings, again.run
     if model is None:
         raise InputError("there is no model: give MODEL, a timm name or a model folder")
+    if data is None and _only_weights(model, target, run):
+        assert run.checkpoint is not None
+        return _adopted(model, run.checkpoint, out, overwrite=run.overwrite)
     with running(out):
-        compressor = prepare(model, data, out, target, settings, run, finished=ModelFolder.is_one(out), again=again)
+        compressor = prepare(
+            model, data, out, target, settings, run,
+            finished=ModelFolder.is_one(out), again=again, judged=(validation, target.max_drop),
+        )  # fmt: skip
         with leaving_nothing_behind(out):
             made = compressor.compress(target)
             accelerator().wait_for_everyone()
@@ -103,6 +113,22 @@ def compress(
                 ModelFolder.create(out, made.model, made.plan, manifest, overwrite=True, texts=made.texts)
             accelerator().wait_for_everyone()
     return CompressResult(out, made.summary, made.metrics)
+
+
+def _only_weights(model: str | Path | nn.Module, target: Target, run: RunSettings) -> TypeGuard[str | Path]:
+    """Whether all that is asked for is a folder's model with the weights of a training elsewhere."""
+    folder = not isinstance(model, nn.Module) and ModelFolder.is_one(model)
+    return folder and run.checkpoint is not None and run.recover == "none" and target == Target()
+
+
+def _adopted(folder: str | Path, checkpoint: Path, out: Path, *, overwrite: bool) -> CompressResult:
+    started = time.perf_counter()
+    require_free(out, overwrite=overwrite)
+    with running(out):
+        made = adopt(folder, checkpoint, out, overwrite=True)
+    convention = made.manifest.settings.get("target", {}).get("macs_convention", "full")
+    summary = summarize(made.plan, made.plan.original(), convention)
+    return CompressResult(out, summary, made.manifest.metrics | {"seconds": time.perf_counter() - started})
 
 
 def _check_free(target: Target, settings: MethodSettings | None, run: RunSettings) -> None:
@@ -130,7 +156,7 @@ def read_options(target: Target | None, options: dict[str, Any]) -> tuple[Target
 
 def prepare(
     model: str | Path | nn.Module,
-    data: str | Path | ImageSource | None,
+    data: Images | None,
     out: Path,
     target: Target,
     settings: MethodSettings | None,
@@ -138,6 +164,7 @@ def prepare(
     *,
     finished: bool,
     again: repeat.Repeated | None = None,
+    judged: tuple[Images | None, float | None] = (None, None),
     **more: Any,
 ) -> Compressor[Any]:
     """Opens the model and the images, and checks all that can be checked before any work is done.
@@ -151,6 +178,7 @@ def prepare(
         run: The other settings.
         finished: Whether `out` holds the result of a run like this one.
         again: The run that is to be repeated.
+        judged: Images to judge by, and the smallest drop that is asked for.
         more: What the command has beside these, by option: a resumed run must be given the same.
 
     Raises:
@@ -165,11 +193,12 @@ def prepare(
     accelerator().wait_for_everyone()  # from here on the output is no longer as the checks of every process found it
     source = None
     if data is not None:
-        source = open_source(data, "train", mask_values=run.mask_values, ignore_index=run.ignore_index)
-        if run.samples is not None and run.samples > len(source):
-            raise InputError(
-                f"--samples {run.samples}: {source.name} has {len(source)} images; ask for at most as many"
-            )
+        source = open_source(
+            data, "train", mask_values=run.mask_values, ignore_index=run.ignore_index, class_map=run.class_map
+        )
+    source, held = held_apart(source, *judged, run)
+    if source is not None and run.samples is not None and run.samples > len(source):
+        raise InputError(f"--samples {run.samples}: {source.name} has {len(source)} images; ask for at most as many")
     head = new_head(model, run.task, run.head, run.model_kwargs, source)
     with seeded(run.seed):  # random weights and a new head are the seed's, so that a run can be resumed
         subject = open_subject(
@@ -193,14 +222,18 @@ def prepare(
         store=StageStore(kept),
         places=Places(place, run.checkpoint_minutes, run.tensorboard) if source and recovery != "none" else Places(),
         shared=run.cache is not None,
+        judge=None if held is None else Judge(*held, subject),
+        classes=class_names(subject.classes, source, subject.architecture.num_classes),
         # What another command has beside the options of `compress` is not in a manifest.
-        repeat=repeat.describe(model, subject, run, alone=not more),
+        repeat=repeat.describe(model, subject, run, alone=not more and judged[0] is None),
     )
     compressor = method.compressor(works, settings)
     if again is not None:
         again.check_images(compressor.fingerprint())
     if source is not None:
         said = run_record.describe(subject, source.name, target, settings, run, **more)
+        if held is not None:
+            said["--validation"] = held[1]
         run_record.check_same(place, said)
         accelerator().wait_for_everyone()
         if accelerator().is_main_process:
@@ -232,62 +265,3 @@ def _checked_recovery(method: Method[Any], asked: Recovery | None, data: object)
     if data is None and asked != "none":
         raise InputError("recovery needs images: give --data, or --recover none to cut only")
     return asked or method.recovery
-
-
-def check_cache(cache: Path | None, out: Path) -> Path:
-    """Where stage results are kept: the given folder, or `checkpoints` in the output while a run is under way.
-
-    Raises:
-        InputError: If the folder cannot be, or would go away with the output.
-    """
-    if cache is None:
-        return out / CHECKPOINTS
-    if cache.exists() and not cache.is_dir():
-        raise InputError(f"--cache: {cache} is a file; give a folder")
-    if cache.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"--cache: {cache} is in the output folder, which is replaced at the end; choose another one")
-    return cache
-
-
-def check_output(out: Path, *, finished: bool, resume: bool, overwrite: bool) -> None:
-    """Checks that an output folder may be written, and clears an unfinished run that is not to be continued.
-
-    Args:
-        out: The folder.
-        finished: Whether it holds the result of a run like this one.
-        resume: Continue an unfinished run.
-        overwrite: Replace a result or an unfinished run.
-
-    Raises:
-        InputError: If it may not.
-    """
-    unfinished = (out / CHECKPOINTS).is_dir() and not finished
-    if unfinished and resume:
-        return
-    if unfinished and not overwrite:
-        raise InputError(f"{out} holds an unfinished run; continue it with --resume, or start anew with --overwrite")
-    if unfinished:
-        shutil.rmtree(out)
-    elif not (finished and overwrite):
-        require_free(out, overwrite=overwrite)
-
-
-@contextmanager
-def leaving_nothing_behind(out: Path) -> Iterator[None]:
-    """A run that is stopped leaves what it has kept, unless that is nothing or the target turned out impossible."""
-    place = out / CHECKPOINTS
-    continued = _has_kept(place)
-    try:
-        yield
-    except BaseException as error:
-        if not _has_kept(place) or (isinstance(error, TargetError) and not continued):
-            shutil.rmtree(place, ignore_errors=True)
-        for folder in (place, out):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-        raise
-
-
-def _has_kept(place: Path) -> bool:
-    """Whether an unfinished run has left more than what it was started with."""
-    return place.is_dir() and any(path.name != run_record.RUN for path in place.iterdir())

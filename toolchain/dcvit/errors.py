@@ -16,7 +16,16 @@ class InputError(DcvitError):
 
 
 class TargetError(InputError):
-    """What was asked of a run cannot be reached, so no state of it is worth keeping."""
+    """What was asked of a run cannot be reached, so no state of it is worth keeping.
+
+    Attributes:
+        reach: Shares of the MACs, from the least to the most, that could have been asked for; None where that is not
+            what is wrong.
+    """
+
+    def __init__(self, message: str, reach: tuple[float, float] | None = None) -> None:
+        super().__init__(message)
+        self.reach = reach
 
 
 class WriteError(InputError):

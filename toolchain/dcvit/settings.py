@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from dcvit.class_map import read_class_map
 from dcvit.flags import Flag
 from dcvit.plan import HeadKind, HeadPlan, Task
 
@@ -49,7 +50,22 @@ class MaskSettings(BaseModel):
     )
 
 
-class RunSettings(WeightSettings, MaskSettings):
+class LabelSettings(BaseModel):
+    """How classes are numbered."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    class_map: Annotated[
+        tuple[str, ...] | None,
+        BeforeValidator(read_class_map),
+        Flag(metavar="FILE", separated=True, default="numbered by name"),
+    ] = Field(
+        default=None,
+        description="Class names in the order of the model's outputs, one a line (or NAME INDEX), as timm takes them.",
+    )
+
+
+class RunSettings(WeightSettings, MaskSettings, LabelSettings):
     """What a run is told beside its target and the settings of its method."""
 
     recover: Annotated[Recovery | None, Flag(default="what the method does")] = Field(

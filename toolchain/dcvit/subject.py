@@ -32,6 +32,7 @@ class Subject:
         architecture: Of the uncompressed model.
         weights: Where the weights come from, in words.
         fresh_head: Whether the model has a segmentation head that was never trained.
+        classes: Names of its classes, where a model folder knows them.
     """
 
     model: TimmModule
@@ -41,6 +42,7 @@ class Subject:
     preprocessing: Preprocessing
     weights: str
     fresh_head: bool = False
+    classes: tuple[str, ...] | None = None
 
 
 def open_subject(
@@ -75,6 +77,8 @@ def open_subject(
 def _open(
     model: str | Path | nn.Module, model_kwargs: dict[str, Any] | None, checkpoint: Path | None, weights: Weights
 ) -> Subject:
+    if isinstance(model, nn.Module) and isinstance(vars(model).get("compression_plan"), CompressionPlan):
+        return _loaded(model)
     if isinstance(model, nn.Module):
         name, arguments = (_name_of(model), model_kwargs) if model_kwargs is not None else identify(model)
         head = model.head.plan if isinstance(model, SegmentationVit) else None
@@ -82,8 +86,15 @@ def _open(
         check_finite(model.state_dict(), name)
         return _subject(copy.deepcopy(model).eval(), plan, "in memory")
     if ModelFolder.is_one(model):
+        if model_kwargs is not None or weights != "pretrained":
+            raise InputError(f"{model} is a model folder; leave out --model-kwargs and --random-init")
         folder = ModelFolder(model)
-        return _subject(folder.load(), folder.plan, f"model folder {base_name(model)}")
+        module, words = folder.load(), f"model folder {base_name(model)}"
+        if checkpoint is not None:
+            load_checkpoint(module, checkpoint)
+            words += f", checkpoint {checkpoint.name}"
+        opened = _subject(module, folder.plan, words)
+        return dataclasses.replace(opened, classes=folder.manifest.classes)
     plan = CompressionPlan(model=str(model), model_kwargs=model_kwargs or {})
     pretrained = weights == "pretrained" and checkpoint is None
     if pretrained:
@@ -92,6 +103,22 @@ def _open(
     if checkpoint is not None:
         load_checkpoint(module, checkpoint)
     return _subject(module, plan, f"checkpoint {checkpoint.name}" if checkpoint else weights)
+
+
+def _loaded(model: TimmModule) -> Subject:
+    """A model that came out of a folder, and may have been trained since.
+
+    Raises:
+        InputError: If its layers are not those of the plan any more.
+    """
+    plan: CompressionPlan = vars(model)["compression_plan"]
+    expected = {name: tensor.shape for name, tensor in build(plan, device="meta").state_dict().items()}
+    found = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if differs := next((name for name in expected | found if expected.get(name) != found.get(name)), None):
+        raise InputError(f"'{differs}' of the model is not what it was when dcvit.load gave it; load it again")
+    check_finite(model.state_dict(), plan.model)
+    subject = _subject(copy.deepcopy(model).cpu().eval(), plan, "in memory, from a model folder")
+    return dataclasses.replace(subject, classes=model.pretrained_cfg.get("label_names"))
 
 
 def open_shapes(model: str | Path, model_kwargs: dict[str, Any] | None = None) -> Subject:

@@ -8,6 +8,7 @@ from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, alloca
 from dcvit.methods.few_shot.structure import UnitCost
 
 WHOLE = BlockWidths(head_dim=32, mlp_hidden=64)
+ALL_WHOLE = dict.fromkeys(range(3), WHOLE)
 COSTS = {0: UnitCost(50.0, 100.0), 1: UnitCost(60.0, 90.0, heads=56.0), 2: UnitCost(40.0, 120.0, heads=40.0)}
 DAMAGES = {
     0: BlockDamage(attention=None, mlp={32: 0.01, 16: 0.05}),
@@ -33,7 +34,7 @@ def harm(chosen: dict[int, BlockWidths]) -> float:
 @pytest.mark.parametrize("macs", [10, 60, 100, 135, 160, 220, 270])
 def test_it_is_the_best_of_all_combinations(macs: float) -> None:
     """With widths in steps of 16, checked against every combination."""
-    chosen = allocate(DAMAGES, COSTS, WHOLE, macs, multiple=16)
+    chosen = allocate(DAMAGES, COSTS, ALL_WHOLE, macs, multiple=16)
     assert saved(chosen) >= macs - 1e-9
     hidden = (16, 32, 48, 64)
     options = [
@@ -49,12 +50,12 @@ def test_it_is_the_best_of_all_combinations(macs: float) -> None:
 
 
 def test_attention_goes_only_where_narrower_heads_save_too_little() -> None:
-    chosen = [allocate({2: DAMAGES[2]}, COSTS, WHOLE, macs, multiple=16)[2] for macs in (100, 125)]
+    chosen = [allocate({2: DAMAGES[2]}, COSTS, ALL_WHOLE, macs, multiple=16)[2] for macs in (100, 125)]
     assert chosen == [BlockWidths(16, 16), BlockWidths(0, 16)]
 
 
 def test_widths_respect_the_multiple_and_the_narrowest_measured() -> None:
-    for widths in allocate(DAMAGES, COSTS, WHOLE, 200, multiple=8).values():
+    for widths in allocate(DAMAGES, COSTS, ALL_WHOLE, 200, multiple=8).values():
         assert widths.mlp_hidden % 8 == widths.head_dim % 8 == 0
         assert widths.mlp_hidden >= 16
         assert widths.head_dim in (0, 16, 24, 32)
@@ -62,15 +63,15 @@ def test_widths_respect_the_multiple_and_the_narrowest_measured() -> None:
 
 def test_out_of_reach() -> None:
     most = (100 + 90 + 120) * 0.75 + 60 + 40
-    allocate(DAMAGES, COSTS, WHOLE, most * 0.999, multiple=16)
+    allocate(DAMAGES, COSTS, ALL_WHOLE, most * 0.999, multiple=16)
     with pytest.raises(OutOfReachError):
-        allocate(DAMAGES, COSTS, WHOLE, most * 1.01, multiple=16)
+        allocate(DAMAGES, COSTS, ALL_WHOLE, most * 1.01, multiple=16)
 
 
 @pytest.mark.parametrize("first", [60.0, 135.0, 200.0])
 def test_what_comes_after_a_cut_only_loses_more(first: float) -> None:
-    before = allocate(DAMAGES, COSTS, WHOLE, first, multiple=8)
-    after = allocate(DAMAGES, COSTS, WHOLE, 240, multiple=8, limits=before)
+    before = allocate(DAMAGES, COSTS, ALL_WHOLE, first, multiple=8)
+    after = allocate(DAMAGES, COSTS, ALL_WHOLE, 240, multiple=8, limits=before)
     assert saved(after) >= 240 - 1e-9
     for block, widths in after.items():
         assert widths.mlp_hidden <= before[block].mlp_hidden
@@ -78,9 +79,9 @@ def test_what_comes_after_a_cut_only_loses_more(first: float) -> None:
 
 
 def test_limits_bind_where_the_best_for_more_is_not_a_further_cut() -> None:
-    free = allocate(DAMAGES, COSTS, WHOLE, 60, multiple=8)
+    free = allocate(DAMAGES, COSTS, ALL_WHOLE, 60, multiple=8)
     assert free[2].mlp_hidden > 32
-    held = allocate(DAMAGES, COSTS, WHOLE, 60, multiple=8, limits={2: BlockWidths(16, 32)})
+    held = allocate(DAMAGES, COSTS, ALL_WHOLE, 60, multiple=8, limits={2: BlockWidths(16, 32)})
     assert held[2].mlp_hidden <= 32
     assert held[2].head_dim <= 16
 
@@ -99,4 +100,4 @@ def test_a_damage_that_is_not_finite_is_refused_by_block_and_cut(value: float) -
     }
     for cut, damage in broken.items():
         with pytest.raises(InputError, match=f"block 1: the damage of the cut '{cut}'"):
-            allocate(DAMAGES | {1: damage}, COSTS, WHOLE, 100, multiple=16)
+            allocate(DAMAGES | {1: damage}, COSTS, ALL_WHOLE, 100, multiple=16)

@@ -22,6 +22,9 @@ class Options(BaseModel):
         default=None,
         description="A folder of images, a tar of one, or 'digits'. Labels are used where a method learns from them.",
     )
+    validation: Annotated[str | None, Flag(metavar="DATA", default="a fifth of --data is held out")] = Field(
+        default=None, description="Images that --max-drop is measured on, by their labels where they have some."
+    )
     out: Annotated[Path, Flag(short="-o")] = Field(description="The model folder to write.")
     from_manifest: Annotated[Path | None, Flag(metavar="FILE", path="file")] = Field(
         default=None,
@@ -45,9 +48,8 @@ def command(given: Options, **flags: Any) -> Any:
     asked = read(given.model, flags)
     from dcvit.compression import compress
 
-    return compress(
-        given.model, given.data, out=given.out, target=asked.target, settings=asked.settings, **dict(asked.run)
-    )
+    more = dict(asked.run) | {"validation": given.validation}
+    return compress(given.model, given.data, out=given.out, target=asked.target, settings=asked.settings, **more)
 
 
 def _again(asked: Options, flags: dict[str, Any]) -> Any:
@@ -60,5 +62,5 @@ def _again(asked: Options, flags: dict[str, Any]) -> Any:
         if name not in GIVEN_AGAIN:
             option = options.get(name, f"--{name}")
             raise click.UsageError(f"{option}: --from-manifest decides it; leave it out")
-    again = {name: flags[name] for name in given}
+    again = {name: flags[name] for name in given} | {"validation": asked.validation}
     return compress(asked.model, asked.data, out=asked.out, from_manifest=asked.from_manifest, **again)

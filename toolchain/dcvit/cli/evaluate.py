@@ -10,11 +10,11 @@ from dcvit.cli.command import Command
 from dcvit.cli.fields import takes
 from dcvit.cli.task import TaskOption, check_task
 from dcvit.flags import Argument, Flag
-from dcvit.settings import MaskSettings, WeightSettings
+from dcvit.settings import LabelSettings, MaskSettings, WeightSettings
 from dcvit.variant import Variant
 
 
-class Options(TaskOption, WeightSettings, MaskSettings, Variant):
+class Options(TaskOption, WeightSettings, MaskSettings, LabelSettings, Variant):
     """Which model, on which images, and how it is run."""
 
     model: Annotated[str, Argument()]
@@ -53,6 +53,7 @@ def command(given: Options) -> Any:
         weights=given.weights,
         mask_values=given.mask_values,
         ignore_index=given.ignore_index,
+        class_map=given.class_map,
     )
     if compressed is not None:
         note_evaluation(compressed, result.to_json(), batch=given.batch, file=None)

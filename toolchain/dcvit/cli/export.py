@@ -10,10 +10,11 @@ from dcvit.cli.command import Command
 from dcvit.cli.fields import takes
 from dcvit.cli.task import TaskOption, check_task
 from dcvit.flags import Argument, Flag
+from dcvit.settings import LabelSettings
 from dcvit.variant import Flavor, Precision, Variant
 
 
-class Options(TaskOption, Variant):
+class Options(TaskOption, LabelSettings, Variant):
     """What is exported, and what it is checked on."""
 
     folder: Annotated[Path, Argument()]
@@ -73,6 +74,7 @@ def command(given: Options) -> Any:
         data=given.data,
         evaluate=given.evaluate,
         max_drop=given.max_drop,
+        class_map=given.class_map,
         trt=given.trt,
         flavor=given.flavor,
         compute_capabilities=given.compute_capabilities or None,

@@ -11,10 +11,11 @@ from dcvit.cli.fields import takes
 from dcvit.cli.methods import method_options, read
 from dcvit.flags import Argument, Flag
 
-_EACH_SIZE_SAYS = {"macs_reduction", "speedup", "runtime", "preset"}
+_EACH_SIZE_SAYS = {"macs_reduction", "speedup", "runtime", "max_drop", "preset"}
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Points = Annotated[float, Field(gt=0, lt=100)]
 
 
 class Options(BaseModel):
@@ -28,6 +29,14 @@ class Options(BaseModel):
         tuple[Share, ...],
         Flag("--macs-reduction", metavar="R", default="0.1, 0.2 … 0.7, as far as they can be reached"),
     ] = Field(default=(), description="Share of the MACs to remove; repeatable.")
+    max_drops: Annotated[tuple[Points, ...], Flag("--max-drop", metavar="POINTS")] = Field(
+        default=(),
+        description="The smallest model that loses at most so many points of top-1 (without labels: percent of the "
+        "classes) on images that were not fitted to; repeatable.",
+    )
+    validation: Annotated[str | None, Flag(metavar="DATA", default="a fifth of --data is held out")] = Field(
+        default=None, description="Images that --max-drop is measured on."
+    )
     out: Annotated[Path, Flag(short="-o")] = Field(description="The folder to write.")
     bench: Annotated[bool, Flag()] = Field(
         default=False, description="Measure latency in ONNX Runtime on the CPU (batch 64, fp32)."
@@ -54,6 +63,8 @@ def command(given: Options, **flags: Any) -> Any:
         given.data,
         out=given.out,
         reductions=given.reductions or None,
+        max_drops=given.max_drops or None,
+        validation=given.validation,
         target=asked.target,
         bench=given.bench,
         evaluate=given.evaluate,

@@ -81,7 +81,7 @@ def read(model: str, flags: dict[str, Any], *, without: Collection[str] = ()) ->
 
 def _of_preset(name: str, method: Method[Any], model: str, flags: dict[str, Any]) -> dict[str, Any]:
     preset = PRESETS[name]
-    for other in ("macs_reduction", "speedup", "merge", "plan", "method"):
+    for other in ("macs_reduction", "speedup", "max_drop", "merge", "plan", "method"):
         if was_given(other) and (other, flags[other]) != ("method", method.name):
             option = "--" + other.replace("_", "-")
             raise click.UsageError(f"--preset fixes the method, the merges and the target; leave out {option}")

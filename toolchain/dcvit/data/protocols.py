@@ -26,6 +26,11 @@ class ImageSource(Protocol):
         """A name for messages."""
 
 
+def is_source(data: object) -> bool:
+    """Whether something is a source of images already."""
+    return all(hasattr(data, name) for name in ("name", "classes", "read", "filename", "__len__"))
+
+
 @runtime_checkable
 class MaskSource(ImageSource, Protocol):
     """Images that have a mask each; as wholes they have neither class nor label."""

@@ -11,19 +11,24 @@ from functools import cache
 from glob import glob
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from dcvit.data.classes import MappedSource, some
 from dcvit.data.listing import described, listed, natural_key, printable
+from dcvit.data.objects import source_in_memory
 from dcvit.data.pairs import PairSource
-from dcvit.data.protocols import ImageSource
+from dcvit.data.protocols import ImageSource, is_source
 from dcvit.data.shapes import SHAPES, ShapesSource
 from dcvit.errors import InputError
 from dcvit.files import base_name
 
 DIGITS = "digits"
+
+Images = Any
+"""What images may be given as: a path or a name, a source, or what `memory.WORKS` lists. Checked when it is opened."""
 
 log = logging.getLogger(__name__)
 
@@ -162,11 +167,12 @@ class DigitsSource:
 
 
 def open_source(
-    data: str | Path | ImageSource,
+    data: Images,
     split: Literal["train", "test"],
     *,
     mask_values: tuple[int, ...] | None = None,
     ignore_index: int | None = None,
+    class_map: Sequence[str] | None = None,
 ) -> ImageSource:
     """Opens what `--data` names; the split matters only for what is bundled: `digits`, and `shapes` with their masks.
 
@@ -174,18 +180,25 @@ def open_source(
     several folders or tars of one set. What is not used of it, or may not be meant, is warned about once.
 
     Args:
-        data: What `--data` names; a source is returned as it is.
+        data: What `--data` names, or images in memory (docs/data.md); a source is returned as it is.
         split: Of what is bundled.
         mask_values: What stands for class 0, 1, … in a mask; by default the indices themselves.
         ignore_index: What stands for pixels that do not count in a mask; by default 255, if that is no class.
+        class_map: Class names in the order of their labels; by default they are numbered by name.
 
     Raises:
-        InputError: If no images can be found there, or values of masks are given and there are none.
+        InputError: If no images can be found there, a class is not in the map, or values of masks are given and there
+            are none.
     """
     if not isinstance(data, (str, Path)):
-        return data
+        if mask_values is not None or ignore_index is not None:
+            raise InputError("--mask-values and --ignore-index say what masks of files hold; give a folder or a tar")
+        given = data if is_source(data) else source_in_memory(data)
+        return given if class_map is None else MappedSource(given, class_map)
     name = str(data)
     if name not in (DIGITS, SHAPES) and PairSource.is_one(name):
+        if class_map is not None:
+            raise InputError(f"--class-map names classes of whole images, and {printable(name)} has masks")
         pairs = PairSource(name, mask_values=mask_values, ignore_index=ignore_index)
         _warn_of_left_out(pairs.name, pairs.left_out)
         return pairs
@@ -196,20 +209,24 @@ def open_source(
     if name in (DIGITS, SHAPES):
         if Path(name).exists():
             _warn_once(f"--data {name} is the bundled set; ./{name} names the folder")
-        return DigitsSource(split) if name == DIGITS else ShapesSource(split)
+        if name == SHAPES:
+            return ShapesSource(split)
+        return DigitsSource(split) if class_map is None else MappedSource(DigitsSource(split), class_map)
     paths = [name]
     if any(sign in name for sign in "*?[") and not Path(name).exists():
         paths = sorted(glob(name)) or paths
     if len(paths) > 1 and (pairs_at := next(filter(PairSource.is_one, paths), None)):
         raise InputError(f"--data: {printable(pairs_at)} has masks; give one folder or tar of {name}, not several")
     parts = [FileSource(path) for path in paths]
-    source = parts[0] if paths == [name] else JoinedSource(printable(name), parts)
+    named: list[ImageSource] = [part if class_map is None else MappedSource(part, class_map) for part in parts]
+    source = named[0] if paths == [name] else JoinedSource(printable(name), named)
     _warn_of_left_out(source.name, sum((part.left_out for part in parts), Counter[str]()))
     if beside := sum(part.unsorted for part in parts):
         _warn_once(
             f"{beside} images of {source.name} lie beside its class folders and are taken for a class of their own"
         )
-    _warn_of_order(source)
+    if class_map is None:
+        _warn_of_order(source)
     return source
 
 
@@ -223,14 +240,11 @@ def _warn_of_order(source: ImageSource) -> None:
         if natural != text:
             _warn_once(
                 f"classes of {source.name} are numbered as timm does, by the values of numbers and without regard to "
-                f"case: {_some(source.classes)}; a model trained with torchvision's ImageFolder has them as text: "
-                f"{_some(sorted(source.classes))} (label {label} is the first that differs)"
+                f"case: {some(source.classes)}; a model trained with torchvision's ImageFolder has them as text: "
+                f"{some(sorted(source.classes))} (label {label} is the first that differs): then give --class-map FILE "
+                "with the names in that order, one a line"
             )
             return
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
 
 
 @cache

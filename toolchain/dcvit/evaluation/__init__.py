@@ -1,7 +1,7 @@
 """Accuracy on labelled images or masks, through any runtime."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from dcvit.agreement import finite
-from dcvit.data import CorruptImages, ImageSource, batches, open_source
+from dcvit.class_map import read_class_map
+from dcvit.data import CorruptImages, Images, ImageSource, batches, check_order, fits, open_source
 from dcvit.data.masks import with_masks
 from dcvit.errors import InputError
 from dcvit.evaluation.segmentation import compare_masks
@@ -100,7 +101,7 @@ _IN_WORDS = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "pixel_accuracy":
 
 def evaluate(
     model: str | Path | nn.Module,
-    data: str | Path | ImageSource,
+    data: Images,
     *,
     runtime: str = "torch",
     precision: Precision = "fp32",
@@ -111,13 +112,14 @@ def evaluate(
     weights: Weights = "pretrained",
     mask_values: tuple[int, ...] | None = None,
     ignore_index: int | None = None,
+    class_map: str | Path | Mapping[str, int] | Sequence[str] | None = None,
 ) -> EvaluateResult:
     """Counts how often a classifier is right; of a segmentation model, the mean intersection over union.
 
     What was found of a model folder is kept in it, in `evaluations.json`.
 
     Args:
-        model: A model folder, a timm name, or a timm module in memory.
+        model: A model folder, a timm name, or a module in memory: timm's own, or one that `dcvit.load` gave.
         data: A folder of class folders, a tar of one, or `digits` (its test split). Classes are numbered by name. For a
             segmentation model a folder or tar with `images/` and `masks/`, or `shapes` (its test split).
         runtime: One of `dcvit.runtimes.RUNTIMES`; a model folder must hold the file that it runs.
@@ -129,14 +131,17 @@ def evaluate(
         weights: For a timm name without a checkpoint.
         mask_values: Values in mask files that stand for class 0, 1, …; by default the indices themselves.
         ignore_index: Value in mask files of pixels that do not count; by default 255, if that is no class.
+        class_map: Class names in the order of the model's outputs: a file (see `read_class_map`), or the names. By
+            default they are numbered by name, and compared with those that a model folder knows.
 
     Raises:
-        InputError: If the model or the data cannot be read, the images have no labels or not as many classes as the
-            model, or the runtime cannot run here.
+        InputError: If the model or the data cannot be read, the images have no labels, not as many classes as the
+            model or in another order than a model folder knows, or the runtime cannot run here.
     """
     variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
     chosen = runtime_named(runtime)
-    source = open_source(data, "test", mask_values=mask_values, ignore_index=ignore_index)
+    names = read_class_map(class_map)
+    source = open_source(data, "test", mask_values=mask_values, ignore_index=ignore_index, class_map=names)
     with _opened(model, chosen, variant, model_kwargs, checkpoint, weights) as (folder, session):
         corrupt = CorruptImages()
         measure = _count_top if folder.plan.task == "classification" else _compare_masks
@@ -218,8 +223,9 @@ def _check_classes(folder: ModelFolder, source: ImageSource) -> None:
             f"--data: the images of {source.name} have no labels; evaluate needs one folder for each class"
         )
     expected = original_of(folder.plan).num_classes
-    if classes != expected:
+    if not fits(source, expected):
         raise InputError(
             f"--data: {source.name} has {classes} classes and the model {expected}; "
-            "give the data that the model was trained for"
+            "give the data that the model was trained for, or --class-map FILE if it lacks some of the classes"
         )
+    check_order(folder.manifest.classes, source, str(folder.path))

@@ -4,10 +4,12 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.class_map import read_class_map
+from dcvit.data import Images, ImageSource, draw_few_shot, open_source
 from dcvit.errors import CheckFailedError, InputError
 from dcvit.exporting.accuracy_limit import MAX_DROP, evaluate_file
 from dcvit.exporting.int8 import Calibration
@@ -24,6 +26,8 @@ __all__ = ["METADATA", "ExportResult", "ExportedFile", "calibration_from", "expo
 
 METADATA = "dcvit."
 """What the keys of our metadata in an ONNX file start with."""
+NAMES = "names"
+"""The key of class names, which is not ours alone."""
 CALIBRATION_IMAGES = 192
 """Drawn for int8; two thirds set the ranges, one third measures the agreement."""
 
@@ -34,9 +38,10 @@ def export(
     precision: Precision = "fp32",
     *,
     with_preprocessing: bool = False,
-    data: str | Path | ImageSource | Calibration | None = None,
-    evaluate: str | Path | ImageSource | None = None,
+    data: Images | Calibration | None = None,
+    evaluate: Images | None = None,
     max_drop: float | None = None,
+    class_map: str | Path | Mapping[str, int] | Sequence[str] | None = None,
     trt: bool = False,
     flavor: Flavor | None = None,
     compute_capabilities: tuple[str, ...] | None = None,
@@ -54,6 +59,7 @@ def export(
         evaluate: Images to compare the file with the fp32 model on, by top-1 where they have labels of the model.
         max_drop: Points of top-1 (without labels: percent of the images whose class changes) that the file may lose
             there; one that loses more does not stay in the folder. 1 by default.
+        class_map: Class names in the order of the model's outputs, for the labels of `evaluate`.
         trt: Build an engine too.
         flavor: `tensorrt` or `tensorrt-rtx`; by default the one that is installed.
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for, such as "8.9".
@@ -74,7 +80,7 @@ def export(
         )
     target = engine_target(flavor, compute_capabilities) if trt else None
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
-    test = None if evaluate is None else open_source(evaluate, "test")
+    test = None if evaluate is None else open_source(evaluate, "test", class_map=read_class_map(class_map))
     calibration = None if data is None else calibration_from(folder.manifest, data)
     limit = MAX_DROP if max_drop is None else max_drop
     onnx, record = _export_onnx(folder, variant, opset, calibration, test, limit)
@@ -82,7 +88,7 @@ def export(
     return ExportResult(onnx, record, engine)
 
 
-def calibration_from(manifest: Manifest, data: str | Path | ImageSource | Calibration) -> Calibration:
+def calibration_from(manifest: Manifest, data: Images | Calibration) -> Calibration:
     """Draws the images that int8 is calibrated on, prepared as the model wants them.
 
     Raises:
@@ -97,8 +103,14 @@ def calibration_from(manifest: Manifest, data: str | Path | ImageSource | Calibr
 
 
 def metadata_of(folder: ModelFolder, variant: Variant) -> dict[str, str]:
-    """What an ONNX file says about itself in `metadata_props`: plan, preprocessing, batch, precision and input."""
-    return {
+    """What an ONNX file says about itself in `metadata_props`: plan, preprocessing, batch, precision and input.
+
+    Names of classes, where they are known, stand under `names` as ultralytics writes and reads them: a Python dict of
+    the name by index, `{0: 'cat', 1: 'dog'}`.
+    """
+    classes = folder.manifest.classes
+    names = {} if classes is None else {NAMES: repr(dict(enumerate(classes)))}
+    return names | {
         METADATA + "plan_sha256": folder.plan.digest,
         METADATA + "model": folder.plan.model,
         METADATA + "preprocessing": json.dumps(folder.manifest.preprocessing.model_dump(mode="json")),

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from dcvit.agreement import finite
-from dcvit.data import CorruptImages, ImageSource, batches
+from dcvit.data import CorruptImages, ImageSource, batches, check_order, fits
 from dcvit.errors import InputError
 from dcvit.files import base_name
 from dcvit.folder.model_folder import ModelFolder
@@ -40,7 +40,9 @@ def evaluate_file(
     runtime, session = _open(folder, path, variant)
     reference = TorchSession(folder.load(), variant.batch, device="cpu")
     classes = original_of(folder.plan).num_classes
-    labelled = len(source.classes) == classes
+    labelled = fits(source, classes)
+    if labelled:
+        check_order(folder.manifest.classes, source, str(folder.path))
     seen = right = right_fp32 = same = 0
     read = batches(source, folder.manifest.preprocessing, variant.batch, CorruptImages())
     for images in track(read, f"comparing {path.name} with fp32", -(-len(source) // variant.batch)):

@@ -31,6 +31,8 @@ class Manifest(_Strict):
         preprocessing: How images are prepared.
         settings: Every setting of the run, as given or by default.
         data: Fingerprint of the images used; None where no data was.
+        classes: Names of the model's classes, in the order of its outputs, as the data or a class map gave them; None
+            where they are not known.
         metrics: What the run measured (MACs, parameters, errors, seconds).
         versions: Of the packages that made it.
         repeat: What else a run is repeated from: the model's name and weights, sha256 of the checkpoint, the settings
@@ -47,6 +49,7 @@ class Manifest(_Strict):
     preprocessing: Preprocessing
     settings: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] | None = None
+    classes: tuple[str, ...] | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     repeat: dict[str, Any] = Field(default_factory=dict)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -102,6 +103,9 @@ class ModelFolder:
     def load(self) -> nn.Module:
         """Builds the model with its weights, in evaluation mode.
 
+        Its `pretrained_cfg` says what it really takes and gives: timm's is of the name that it was made from. Its
+        `compression_plan` is the folder's plan.
+
         Raises:
             InputError: If the weights do not fit the plan, or one is not finite.
         """
@@ -111,7 +115,17 @@ class ModelFolder:
         except (SafetensorError, RuntimeError, ValueError) as error:
             raise InputError(f"{self.path / WEIGHTS} does not fit {PLAN}: {first_line(error)}") from error
         check_finite(model.state_dict(), str(self.path / WEIGHTS))
+        configuration = self._configuration(model)
+        vars(model).update(pretrained_cfg=configuration, default_cfg=configuration, compression_plan=self.plan)
         return model
+
+    def _configuration(self, model: nn.Module) -> dict[str, Any]:
+        of_timm: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+        found = {name: value for name, value in of_timm.items() if not name.startswith("test_")}
+        found |= self.manifest.preprocessing.model_dump()
+        classes = getattr(model, "num_classes", None) if self.plan.head is None else self.plan.head.num_classes
+        found |= {} if classes is None else {"num_classes": classes}
+        return found if self.manifest.classes is None else found | {"label_names": self.manifest.classes}
 
     def add(self, name: str, write: Callable[[Path], None], export: dict[str, object] | None = None) -> Path:
         """Adds or replaces a file, and its entry in the manifest: both or neither, whenever the process is killed.

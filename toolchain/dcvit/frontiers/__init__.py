@@ -11,8 +11,8 @@ from torch import nn
 
 from dcvit.bench import BenchRow
 from dcvit.bench.machine import this_machine
-from dcvit.compression import leaving_nothing_behind, prepare, read_options
-from dcvit.data import ImageSource, open_source
+from dcvit.compression import prepare, read_options
+from dcvit.data import Images, open_source
 from dcvit.errors import InputError
 from dcvit.evaluation import evaluate as accuracy
 from dcvit.files import base_name, json_text, whole_folder
@@ -26,6 +26,7 @@ from dcvit.methods.base import MethodSettings
 from dcvit.methods.run import Compressed, Compressor
 from dcvit.methods.speedup import Measure, measuring
 from dcvit.methods.target import Target
+from dcvit.output import leaving_nothing_behind
 from dcvit.progress import say
 from dcvit.versions import package_versions
 
@@ -37,13 +38,15 @@ REDUCTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 def frontier(
     model: str | Path | nn.Module,
-    data: str | Path | ImageSource,
+    data: Images,
     *,
     out: str | Path,
     reductions: Sequence[float] | None = None,
+    max_drops: Sequence[float] | None = None,
+    validation: Images | None = None,
     target: Target | None = None,
     bench: bool = False,
-    evaluate: str | Path | ImageSource | None = None,
+    evaluate: Images | None = None,
     settings: MethodSettings | None = None,
     **options: Any,
 ) -> FrontierResult:
@@ -56,7 +59,11 @@ def frontier(
         model: A timm name, a model folder, or a timm module in memory.
         data: A folder of images, a tar of one, or `digits`.
         out: The folder to write: a model folder for each point, `frontier.json` and `frontier.png`, all or nothing.
-        reductions: Shares of the MACs to remove; by default those of 0.1, 0.2, … 0.7 that can be reached.
+        reductions: Shares of the MACs to remove; by default those of 0.1, 0.2, … 0.7 that can be reached, or none
+            where `max_drops` says what is to be found.
+        max_drops: Points of top-1, or without labels percent of the classes, that may be lost: for each the smallest
+            model that loses no more.
+        validation: Images that these are measured on; by default a fifth of the data is held out.
         target: Merges, widths and the convention, without a reduction or a speed-up.
         bench: Whether to measure latency in ONNX Runtime on the CPU (batch 64, fp32).
         evaluate: Labelled images to measure top-1 on.
@@ -71,15 +78,19 @@ def frontier(
     target, run = read_options(target, options)
     if target != target.at(None):
         raise InputError("a frontier has many reductions: give them as --macs-reduction, repeated, and no speed-up")
+    drops = sorted(set(max_drops or ()))
     asked: dict[str, Any] = {"--macs-reduction": None if reductions is None else sorted(set(reductions))}
+    asked |= {"--max-drop": drops} if drops else {}
     with ExitStack() as stack:
         stack.enter_context(running(out))
         finished = (out / FRONTIER).is_file()
-        compressor = prepare(model, data, out, target, settings, run, finished=finished, **asked)
+        judged = validation, min(drops, default=None)
+        compressor = prepare(model, data, out, target, settings, run, finished=finished, judged=judged, **asked)
         subject = compressor.run.subject
         stack.enter_context(leaving_nothing_behind(out))
-        labelled = None if evaluate is None else open_source(evaluate, "test")
-        targets = _reachable(compressor, target, reductions)
+        labelled = None if evaluate is None else open_source(evaluate, "test", class_map=run.class_map)
+        targets = _reachable(compressor, target, reductions) if reductions or not drops else []
+        targets += [_losing(target, drop) for drop in drops]
         measure: Measure | None = None
         if bench:
             measure = stack.enter_context(measuring(subject.plan.original(), subject.preprocessing))
@@ -92,9 +103,9 @@ def frontier(
         points, original = [], top1
         made: Compressed | None = None
         for number, each in enumerate(targets):
-            say(f"{number + 1} of {len(targets)}: −{each.macs_reduction:.1%} MACs")
-            made = compressor.compress(each, after=made)
-            name = f"r{each.macs_reduction:g}"
+            name, words = _called(each)
+            say(f"{number + 1} of {len(targets)}: {words}")
+            made = compressor.compress(each, after=made if each.max_drop is None else None)
             ModelFolder.create(aside / name, made.model, made.plan, compressor.manifest(made, each))
             row = None if measure is None else measure(made.plan)
             accurate = None if labelled is None else accuracy(aside / name, labelled).top1
@@ -147,10 +158,21 @@ def _reachable(compressor: Compressor[Any], target: Target, reductions: Sequence
     return reached
 
 
+def _losing(target: Target, max_drop: float) -> Target:
+    return Target.model_validate(dict(target) | {"max_drop": max_drop})
+
+
+def _called(target: Target) -> tuple[str, str]:
+    """The folder of a target's model, and the target in words."""
+    if target.max_drop is not None:
+        return f"d{target.max_drop:g}", f"at most {target.max_drop:g} points lost"
+    return f"r{target.macs_reduction:g}", f"−{target.macs_reduction:.1%} MACs"
+
+
 def _point(name: str, target: Target, made: Compressed, row: BenchRow | None, top1: float | None) -> Point:
     return Point(
         folder=name,
-        target=target.macs_reduction or 0.0,
+        target=target.macs_reduction or made.metrics["max_drop"]["macs_reduction"],
         macs_reduction=made.summary.macs_reduction,
         macs=made.summary.macs_after,
         params=made.summary.params_after,

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from dcvit.data import ImageSource
+from dcvit.data import Images
+from dcvit.data.classes import some_classes
 from dcvit.errors import InputError
 from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import ModelFolder
@@ -68,10 +69,15 @@ class Inspection:
             yield blocks
         if self.plan.head is not None:
             yield f"segmentation: a {self.plan.head.kind} head for {self.plan.head.num_classes} classes"
+        if self.manifest.classes is not None:
+            yield f"classes: {some_classes(self.manifest.classes)}"
         settings = self.manifest.settings
         data = self.manifest.data
         images = f"{data['images']} images of {data['source']}" if data else "no images"
         yield f"made from {settings.get('weights', '?')} weights with {images}, seed {self.manifest.seed}"
+        if isinstance(trained := settings.get("trained_on"), dict):
+            how = f"the checkpoint {trained['checkpoint']}" if "checkpoint" in trained else "saved from Python"
+            yield f"and trained on by its user, from {trained.get('from', '?')}: {how}"
         versions = ", ".join(f"{name} {version}" for name, version in self.manifest.versions.items())
         yield f"by {versions}"
         files = Table()
@@ -91,7 +97,7 @@ def inspect(
     folder: Path,
     *,
     pictures: Path | None = None,
-    data: str | Path | ImageSource | None = None,
+    data: Images | None = None,
     layers: bool = False,
 ) -> Inspection:
     """Opens a model folder and counts its costs.

@@ -13,6 +13,7 @@ from dcvit.bench.machine import this_machine
 from dcvit.data import FewShot, ImageSource, draw_few_shot
 from dcvit.folder.manifest import Manifest
 from dcvit.hardware import accelerator
+from dcvit.methods.accuracy_target import Judge, Judged, Search, in_metrics
 from dcvit.methods.base import MethodSettings, Places
 from dcvit.methods.cuts.scores import logits_of, score_of
 from dcvit.methods.speedup import Candidates, Found, Measure, correct, find_reduction, measuring
@@ -46,6 +47,8 @@ class Run:
         places: For what a long training leaves behind while it is under way.
         shared: Whether others read the store, so that it is worth keeping more in it than this run needs.
         watch: Where the time goes.
+        judge: Compares models with the original on other images than `source`; None where no target asks for it.
+        classes: Names of the model's classes; None where they are not known.
         repeat: What the manifest holds for the run to be repeated; empty where it cannot be.
     """
 
@@ -58,6 +61,8 @@ class Run:
     places: Places = field(default_factory=Places)
     shared: bool = False
     watch: Stopwatch = field(default_factory=Stopwatch)
+    judge: Judge | None = None
+    classes: tuple[str, ...] | None = None
     repeat: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -152,7 +157,10 @@ class Compressor(ABC, Generic[S]):
             InputError: If the target is out of reach, or the images are not what the model was made for.
         """
         started, before = time.perf_counter(), dict(self.run.watch.seconds)
-        made = self._make(target, after) if target.speedup is None else self._make_as_fast(target)
+        if target.max_drop is not None:
+            made = self._make_as_accurate(target)
+        else:
+            made = self._make(target, after) if target.speedup is None else self._make_as_fast(target)
         spent: dict[str, Any] = {"seconds": time.perf_counter() - started}
         if self.run.source is not None:
             spent = {"stages": self.run.watch.since(before)} | spent
@@ -186,6 +194,7 @@ class Compressor(ABC, Generic[S]):
                 **self.settings.model_dump(mode="json"),
             },
             data=self.fingerprint(),
+            classes=run.classes,
             metrics=made.metrics | {"macs_before": summary.macs_before, "macs_after": summary.macs_after},
             versions=package_versions(),
             repeat=run.repeat,
@@ -236,6 +245,22 @@ class Compressor(ABC, Generic[S]):
             made, row = correct(found, target.speedup, candidates, lambda made: measure(made.plan), self.corrections)
         metrics = {"speedup": row.to_json(), "speedup_measurements": found.measurements}
         return dataclasses.replace(made, metrics=made.metrics | metrics)
+
+    def _make_as_accurate(self, target: Target) -> Compressed:
+        """Models are made, each from the one before where the method can do that, until the smallest is known."""
+        judge, original = self.run.judge, self.run.teacher
+        assert target.max_drop is not None
+        assert judge is not None
+
+        def judged(made: Compressed) -> Judged:
+            with self.run.watch.stage("judging"):
+                found = judge.judge(made.model, original)
+            made.model.cpu()
+            return found
+
+        search = Search(target.max_drop, lambda share, best: self._make(target.at(share), best), judged)
+        found = search.run()
+        return dataclasses.replace(found[1], metrics=found[1].metrics | {"max_drop": in_metrics(search, found, judge)})
 
     def _find(self, target: Target, candidates: Candidates[Compressed], measure: Measure) -> Found:
         """What was measured once decides for a resumed run too, on the machine that measured it."""

@@ -13,7 +13,7 @@ from dcvit.plan import CompressionPlan, MacsConvention
 NO_MERGES = "none"
 """Instead of a schedule: no token merges."""
 
-MEASURED = ("speedup", "runtime")
+MEASURED = ("speedup", "runtime", "max_drop")
 """Fields of a target that say what is to be measured."""
 
 
@@ -30,6 +30,13 @@ class Target(BaseModel):
     )
     runtime: Annotated[str | None, Flag(default="onnxruntime")] = Field(
         default=None, description="That --speedup is measured in."
+    )
+    max_drop: Annotated[float | None, Flag(metavar="POINTS")] = Field(
+        default=None,
+        gt=0,
+        lt=100,
+        description="The smallest model that loses at most so many points of top-1 on images that were not fitted to, "
+        "or without labels as many percent of the original's classes, instead of --macs-reduction.",
     )
     macs_convention: Annotated[MacsConvention, Flag()] = Field(
         default="full", description="Count every MAC, or as the DC-ViT paper does."
@@ -59,12 +66,14 @@ class Target(BaseModel):
     def _one_target(self) -> Self:
         if self.speedup is not None and self.macs_reduction is not None:
             raise InputError("--speedup and --macs-reduction exclude each other; give one of them")
+        if self.max_drop is not None and (self.speedup or self.macs_reduction):
+            raise InputError("--max-drop excludes --macs-reduction and --speedup; give one of them")
         if self.runtime is not None and self.speedup is None:
             raise InputError("--runtime says where --speedup is measured; give --speedup too")
         return self
 
     def at(self, macs_reduction: float | None) -> "Target":
-        """The same with this share of the MACs to remove, and no speed-up."""
+        """The same with this share of the MACs to remove, and nothing to be measured."""
         return self.model_copy(update={"macs_reduction": macs_reduction, **dict.fromkeys(MEASURED)})
 
     def resolved(self, *, trained: bool) -> "Target":
@@ -102,5 +111,6 @@ class Reach:
         """The error for a share that is not within reach."""
         least, most = math.ceil(self.least * 1e4 - 1e-6) / 1e4, math.floor(self.most * 1e4 + 1e-6) / 1e4
         return TargetError(
-            f"--macs-reduction: {macs_reduction:.4f} is out of reach; {how} takes {least:.4f} to {most:.4f}"
+            f"--macs-reduction: {macs_reduction:.4f} is out of reach; {how} takes {least:.4f} to {most:.4f}",
+            (self.least, self.most),
         )

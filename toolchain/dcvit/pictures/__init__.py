@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcvit.data import ImageSource, open_source
+from dcvit.data import Images, open_source
 from dcvit.errors import InputError
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.pictures.channels import draw_channels
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TOKENS, CHANNELS = "tokens.png", "channels.png"
 
 
-def write_pictures(folder: ModelFolder, out: Path, data: str | Path | ImageSource | None = None) -> list[Path]:
+def write_pictures(folder: ModelFolder, out: Path, data: Images | None = None) -> list[Path]:
     """Draws `channels.png` and, where tokens merge, `tokens.png` into a folder, which is made if need be.
 
     Args:

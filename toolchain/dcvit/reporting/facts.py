@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dcvit.data.classes import some_classes
 from dcvit.families import Architecture, family_of
 from dcvit.files import base_name
 from dcvit.folder.findings import checks, evaluations, read
@@ -140,7 +141,13 @@ class Facts:
     @property
     def settings(self) -> list[tuple[str, str]]:
         """Every setting of the run, nested ones by dotted names."""
-        return [("seed", str(self.manifest.seed)), *_flat(self.manifest.settings)]
+        classes = [("classes", self.classes)] if self.classes else []
+        return [*classes, ("seed", str(self.manifest.seed)), *_flat(self.manifest.settings)]
+
+    @property
+    def classes(self) -> str:
+        """Names of the classes by index; empty where they are not known."""
+        return some_classes(self.manifest.classes or ())
 
 
 def _frontier_around(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 from dcvit.exporting.onnx import INPUT, OUTPUT
+from dcvit.folder.model_folder import MANIFEST
 from dcvit.folder.records import EngineRecord, OnnxRecord
 from dcvit.preprocessing import Preprocessing
 from dcvit.reporting.facts import Facts
@@ -35,7 +36,7 @@ def snippets(facts: Facts) -> list[Snippet]:
 def _pytorch(facts: Facts) -> Snippet:
     segmentation = facts.plan.task == "segmentation"
     code = f"""\
-import dcvit
+{_imports(facts)}import dcvit
 import torch
 from PIL import Image
 from timm.data import create_transform
@@ -45,7 +46,7 @@ model = dcvit.load({_literal(facts.title)})  # a timm module in evaluation mode
 images = transform({_open_image(facts)}).unsqueeze(0)
 with torch.inference_mode():
     logits = model(images)  # {_shape_of(facts, 1)}
-print(logits.argmax(1){"" if segmentation else ".item()"})
+{_answer(facts, "logits.argmax(1)" if segmentation else "logits.argmax(1).item()")}
 """
     return Snippet("PyTorch", code, "needs: pip install dcvit-tool")
 
@@ -56,7 +57,7 @@ def _onnx_runtime(facts: Facts) -> Snippet:
         return Snippet("ONNX Runtime", "", missing=Variant().export_command(facts.title))
     name, record = preferred
     code = f"""\
-import numpy as np
+{_imports(facts)}import numpy as np
 import onnxruntime
 from PIL import Image
 from timm.data import create_transform
@@ -68,7 +69,7 @@ session = onnxruntime.InferenceSession(
 batch = np.zeros({_input_shape(facts, record)}, dtype=np.{"uint8" if record.with_preprocessing else "float32"})
 batch[0] = {_prepared(facts, record)}
 (logits,) = session.run(["{OUTPUT}"], {{"{INPUT}": batch}})  # {_shape_of(facts, record.batch)}
-print(logits[0].argmax(0))
+{_answer(facts, "logits[0].argmax(0)")}
 """
     fixed = f"the file takes exactly {record.batch} images; fill up the last batch with zeros"
     others = [other for other in facts.onnx if other != name]
@@ -86,7 +87,7 @@ def _engine(facts: Facts) -> Snippet:
     module = engine.flavor.replace("-", "_")
     dtype = "uint8" if record.with_preprocessing else "float32"
     code = f"""\
-import torch
+{_imports(facts)}import torch
 import {module} as trt
 from PIL import Image
 from timm.data import create_transform
@@ -105,7 +106,7 @@ stream = torch.cuda.Stream()
 stream.wait_stream(torch.cuda.current_stream())
 context.execute_async_v3(stream.cuda_stream)
 stream.synchronize()
-print(logits[0].argmax(0))
+{_answer(facts, "logits[0].argmax(0)")}
 """
     return Snippet(_title(engine), code, _runs_on(engine))
 
@@ -145,6 +146,18 @@ def _transform(preprocessing: Preprocessing, *, pixels: bool = False) -> str:
     fields = preprocessing.model_dump(exclude={"mean", "std"} if pixels else None)
     lines = [f"    {name}={value!r}," for name, value in (fields | ({"normalize": False} if pixels else {})).items()]
     return "\n".join(["transform = create_transform(", *lines, ")"])
+
+
+def _answer(facts: Facts, index: str) -> str:
+    """Prints what the model says: a name of the manifest, where it has names."""
+    if facts.manifest.classes is None:
+        return f"print({index})"
+    opened = f"open({_literal(f'{facts.title}/{MANIFEST}')}, encoding='utf-8')"
+    return f'with {opened} as file:\n    names = json.load(file)["classes"]\nprint(names[{index}])'
+
+
+def _imports(facts: Facts) -> str:
+    return "" if facts.manifest.classes is None else "import json\n\n"
 
 
 def _open_image(facts: Facts) -> str:

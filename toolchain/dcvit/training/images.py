@@ -222,4 +222,7 @@ def _fingerprint_of_names(source: ImageSource, chosen: np.ndarray[Any, Any]) -> 
     digest = hashlib.sha256()
     for number in chosen.tolist():
         digest.update(source.filename(number).encode() + b"\0")
-    return {"source": base_name(source.name), "images": len(chosen), "sha256_of_names": digest.hexdigest()}
+    found = {"source": base_name(source.name), "images": len(chosen), "sha256_of_names": digest.hexdigest()}
+    if (content := getattr(source, "content", None)) is not None:  # images in memory have no names of their own
+        found["sha256_of_some"] = content(chosen.tolist())
+    return found

@@ -1,6 +1,6 @@
 """What a model is trained on, and for what, by what it is for."""
 
-from dcvit.data import ImageSource
+from dcvit.data import ImageSource, check_order, fits
 from dcvit.data.masks import with_masks
 from dcvit.data.protocols import MaskSource
 from dcvit.errors import InputError
@@ -39,11 +39,14 @@ def set_up(
     labelled = classes >= 2 if labels is None else labels
     if labelled and classes < 2:
         raise InputError(f"--labels: the images of {source.name} have none; give one folder for each class")
-    if labelled and classes != expected:
+    if labelled and not fits(source, expected):
         raise InputError(
             f"--data: {source.name} has {classes} classes and the model {expected}; give the data that the model was "
-            "trained for, or --no-labels to learn from the uncompressed model alone"
+            "trained for, --class-map FILE if it lacks some of the classes, or --no-labels to learn from the "
+            "uncompressed model alone"
         )
+    if labelled:
+        check_order(subject.classes, source, "MODEL")
     assert recipe.augmentation is not None
     images = TrainingImages(
         source, subject.preprocessing, recipe.augmentation, labelled=labelled, samples=samples, seed=seed

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcvit.data import ImageSource, draw_few_shot, open_source
+from dcvit.data import Images, ImageSource, draw_few_shot, open_source
 from dcvit.errors import InputError
 from dcvit.exporting import metadata_of
 from dcvit.folder.findings import note_checks
@@ -74,7 +74,7 @@ class VerifyResult:
         yield f"{len(failed)} of {len(self.checks)} checks FAILED" if failed else f"all {len(self.checks)} checks hold"
 
 
-def verify(folder: ModelFolder | Path | str, data: str | Path | ImageSource | None = None) -> VerifyResult:
+def verify(folder: ModelFolder | Path | str, data: Images | None = None) -> VerifyResult:
     """Checks all ONNX files and engines of a folder against its plan, its weights, and PyTorch's output.
 
     What was found is kept in the folder as `verify.json`.

@@ -86,6 +86,8 @@ def propose_jointly(
     Raises:
         InputError: If the target says nothing, does not fit the model, or cannot be met.
     """
+    if target.max_drop is not None:
+        raise InputError("--max-drop has to be measured; `dcvit-tool compress` does so")
     wanted = target.macs_reduction if target.speedup is None else 1 - 1 / target.speedup
     merge = None if target.merge == NO_MERGES else target.merge
     target = target.model_copy(update={"trim_last_block": _trims(subject, target, settings)})
@@ -122,9 +124,9 @@ def refits(settings: CaitSettings, subject: Subject) -> bool:
     Raises:
         InputError: If that is asked for, and the model has no logits to measure damage on.
     """
-    able = subject.plan.task == "classification" and not subject.plan.blocks
+    able = subject.plan.task == "classification"
     if settings.widths == "refit" and not able:
-        raise InputError("--widths refit needs a classifier that is still whole; give --widths cdcp")
+        raise InputError("--widths refit needs a classifier; give --widths cdcp")
     return settings.prune and settings.widths != "cdcp" and able
 
 

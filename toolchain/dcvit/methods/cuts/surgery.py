@@ -57,9 +57,9 @@ def operate(
             kept = {}
             if entry.mlp_hidden is not None:
                 kept[index] = best_nodes(orders[index], entry.mlp_hidden)
-            if entry.head_dim is not None and "refit" not in without:
+            block = family.block(student, index)
+            if entry.head_dim is not None and entry.head_dim < block.attn.head_dim and "refit" not in without:
                 before = wanted if "propagation" in without else tokens
-                block = family.block(student, index)
                 HeadFit(block, before, wanted_tokens.arguments).narrow(block, entry.head_dim)  # `apply` finds it narrow
             family.apply(student, start.original().with_blocks(entry), kept)
         block = family.block(student, index)

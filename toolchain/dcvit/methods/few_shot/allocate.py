@@ -42,7 +42,9 @@ def damage_of_mlps(damage: BlockDamage, hidden: Sequence[int], whole: BlockWidth
 
 
 def damage_of_head_dims(damage: BlockDamage, head_dims: Sequence[int], whole: BlockWidths) -> npt.NDArray[np.float64]:
-    """Damage of heads with any number of channels; with 0, that of losing attention."""
+    """Damage of heads with any number of channels; with 0, that of losing attention, if there is one."""
+    if not whole.head_dim:
+        return np.zeros(len(head_dims))
     kept = [head_dim or whole.head_dim for head_dim in head_dims]
     gone = np.inf if damage.attention is None else damage.attention
     return np.where(np.array(head_dims) == 0, gone, _interpolated(damage.heads, kept, whole.head_dim))
@@ -80,7 +82,7 @@ class OutOfReachError(Exception):
 def allocate(
     damages: Mapping[int, BlockDamage],
     costs: Mapping[int, UnitCost],
-    whole: BlockWidths,
+    whole: Mapping[int, BlockWidths],
     macs: float,
     multiple: int,
     limits: Mapping[int, BlockWidths] | None = None,
@@ -94,7 +96,7 @@ def allocate(
         damages: By block; only these blocks change.
         costs: MACs of each such block's attention (`removed`, and of it `heads` if these are narrowed) and MLP
             (`narrowed`).
-        whole: BlockWidths of an uncompressed block.
+        whole: Widths of each block as it is.
         macs: To be saved.
         multiple: BlockWidths are multiples of this, and never below the narrowest that was measured.
         limits: What earlier cuts have left of some blocks: they only lose more.
@@ -109,9 +111,10 @@ def allocate(
     check_damages(damages)
     layers = []
     for block in sorted(damages):
-        limit = (limits or {}).get(block, whole)
-        layers.append(_attentions(damages[block], costs[block], whole, multiple, limit.head_dim))
-        layers.append(_mlps(damages[block], costs[block], whole, multiple, limit.mlp_hidden))
+        now = whole[block]
+        limit = (limits or {}).get(block, now)
+        layers.append(_attentions(damages[block], costs[block], now, multiple, limit.head_dim))
+        layers.append(_mlps(damages[block], costs[block], now, multiple, limit.mlp_hidden))
     # best[s]: the least damage with which the layers so far save s steps (the last entry: at least the target).
     best = np.full(RESOLUTION + 1, np.inf)
     best[0] = 0.0
@@ -152,6 +155,8 @@ class _Option:
 
 
 def _attentions(damage: BlockDamage, cost: UnitCost, whole: BlockWidths, multiple: int, limit: int) -> list[_Option]:
+    if not whole.head_dim:  # it is gone
+        return [_Option(0, 0.0, 0.0)]
     head_dims = _allowed(min(damage.heads, default=whole.head_dim), whole.head_dim, multiple, limit)
     saved = [cost.heads * (1 - head_dim / whole.head_dim) for head_dim in head_dims]
     if damage.attention is not None:

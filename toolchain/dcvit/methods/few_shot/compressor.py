@@ -136,7 +136,7 @@ class FewShotCompressor(Compressor[S]):
     def _candidates(self, target: Target, measure: Measure) -> Candidates[Compressed]:  # noqa: ARG002
         target = self._resolved(target)
         proposal = self._survey(target)
-        if not proposal.units:
+        if not proposal.blocks:
             raise TargetError("--speedup: the plan leaves no block that could be compressed")
         job = self._job_of(proposal, target) if self._has_images else None
         return Candidates(

@@ -22,7 +22,7 @@ from dcvit.types import TimmModule
 
 S = TypeVar("S", bound=FewShotSettings)
 
-OF_THE_PLAN = {"macs_reduction", "speedup", "runtime", "macs_convention", "width_multiple", "keep_heads",
+OF_THE_PLAN = {"macs_reduction", "speedup", "runtime", "max_drop", "macs_convention", "width_multiple", "keep_heads",
                "merge", "size_aware", "trim_last_block"}  # fmt: skip
 """Fields of a target that reach a training through the plan alone."""
 

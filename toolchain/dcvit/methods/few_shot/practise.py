@@ -131,6 +131,7 @@ def unit_macs(subject: Subject, proposal: Proposal) -> dict[Unit, int]:
 
 
 def _macs_of_units(proposal: Proposal, start: CompressionPlan, family: Family) -> dict[Unit, int]:
+    proposal.check_units()
     model = build(proposal.base, device="meta")
     count = count_macs(model, family.architecture(original_of(start)).input_size, proposal.macs_convention)
     names = {module: name for name, module in model.named_modules()}

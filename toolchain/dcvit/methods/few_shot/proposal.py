@@ -1,10 +1,10 @@
 """From a target to what a method has to do: the part that needs neither data nor weights."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
+from dcvit.families import BlockSpec
 from dcvit.methods.few_shot.allocate import BlockWidths
 from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width, unit_cost
 from dcvit.methods.target import Reach, Target
@@ -27,9 +27,11 @@ class Proposal:
         macs: MACs that further cuts have to save; 0 where `base` meets the target already.
         total: MACs of the given model.
         saved: MACs that `base` saves of them.
-        units: What each unit that may be compressed costs under the base plan.
-        blocks: What each block that is still whole costs; those of no unit may only be narrowed.
-        whole: Widths of an uncompressed block.
+        units: What each unit that may be compressed costs under the base plan. Of a unit whose MLP is narrower than
+            `whole` already, `narrowed` is what one as wide would cost, and `removed` is less by the difference.
+        blocks: What each block that may be cut costs; those of no unit may only be narrowed.
+        whole: Widths of the widest block of a unit.
+        widths: Of each block that may be cut, as it is; 0 for an attention that is gone.
         width_multiple: MLP widths are multiples of this.
         macs_convention: How MACs were counted.
     """
@@ -41,6 +43,7 @@ class Proposal:
     units: dict[Unit, UnitCost] = field(default_factory=dict)
     blocks: dict[int, UnitCost] = field(default_factory=dict)
     whole: BlockWidths = NO_BLOCK
+    widths: dict[int, BlockWidths] = field(default_factory=dict)
     width_multiple: int = 8
     macs_convention: MacsConvention = "full"
 
@@ -53,9 +56,17 @@ class Proposal:
         macs = macs_reduction * self.total - self.saved
         if macs <= 0:
             return Proposal(self.base, width_multiple=self.width_multiple)
-        if not self.units:
+        if not self.blocks:
             raise InputError("--macs-reduction: the plan leaves no block that could be compressed")
         return replace(self, macs=macs)
+
+    def check_units(self) -> None:
+        """Raises InputError if no block is left to be compressed as a unit; MLPs may still be narrowed."""
+        if not self.units:
+            raise InputError(
+                "--macs-reduction: the plan leaves no block with attention that could be compressed; the solver (the "
+                "default search of --method dcvit) and --method cait can still narrow MLPs"
+            )
 
     def structure(self) -> Structure:
         """How many units DC-ViT compresses, and to which width.
@@ -63,21 +74,24 @@ class Proposal:
         Raises:
             InputError: If the target is out of its reach; the message gives the range.
         """
+        self.check_units()
         return solve_structure(
             list(self.units.values()), self.whole.mlp_hidden, self.macs, self.total, self.width_multiple, self.saved
         )
 
     def reach(self) -> Reach:
         """Shares of the MACs that DC-ViT's structure can remove, those that `base` removes included."""
+        self.check_units()
         costs = list(self.units.values())
         narrowest = 1 - self.width_multiple / self.whole.mlp_hidden if self.whole.mlp_hidden else 0.0
         least = sum(cost.removed for cost in costs) / len(costs)
         most = sum(cost.removed + cost.narrowed * narrowest for cost in costs)
-        return Reach((self.saved + least) / self.total, (self.saved + most) / self.total)
+        return Reach((self.saved + max(least, 0.0)) / self.total, (self.saved + most) / self.total)
 
     def trials(self) -> list[list[BlockPlan]]:
         """Plan entries of every unit, each compressed to the width of the structure."""
-        return [_entries(unit, self.structure().mlp_hidden) for unit in self.units]
+        width = self.structure().mlp_hidden
+        return [self._entries(unit, width) for unit in self.units]
 
     def chosen(self, ranked: list[Unit]) -> list[list[BlockPlan]]:
         """Plan entries for the first k of `ranked` units, at the width that meets the target for these very units.
@@ -90,11 +104,11 @@ class Proposal:
             costs = [self.units[unit] for unit in units]
             if structure.mlp_hidden is None:
                 if sum(cost.removed for cost in costs) >= self.macs * (1 - 1e-9):
-                    return [_entries(unit, None) for unit in units]
+                    return [self._entries(unit, None) for unit in units]
                 continue
             width = solve_width(costs, self.whole.mlp_hidden, self.macs, self.width_multiple)
             if width is not None:
-                return [_entries(unit, width) for unit in units]
+                return [self._entries(unit, width) for unit in units]
         raise InputError("--macs-reduction: not even all candidate blocks together save that much")
 
     def spread_out(self) -> list[Unit]:
@@ -102,6 +116,15 @@ class Proposal:
         candidates, count = list(self.units), self.structure().units
         first = [candidates[int((position + 0.5) * len(candidates) / count)] for position in range(count)]
         return first + [unit for unit in candidates if unit not in first]
+
+    def _entries(self, unit: Unit, mlp_hidden: int | None) -> list[BlockPlan]:
+        """Plan entries of one compressed unit; without a width, whole blocks go."""
+        if mlp_hidden is None:
+            return [BlockPlan(index=index, removed="block") for index in unit]
+        return [
+            BlockPlan(index=index, removed="attention", mlp_hidden=min(mlp_hidden, self.widths[index].mlp_hidden))
+            for index in unit
+        ]
 
 
 def propose(subject: Subject, target: Target) -> Proposal:
@@ -112,6 +135,8 @@ def propose(subject: Subject, target: Target) -> Proposal:
     """
     if target.speedup is not None:
         raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
+    if target.max_drop is not None:
+        raise InputError("--max-drop has to be measured; `dcvit-tool compress` does so")
     if target.macs_reduction is not None:
         return survey(subject, target).removing(target.macs_reduction)
     base = _base_plan(subject, target)
@@ -136,25 +161,44 @@ def survey(subject: Subject, target: Target) -> Proposal:
         found = unit_cost(count, subject.family, original, unit)
         return replace(found, heads=0.0) if target.keep_heads else found
 
-    whole = [index for index in range(subject.architecture.depth) if base.block(index) == BlockPlan(index=index)]
-    units = [unit for unit in subject.family.units(original) if set(unit) <= set(whole)]
-    spec = subject.architecture.blocks[units[0][0]] if units else None
+    widths = {
+        index: _widths(spec, base.block(index))
+        for index, spec in enumerate(subject.architecture.blocks)
+        # What the user's own plan says of a block stays; what an earlier compression did to it may go on.
+        if base.block(index) == subject.plan.block(index) and base.block(index).removed != "block"
+    }
+    able = {index for index, now in widths.items() if now.head_dim or subject.family.removes == "block"}
+    units = [unit for unit in subject.family.units(original) if set(unit) <= able]
+    whole = max((widths[unit[0]] for unit in units), key=lambda now: now.mlp_hidden, default=NO_BLOCK)
     return Proposal(
         base=base,
         total=total,
         saved=total - count.total,
-        units={unit: cost(unit) for unit in units},
-        blocks={index: cost((index,)) for index in whole},
-        whole=NO_BLOCK if spec is None else BlockWidths(spec.head_dim, spec.mlp_hidden),
+        units={unit: _as_if_whole(cost(unit), widths[unit[0]], whole) for unit in units},
+        blocks={index: cost((index,)) for index in widths},
+        whole=whole,
+        widths=widths,
         width_multiple=target.width_multiple,
         macs_convention=target.macs_convention,
     )
 
 
-def _entries(unit: Unit, mlp_hidden: int | None) -> list[BlockPlan]:
-    """Plan entries of one compressed unit; without a width, whole blocks go."""
-    removed: Literal["attention", "block"] = "block" if mlp_hidden is None else "attention"
-    return [BlockPlan(index=index, removed=removed, mlp_hidden=mlp_hidden) for index in unit]
+def _widths(spec: BlockSpec, entry: BlockPlan) -> BlockWidths:
+    """Of a block that follows a plan's entry."""
+    head_dim = 0 if entry.removed == "attention" else entry.head_dim or spec.head_dim
+    return BlockWidths(head_dim, entry.mlp_hidden or spec.mlp_hidden)
+
+
+def _as_if_whole(cost: UnitCost, now: BlockWidths, whole: BlockWidths) -> UnitCost:
+    """The costs of a unit so that all are narrowed from one width, whatever they have now.
+
+    At any width w that narrows it, it saves what it did: n (1 − w / m) = N (1 − w / M) − (N − n), where N = n M / m. A
+    width that does not narrow it saves more than this says, for it keeps its own.
+    """
+    if not cost.narrowed or now.mlp_hidden == whole.mlp_hidden:
+        return cost
+    narrowed = cost.narrowed * whole.mlp_hidden / now.mlp_hidden
+    return replace(cost, removed=cost.removed - (narrowed - cost.narrowed), narrowed=narrowed)
 
 
 def stand_in_notes(target: Target) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dcvit.folder.records import TrialRecord
+from dcvit.folder.records import BlockDamage, TrialRecord
 from dcvit.methods.cuts.damage import Examination, PossibleCuts
 from dcvit.methods.cuts.nodes import NodeRanking
 from dcvit.methods.cuts.scores import score_of
@@ -43,10 +43,10 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         if job is None or not _uses_solver(job):
             return proposal.reach()
         examination = _examined(job, proposal, _fixed(job, proposal))
-        damages = {block: examination.damages[block] for block in proposal.blocks}
+        damages = _damages(examination, proposal)
         # The solver counts what each attention and MLP saves in steps of the target, rounded down.
         rounding = 1 - (2 * len(damages) + 1) / RESOLUTION
-        most = rounding * most_macs(damages, proposal.blocks, proposal.whole)
+        most = rounding * most_macs(damages, proposal.blocks, proposal.widths)
         return Reach(proposal.saved / proposal.total, (proposal.saved + most) / proposal.total)
 
     def most_macs(self, target: Target) -> float:
@@ -64,9 +64,10 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         Raises:
             InputError: If the target is out of reach.
         """
-        examination, whole = _examined(job, proposal, []), proposal.whole
+        examination = _examined(job, proposal, [])
+        damages, widths = _damages(examination, proposal), proposal.widths
         return sum(
-            damage_of(examination.damages[entry.index], widths_of(entry, whole), whole)
+            damage_of(damages[entry.index], widths_of(entry, widths[entry.index]), widths[entry.index])
             for entry in _entries(proposal, examination)
         )
 
@@ -116,9 +117,24 @@ def _examined(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPla
 def _entries(proposal: Proposal, examination: Examination, after: Sequence[BlockPlan] = ()) -> list[BlockPlan]:
     if proposal.macs <= 0:
         return []
-    damages = {block: examination.damages[block] for block in proposal.blocks}
-    whole, macs, total = proposal.whole, proposal.macs, proposal.total
-    return solve(damages, proposal.blocks, whole, macs, total, proposal.width_multiple, after, proposal.saved)
+    found = solve(
+        _damages(examination, proposal), proposal.blocks, proposal.widths, proposal.macs, proposal.total,
+        proposal.width_multiple, after, proposal.saved,
+    )  # fmt: skip
+    return [_beside(proposal.base.block(entry.index), entry) for entry in found]
+
+
+def _damages(examination: Examination, proposal: Proposal) -> dict[int, BlockDamage]:
+    """Of every block that may be cut; one that is as narrow as it may be has nothing to lose."""
+    nothing = BlockDamage(attention=None, mlp={})
+    return {block: examination.damages.get(block, nothing) for block in proposal.blocks}
+
+
+def _beside(now: BlockPlan, entry: BlockPlan) -> BlockPlan:
+    """The whole entry of a block, some of which an earlier compression made."""
+    removed = entry.removed or now.removed
+    head_dim = None if removed else entry.head_dim or now.head_dim
+    return BlockPlan(index=now.index, removed=removed, head_dim=head_dim, mlp_hidden=entry.mlp_hidden or now.mlp_hidden)
 
 
 def _solve(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPlan], after: Earlier | None) -> Recovered:

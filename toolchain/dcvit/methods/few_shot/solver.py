@@ -33,7 +33,8 @@ FOLLOW_UP = 1 / 8
 
 NOT_EXAMINED = {
     "method", "search", "steps", "trial_steps", "nodes", "training",
-    "macs_reduction", "speedup", "runtime", "macs_convention", "keep_heads", "merge", "size_aware", "trim_last_block",
+    "macs_reduction", "speedup", "runtime", "max_drop", "macs_convention", "keep_heads", "merge", "size_aware",
+    "trim_last_block",
 }  # fmt: skip
 """Settings and fields of a target that change no damage: those of the training, and what merges and cuts say."""
 
@@ -61,7 +62,7 @@ def examined(job: Job[Any], cuts: PossibleCuts, multiple: int) -> Examination:
 def solve(
     damages: Mapping[int, BlockDamage],
     costs: Mapping[int, UnitCost],
-    whole: BlockWidths,
+    whole: Mapping[int, BlockWidths],
     macs: float,
     total: int,
     multiple: int,
@@ -70,19 +71,20 @@ def solve(
 ) -> list[BlockPlan]:
     """Plan entries of the least predicted damage that save `macs`; blocks cut `after` these only lose more.
 
-    `total` and `saved`, what the model costs and what of it is gone already, are for the message.
+    `whole` are the widths of the blocks as they are, and entries say what becomes of these. `total` and `saved`, what
+    the model costs and what of it is gone already, are for the message.
 
     Raises:
         InputError: If no cut saves that much; the message gives the most that can be saved.
     """
     try:
-        limits = {entry.index: widths_of(entry, whole) for entry in after}
+        limits = {entry.index: widths_of(entry, whole[entry.index]) for entry in after if entry.index in whole}
         allocated = allocate(damages, costs, whole, macs, multiple, limits)
     except OutOfReachError as error:
         most = most_macs(damages, costs, whole)
         reach = Reach(saved / total, (saved + most) / total)
         raise reach.refusal((saved + macs) / total, "cutting blocks") from error
-    return [_entry(block, widths, whole) for block, widths in allocated.items() if widths != whole]
+    return [_entry(block, widths, whole[block]) for block, widths in allocated.items() if widths != whole[block]]
 
 
 def widths_of(entry: BlockPlan, whole: BlockWidths) -> BlockWidths:
@@ -101,13 +103,17 @@ def _entry(block: int, widths: BlockWidths, whole: BlockWidths) -> BlockPlan:
     )
 
 
-def most_macs(damages: Mapping[int, BlockDamage], costs: Mapping[int, UnitCost], whole: BlockWidths) -> float:
+def most_macs(
+    damages: Mapping[int, BlockDamage], costs: Mapping[int, UnitCost], whole: Mapping[int, BlockWidths]
+) -> float:
     """MACs saved where every block loses all that was measured."""
     most = 0.0
     for block, damage in damages.items():
-        heads = costs[block].heads * (1 - min(damage.heads, default=whole.head_dim) / whole.head_dim)
-        most += max(heads, 0.0 if damage.attention is None else costs[block].removed)
-        most += costs[block].narrowed * (1 - min(damage.mlp) / whole.mlp_hidden)
+        now = whole[block]
+        if now.head_dim:
+            heads = costs[block].heads * (1 - min(damage.heads, default=now.head_dim) / now.head_dim)
+            most += max(heads, 0.0 if damage.attention is None else costs[block].removed)
+        most += costs[block].narrowed * (1 - min(damage.mlp, default=now.mlp_hidden) / now.mlp_hidden)
     return most
 
 
