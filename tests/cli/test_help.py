@@ -8,6 +8,10 @@ import pytest
 
 Tool = Callable[..., Any]
 
+OF_A_CHOICE = (
+    "--batch INTEGER Images in every batch. [default: 64, or what is exported]",
+    "Of the computation. [default: fp32, or what is exported]",
+)
 OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", "--precision [fp32|fp16|bf16|int8]")
 
 
@@ -15,7 +19,7 @@ OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", "--preci
     ("command", "said"),
     [
         ("bench", (
-            *OF_A_VARIANT,
+            *OF_A_CHOICE,
             "--with-preprocessing Time the exported files that take pixels.",
             "--against TEXT Another model folder or a timm name. [default: the folder's model, uncompressed]",
             "--runtime TEXT A runtime that `dcvit-tool doctor` lists; repeatable. [default: onnxruntime]",
@@ -31,7 +35,7 @@ OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", "--preci
             "--tolerance FLOAT With --update: share it may fall by. [default: 0.05, or as it was]",
         )),
         ("evaluate", (
-            *OF_A_VARIANT,
+            *OF_A_CHOICE,
             "or 'shapes'. [required]",
             "--runtime TEXT A runtime that `dcvit-tool doctor` lists. [default: torch]",
             "--as-original-of FOLDER",
