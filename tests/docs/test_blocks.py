@@ -59,14 +59,18 @@ def blocks(page: Path) -> list[Block]:
 
 
 PAGES = {page.name: blocks(page) for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-RUN = [name for name, found in PAGES.items() if name not in ELSEWHERE and any(b.language and not b.marked for b in found)]
+RUN = [
+    name for name, found in PAGES.items() if name not in ELSEWHERE and any(b.language and not b.marked for b in found)
+]
 
 
 def test_every_fence_is_read_and_marks_are_few() -> None:
     for name, found in PAGES.items():
         text = (ROOT / name if name == "README.md" else ROOT / "docs" / name).read_text(encoding="utf-8")
         assert len(re.findall(r"^\s*```", text, re.MULTILINE)) == 2 * len(found), name
-    assert {name: sum(b.marked for b in found) for name, found in PAGES.items() if any(b.marked for b in found)} == NOT_RUN
+    assert {
+        name: sum(b.marked for b in found) for name, found in PAGES.items() if any(b.marked for b in found)
+    } == NOT_RUN
 
 
 def write_files(folder: Path) -> None:
@@ -117,10 +121,12 @@ def run_shell(text: str, where: str) -> None:
         assert words[0] == "dcvit-tool", f"{where}: `{line}` is not run; mark the block or leave it out"
         arguments = [each for each in words[1:] if each != "--trt" or flavors.installed("tensorrt-rtx")]
         arguments += ["--no-memory"] if arguments[0] == "bench" and "--check" not in arguments else []
+        status: Any = 0
         try:
             cli(arguments)
         except SystemExit as end:
-            assert not end.code, f"{where}: `{line}` ended with {end.code}"
+            status = end.code
+        assert not status, f"{where}: `{line}` ended with {status}"
 
 
 def run_workflow(text: str, where: str) -> None:

@@ -93,6 +93,7 @@ def compress(
         model, target, settings, run = again.model(model), again.target, again.settings, again.run
     if model is None:
         raise InputError("there is no model: give MODEL, a timm name or a model folder")
+    method_of(settings or METHODS[DEFAULT].settings()).check_target(target)
     with running(out):
         compressor = prepare(model, data, out, target, settings, run, finished=ModelFolder.is_one(out), again=again)
         with leaving_nothing_behind(out):
