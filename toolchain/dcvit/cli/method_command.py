@@ -1,5 +1,6 @@
 """Commands that run a method: their help is in groups, and shows the options of the method that is asked about."""
 
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -58,7 +59,7 @@ class MethodCommand(Command):
 def _asked_about(arguments: list[str]) -> Method[Any]:
     """The method that the arguments name, wherever --help stands among them; a wrong name is the parser's to refuse."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
-    named = dict(zip(words, words[1:], strict=False))
+    named = dict(pairwise(words))
     if (preset := named.get("--preset")) in PRESETS:
         return method_of_preset(str(preset))
     return METHODS.get(named.get("--method", DEFAULT), METHODS[DEFAULT])
