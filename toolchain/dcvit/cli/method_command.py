@@ -18,10 +18,12 @@ _ARGUMENTS = "dcvit.arguments"
 
 
 class MethodCommand(Command):
-    """A command with `method_options`; `--method cait --help` has CAIT's own options, and so for every method."""
+    """A command with `method_options`; `--method cait --help` has CAIT's own options, and so for every method.
+
+    Its `examples` are commands that the help ends with.
+    """
 
     def __init__(self, *args: Any, examples: tuple[str, ...] = (), **kwargs: Any) -> None:
-        """Args: those of a command; `examples` are commands that the help ends with."""
         super().__init__(*args, **kwargs)
         self._examples = examples
 
@@ -82,7 +84,6 @@ _OF_IMAGES_AND_MODEL = _names(WeightSettings, MaskSettings) | {
     "head",
 }
 _OF_TARGET = _names(Target) | {"preset", "reductions"}
-_OF_RUN = _names(RunSettings) - _OF_IMAGES_AND_MODEL - {"recover"}
 _OF_METHODS = _names(*(method.settings for method in METHODS.values()))
 
 
