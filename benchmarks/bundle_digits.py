@@ -1,4 +1,4 @@
-"""Writes the digits that ship with the package, from scikit-learn's copy of the UCI set: pip install scikit-learn.
+"""Writes the digits that ship with the package, from scikit-learn's copy of the UCI set ('dcvit-tool[bench]').
 
 python benchmarks/bundle_digits.py            # a second
 """

@@ -32,7 +32,7 @@ def reporter(*, quiet: bool, verbose: bool) -> AbstractContextManager[Reporter |
     return _beating(LineReporter(VERBOSE_SECONDS if verbose else SILENCE_SECONDS))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Stage:
     description: str
     total: int | None
