@@ -1,5 +1,6 @@
 """How progress reaches the user: a bar where stderr is a terminal, else lines, so that silence never lasts."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +28,7 @@ def reporter(*, quiet: bool, verbose: bool) -> AbstractContextManager[Reporter |
     """Around a command: what shows its progress on stderr, if anything does."""
     if quiet:
         return nullcontext(None)
-    if click.get_text_stream("stderr").isatty():
+    if sys.stderr.isatty():
         return nullcontext(BarReporter())
     return _beating(LineReporter(VERBOSE_SECONDS if verbose else SILENCE_SECONDS))
 
