@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint bench-check clean
+.PHONY: setup demo test lint bench-check docs clean
 
 setup: $(STAMP)
 
@@ -31,5 +31,10 @@ test: setup lint
 bench-check: setup
 	$(BIN)/python benchmarks/gate.py
 
+# The site, in site/; warnings are errors.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf .venv runs build *.egg-info toolchain/*.egg-info
+	rm -rf .venv runs build site *.egg-info toolchain/*.egg-info

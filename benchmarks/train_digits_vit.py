@@ -1,4 +1,4 @@
-"""Trains the small ViT of `dcvit-tool demo` on scikit-learn's digits and writes the weights that ship with the package.
+"""Trains the small ViT of `dcvit-tool demo` on the bundled digits and writes the weights that ship with the package.
 
 python benchmarks/train_digits_vit.py            # a few minutes on two CPU cores
 """

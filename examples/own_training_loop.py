@@ -5,10 +5,11 @@ python examples/own_training_loop.py
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
+from safetensors.numpy import load_file
 from torch.nn import functional as F
 
 import dcvit
+from dcvit.data.digits import FILE
 from dcvit.demo_model import MODEL, MODEL_KWARGS, WEIGHTS
 
 OUT, STEPS = "digits-cut", 60
@@ -37,12 +38,12 @@ def main() -> None:
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
     """Images as the model takes them, [1797, 3, 32, 32], and labels; the 500 test images of `digits` come last."""
-    found = load_digits()
-    order = np.random.default_rng(0).permutation(len(found.images))
-    grey = torch.tensor(found.images[order] / 16, dtype=torch.float32)[:, None]
+    found = load_file(FILE)
+    order = np.random.default_rng(0).permutation(len(found["images"]))
+    grey = torch.tensor(found["images"][order] / 16, dtype=torch.float32)[:, None]
     mean, std = (MODEL_KWARGS["pretrained_cfg_overlay"][name][0] for name in ("mean", "std"))
     resized = F.interpolate(grey, size=(32, 32), mode="bicubic", align_corners=False).clamp(0, 1)
-    return ((resized - mean) / std).expand(-1, 3, -1, -1), torch.tensor(found.target[order])
+    return ((resized - mean) / std).expand(-1, 3, -1, -1), torch.tensor(found["labels"][order]).long()
 
 
 @torch.no_grad()

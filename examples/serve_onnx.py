@@ -43,16 +43,18 @@ def prepare(image: Image.Image, preprocessing: dict) -> np.ndarray:
 
 def eight_digits() -> tuple[str, list[Image.Image]]:
     """A file of the bundled model with a tenth of its MACs less, for batches of three, and eight images."""
-    from sklearn.datasets import load_digits
+    from io import BytesIO
 
     import dcvit
+    from dcvit.data import DigitsSource
     from dcvit.demo_model import MODEL, MODEL_KWARGS, WEIGHTS
 
     settings = dcvit.SearchSettings(steps=0)  # weights are refitted in closed form, and not trained
     cut = {"macs_reduction": 0.1, "samples": 64, "settings": settings, "overwrite": True}
     dcvit.compress(MODEL, "digits", out="digits-served", model_kwargs=MODEL_KWARGS, checkpoint=WEIGHTS, **cut)
-    pixels = (load_digits().images[:8] * (255 / 16)).round().astype(np.uint8)
-    return str(dcvit.export("digits-served", batch=3).onnx.path), [Image.fromarray(each) for each in pixels]
+    test = DigitsSource("test")
+    images = [Image.open(BytesIO(test.read(index)[0])) for index in range(8)]
+    return str(dcvit.export("digits-served", batch=3).onnx.path), images
 
 
 if __name__ == "__main__":

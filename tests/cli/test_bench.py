@@ -49,6 +49,15 @@ def test_two_runtimes_against_another_folder(tool: Tool, exported_copy: ModelFol
     assert "onnxruntime" in ended.stdout
 
 
+def test_the_file_that_is_there_is_timed(tool: Tool, exported_copy: ModelFolder) -> None:
+    exported_copy.remove(["model.b4.fp32.onnx"])
+    ended = tool("bench", exported_copy.path, "--runs", 5, "--no-memory", "--json")
+    assert ended.status == 0
+    (row,) = ended.json["results"]
+    assert (row["batch"], row["precision"], row["file"]) == (4, "fp16", "model.b4.fp16.onnx")
+    assert "taking model.b4.fp16.onnx" in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -23,6 +23,14 @@ def test_json_has_the_keys_that_scripts_read(tool: Tool, exported: Path) -> None
     assert "top-1" in ended.stderr
 
 
+def test_the_file_that_is_there_is_taken_and_named(tool: Tool, exported_copy: ModelFolder) -> None:
+    exported_copy.remove(["model.b4.fp32.onnx"])
+    ended = tool("evaluate", exported_copy.path, "--data", "digits", "--runtime", "onnxruntime", "--json")
+    assert ended.status == 0
+    assert (ended.json["precision"], ended.json["batch"]) == ("fp16", 4)
+    assert f"taking model.b4.fp16.onnx, the only file of {exported_copy.path}" in ended.stderr
+
+
 def test_a_timm_model_with_random_weights(tool: Tool) -> None:
     kwargs = '{"img_size": 16, "patch_size": 8, "embed_dim": 8, "depth": 1, "num_heads": 1, "num_classes": 10}'
     ended = tool("evaluate", "vit_tiny_patch16_224", "--random-init", "--model-kwargs", kwargs, "--data", "digits")
@@ -37,7 +45,10 @@ def test_a_timm_model_with_random_weights(tool: Tool) -> None:
             ["--data", "digits", "--runtime", "caffe"],
             "there is no runtime 'caffe'; choose one of torch, torch-compile, onn",
         ),
-        (["--data", "digits", "--runtime", "onnxruntime"], "no model.b64.fp32.onnx; make it with `dcvit-tool export"),
+        (
+            ["--data", "digits", "--runtime", "onnxruntime", "--batch", "5"],
+            "no model.b5.fp32.onnx; make it with `dcvit-tool export",
+        ),
         (["--data", "nowhere"], "--data: there is nothing at nowhere"),
         (["--data", "digits", "--batch", "0"], "at least one image"),
         (["--data", "digits", "--checkpoint", "some.pth"], "is a model folder and has weights of its own"),

@@ -68,8 +68,8 @@ def test_data_that_does_not_fit_is_refused(exported: Path, image_folder: Callabl
 
 
 def test_settings_that_do_not_fit_are_refused(exported: Path) -> None:
-    with pytest.raises(InputError, match=r"no model\.b64\.fp16\.onnx; make it with .*--precision fp16"):
-        evaluate(exported, "digits", runtime="onnxruntime", precision="fp16")
+    with pytest.raises(InputError, match=r"no model\.b64\.int8\.onnx; make it with .*--precision int8"):
+        evaluate(exported, "digits", runtime="onnxruntime", precision="int8")
     with pytest.raises(InputError, match="leave out --checkpoint"):
         evaluate(exported, "digits", checkpoint=WEIGHTS)
     with pytest.raises(InputError, match="no runtime 'caffe'"):

@@ -33,7 +33,7 @@ class Broken:
 def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, slice], None]:
     def broken(value: float, places: slice) -> None:
         class Runtime:
-            name = "torch"
+            name, artifact = "torch", "weights"
 
             def open(self, folder: ModelFolder, variant: evaluation.Variant) -> Broken:
                 return Broken(TorchSession(folder.load(), variant.batch, device="cpu"), value, places)

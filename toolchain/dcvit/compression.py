@@ -100,6 +100,7 @@ def compress(
     if data is None and _only_weights(model, target, run):
         assert run.checkpoint is not None
         return _adopted(model, run.checkpoint, out, overwrite=run.overwrite)
+    method_of(settings or METHODS[DEFAULT].settings()).check_target(target)
     with running(out):
         compressor = prepare(
             model, data, out, target, settings, run,

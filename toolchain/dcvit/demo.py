@@ -1,4 +1,4 @@
-"""The whole path on bundled data: scikit-learn's digits and a small ViT that was trained on them."""
+"""The whole path on bundled data: handwritten digits and a small ViT that was trained on them."""
 
 import time
 from collections.abc import Iterable

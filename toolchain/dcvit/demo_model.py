@@ -1,4 +1,4 @@
-"""The model of the demo: a small ViT for scikit-learn's digits, whose weights ship with the package."""
+"""The model of the demo: a small ViT for the bundled digits, whose weights ship with the package."""
 
 from pathlib import Path
 from typing import Any

@@ -11,7 +11,9 @@ import torch
 from rich.table import Table
 
 from dcvit.hardware import accelerator
-from dcvit.runtimes import RUNTIMES, available_cores
+from dcvit.runtimes import RUNTIMES, available_cores, flavors
+from dcvit.runtimes.onnx_runtime import installed_twice
+from dcvit.variant import Flavor
 from dcvit.versions import package_versions
 
 
@@ -56,10 +58,13 @@ def examine() -> Diagnosis:
         "versions": package_versions(),
     }
     findings = [_runtime(name) for name in RUNTIMES]
+    if (twice := installed_twice()) is not None:
+        findings.insert(0, Finding("onnxruntime and onnxruntime-gpu", False, twice))
     findings += [_engines("tensorrt-rtx", "tensorrt_rtx", "without a GPU too"), _engines("tensorrt", "tensorrt", "")]
     process = accelerator()
     findings.append(Finding("training", True, f"on {process.device.type}, precision {process.mixed_precision}"))
     findings.append(_kernels())
+    findings += [_package("plots", "matplotlib", "plots"), _package("TensorBoard", "tensorboard", "tensorboard")]
     return Diagnosis(machine, findings)
 
 
@@ -70,10 +75,16 @@ def _runtime(name: str) -> Finding:
     return Finding(f"runtime {name}", reason is None, reason or f"runs {reads} in {', '.join(runtime.precisions)}")
 
 
-def _engines(flavor: str, package: str, where: str) -> Finding:
+def _engines(flavor: Flavor, package: str, where: str) -> Finding:
     if find_spec(package) is not None:
         return Finding(f"engines for {flavor}", True, f"`dcvit-tool export FOLDER --trt` builds them {where}".rstrip())
-    return Finding(f"engines for {flavor}", False, f"pip install 'dcvit-tool[{flavor}]'")
+    return Finding(f"engines for {flavor}", False, flavors.how_to_install(flavor))
+
+
+def _package(what: str, package: str, extra: str) -> Finding:
+    if find_spec(package) is not None:
+        return Finding(what, True, f"{package} is installed")
+    return Finding(what, False, f"`pip install 'dcvit-tool[{extra}]'`")
 
 
 def _kernels() -> Finding:

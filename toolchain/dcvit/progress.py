@@ -54,9 +54,9 @@ def status(text: str) -> None:
 
 
 @contextmanager
-def reporting_to(reporter: Reporter) -> Iterator[None]:
+def reporting_to(reporter: Reporter | None) -> Iterator[None]:
     """Sends the progress of a block to a reporter; without one it goes nowhere."""
-    token = _reporter.set(reporter)
+    token = _reporter.set(reporter or _SILENT)
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """Which of a model folder's exported files is meant, and what such files are called."""
 
 import shlex
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -104,3 +104,18 @@ class Variant(BaseModel):
         if self.with_preprocessing:
             command += " --with-preprocessing"
         return command if flavor is None else f"{command} --trt --flavor {flavor}"
+
+
+class WantedVariant(Variant):
+    """A variant whose fields a file of the folder may decide, where they are not given."""
+
+    batch: Annotated[int, Flag(default=f"{DEFAULT_BATCH}, or what is exported")] = Field(
+        default=DEFAULT_BATCH, description="Images in every batch."
+    )
+    precision: Annotated[Precision, Flag(default="fp32, or what is exported")] = Field(
+        default="fp32", description="Of the computation."
+    )
+
+    def wish(self, name: str) -> Any:
+        """A field that was given; None where it was not."""
+        return getattr(self, name) if name in self.model_fields_set else None

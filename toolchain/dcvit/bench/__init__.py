@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dcvit.bench.history import write_history
 from dcvit.bench.machine import Machine, this_machine
@@ -16,8 +17,9 @@ from dcvit.bench.rounds import Limits, run_rounds
 from dcvit.bench.statistics import Latency, Protocol, speedup, speedup_interval
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.progress import say
-from dcvit.runtimes import limited_to
-from dcvit.variant import DEFAULT_BATCH, Precision, Variant
+from dcvit.runtimes import limited_to, runtime_named
+from dcvit.runtimes.choice import choose_variant
+from dcvit.variant import Precision
 
 __all__ = ["BenchResult", "BenchRow", "Limits", "Machine", "benchmark"]
 
@@ -27,15 +29,15 @@ def benchmark(
     against: Path | str | None = None,
     *,
     runtimes: Sequence[str] = ("onnxruntime",),
-    batch: int = DEFAULT_BATCH,
-    precision: Precision = "fp32",
+    batch: int | None = None,
+    precision: Precision | None = None,
     baseline_precision: Precision | None = None,
     protocol: Protocol = "default",
     runs: int | None = None,
     max_seconds: float | None = None,
     threads: int | None = None,
     memory: bool = False,
-    with_preprocessing: bool = False,
+    with_preprocessing: bool | None = None,
 ) -> BenchResult:
     """Times a folder's model and another one in turn, in one process, and writes `bench.json` into the folder.
 
@@ -46,8 +48,8 @@ def benchmark(
         against: A model folder, or a timm name, which gets the folder's model_kwargs and random weights (they do not
             change the latency). By default the folder's own model, uncompressed.
         runtimes: Names out of `dcvit.runtimes.RUNTIMES`.
-        batch: Images in every batch.
-        precision: Of the folder's model.
+        batch: Images in every batch; by default 64, or that of the exported file that is there (the newest).
+        precision: Of the folder's model; by default fp32, or that of the exported file that is there.
         baseline_precision: Of the other model; by default the same.
         protocol: `default`, medians; or `paper`, means of 500 runs.
         runs: Exactly so many rounds; by default 500 with the protocol of the papers, else as many as make the 95 %
@@ -55,7 +57,8 @@ def benchmark(
         max_seconds: Time limit for each runtime; by default 60 where the number of runs is open, else none.
         threads: CPU threads of each model; by default one for each core that this process may use.
         memory: Measure peak memory too, each model in a process of its own (some seconds).
-        with_preprocessing: Time the exported files that take pixels; those of the other model do so too.
+        with_preprocessing: Time the exported files that take pixels, or those that do not; those of the other model do
+            so too. By default what is there.
 
     Raises:
         InputError: If the folder is not whole, a runtime cannot run here or lacks its file, or the two models take
@@ -64,8 +67,9 @@ def benchmark(
     """
     limits = Limits.of(protocol, runs, max_seconds)
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
-    variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
-    settings = [Setting.of(runtime, variant, baseline_precision, threads) for runtime in dict.fromkeys(runtimes)]
+    wishes: dict[str, Any] = {"batch": batch, "precision": precision, "with_preprocessing": with_preprocessing}
+    variants = {name: choose_variant(runtime_named(name), folder, **wishes) for name in runtimes}
+    settings = [Setting.of(name, variant, baseline_precision, threads) for name, variant in variants.items()]
     for setting in settings:
         setting.file(folder)  # a missing one is found before any time is spent
     machine = this_machine()

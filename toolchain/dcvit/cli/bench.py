@@ -10,7 +10,7 @@ from dcvit.cli.command import Command
 from dcvit.cli.fields import takes, was_given
 from dcvit.cli.task import TaskOption, check_task
 from dcvit.flags import Argument, Flag, flags_of
-from dcvit.variant import Precision, Variant
+from dcvit.variant import Precision, Variant, WantedVariant
 
 _OF_THE_BASELINE = (
     "against", "runtimes", "batch", "precision", "against_precision", "with_preprocessing", "threads",
@@ -19,7 +19,7 @@ _NOT_IN_THE_GATE = ("runs", "protocol", "memory")
 _OF_THE_GATE = ("update", "undecided", "tolerance")
 
 
-class Options(TaskOption, Variant):
+class Options(TaskOption, WantedVariant):
     """What is timed, against what, and for how long."""
 
     folder: Annotated[Path, Argument()]
@@ -82,15 +82,15 @@ def command(given: Options) -> Any:
             given.folder,
             given.against,
             runtimes=given.runtimes,
-            batch=given.batch,
-            precision=given.precision,
+            batch=given.wish("batch"),
+            precision=given.wish("precision"),
             baseline_precision=given.against_precision,
             protocol=given.protocol,
             runs=given.runs,
             max_seconds=given.max_seconds,
             threads=given.threads,
             memory=given.memory,
-            with_preprocessing=given.with_preprocessing,
+            with_preprocessing=given.wish("with_preprocessing"),
         )
     from dcvit.bench.check import check, update
     from dcvit.bench.pair import Setting

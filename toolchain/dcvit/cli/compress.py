@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import click
 from pydantic import BaseModel, ConfigDict, Field
 
-from dcvit.cli.command import Command
 from dcvit.cli.fields import takes, was_given
+from dcvit.cli.method_command import MethodCommand
 from dcvit.cli.methods import ALL, method_options, read
 from dcvit.flags import Argument, Flag, flags_of
 
@@ -33,7 +33,15 @@ class Options(BaseModel):
     )
 
 
-@click.command("compress", cls=Command)
+EXAMPLES = (
+    "dcvit-tool compress deit_small_patch16_224 --data images/ --macs-reduction 0.3 -o small",
+    "dcvit-tool compress deit_small_patch16_224 --checkpoint mine.safetensors \\\n"
+    "      --model-kwargs '{\"num_classes\": 37}' --data images/ --speedup 1.5 -o small",
+    "dcvit-tool compress deit_tiny_patch16_224 --data train/ --preset cait-tiny --epochs 30 -o small",
+)
+
+
+@click.command("compress", cls=MethodCommand, examples=EXAMPLES)
 @takes(Options)
 @method_options
 def command(given: Options, **flags: Any) -> Any:
@@ -46,6 +54,7 @@ def command(given: Options, **flags: Any) -> Any:
     if given.model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
     asked = read(given.model, flags)
+    asked.method.check_target(asked.target)
     from dcvit.compression import compress
 
     more = dict(asked.run) | {"validation": given.validation}

@@ -11,10 +11,10 @@ from dcvit.cli.fields import takes
 from dcvit.cli.task import TaskOption, check_task
 from dcvit.flags import Argument, Flag
 from dcvit.settings import LabelSettings, MaskSettings, WeightSettings
-from dcvit.variant import Variant
+from dcvit.variant import WantedVariant
 
 
-class Options(TaskOption, WeightSettings, MaskSettings, LabelSettings, Variant):
+class Options(TaskOption, WeightSettings, MaskSettings, LabelSettings, WantedVariant):
     """Which model, on which images, and how it is run."""
 
     model: Annotated[str, Argument()]
@@ -45,9 +45,9 @@ def command(given: Options) -> Any:
         given.model,
         given.data,
         runtime=given.runtime,
-        precision=given.precision,
-        with_preprocessing=given.with_preprocessing,
-        batch=given.batch,
+        precision=given.wish("precision"),
+        with_preprocessing=given.wish("with_preprocessing"),
+        batch=given.wish("batch"),
         model_kwargs=given.model_kwargs,
         checkpoint=given.checkpoint,
         weights=given.weights,
@@ -56,5 +56,5 @@ def command(given: Options) -> Any:
         class_map=given.class_map,
     )
     if compressed is not None:
-        note_evaluation(compressed, result.to_json(), batch=given.batch, file=None)
+        note_evaluation(compressed, result.to_json(), batch=result.batch, file=None)
     return result

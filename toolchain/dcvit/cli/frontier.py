@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import click
 from pydantic import BaseModel, ConfigDict, Field
 
-from dcvit.cli.command import Command
 from dcvit.cli.fields import takes
+from dcvit.cli.method_command import MethodCommand
 from dcvit.cli.methods import method_options, read
 from dcvit.flags import Argument, Flag
 
@@ -46,7 +46,7 @@ class Options(BaseModel):
     )
 
 
-@click.command("frontier", cls=Command)
+@click.command("frontier", cls=MethodCommand)
 @takes(Options)
 @method_options(without=_EACH_SIZE_SAYS)
 def command(given: Options, **flags: Any) -> Any:

@@ -46,8 +46,7 @@ def method_options(function: F | None = None, *, without: Collection[str] = ()) 
     if "preset" not in without:
         told = "Method, merges and target for DeiT-Tiny or -Small at 224."
         own.append(click.Option(["--preset"], type=click.Choice(list(PRESETS)), help=told))
-    fields = [_told(parameter) for parameter in parameters_of(*ALL, without=without)]
-    for parameter in reversed([*own, *fields]):
+    for parameter in reversed([*own, *parameters_of(*ALL, without=without)]):
         add_parameter(function, parameter)
     return function
 
@@ -106,11 +105,3 @@ def _as_given(field: FlagField, flags: dict[str, Any]) -> str:
     if flags.get(field.name) is False and field.flag.value is None:
         return field.flag.off or "--no-" + field.option.removeprefix("--")
     return field.option
-
-
-def _told(parameter: click.Parameter) -> click.Parameter:
-    """The option, whose help names the methods that know it, where not all do."""
-    knows = [name for name, method in METHODS.items() if method.knows(str(parameter.name))]
-    if isinstance(parameter, click.Option) and len(knows) < len(METHODS):
-        parameter.help = f"{', '.join(knows)}: {parameter.help}"
-    return parameter

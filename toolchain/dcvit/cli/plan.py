@@ -5,8 +5,8 @@ from typing import Annotated, Any
 import click
 from pydantic import BaseModel
 
-from dcvit.cli.command import Command
 from dcvit.cli.fields import takes
+from dcvit.cli.method_command import MethodCommand
 from dcvit.cli.methods import method_options, read
 from dcvit.flags import Argument, flags_of
 from dcvit.settings import RunSettings
@@ -20,7 +20,7 @@ class Options(BaseModel):
     model: Annotated[str, Argument()]
 
 
-@click.command("plan", cls=Command)
+@click.command("plan", cls=MethodCommand)
 @takes(Options)
 @method_options(without=_OF_A_RUN)
 def command(given: Options, **flags: Any) -> Any:

@@ -1,12 +1,13 @@
 """Images: where they come from, how they are prepared, and drawing a few of them."""
 
 from dcvit.data.classes import check_order, class_names, fits, names_of
+from dcvit.data.digits import DIGITS, DigitsSource
 from dcvit.data.few_shot import FewShot, draw_few_shot
 from dcvit.data.part import PartSource, held_out
 from dcvit.data.protocols import ImageSource
 from dcvit.data.randomness import derived_seed, seeded
 from dcvit.data.reading import Batch, CorruptImages, batches, check_channels, decode, prepared
-from dcvit.data.sources import DIGITS, DigitsSource, FileSource, Images, JoinedSource, open_source
+from dcvit.data.sources import FileSource, Images, JoinedSource, open_source
 from dcvit.data.transforms import evaluation_transform, normalised, preprocessing_of, training_transform
 
 __all__ = [

@@ -1,6 +1,5 @@
 """Where images come from: a folder, tars, or what is bundled."""
 
-import io
 import logging
 import re
 from array import array
@@ -13,10 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image
-
 from dcvit.data.classes import MappedSource, some
+from dcvit.data.digits import DIGITS, DigitsSource
 from dcvit.data.listing import described, listed, natural_key, printable
 from dcvit.data.objects import source_in_memory
 from dcvit.data.pairs import PairSource
@@ -24,8 +21,6 @@ from dcvit.data.protocols import ImageSource, is_source
 from dcvit.data.shapes import SHAPES, ShapesSource
 from dcvit.errors import InputError
 from dcvit.files import base_name
-
-DIGITS = "digits"
 
 Images = Any
 """What images may be given as: a path or a name, a source, or what `memory.WORKS` lists. Checked when it is opened."""
@@ -136,34 +131,6 @@ class JoinedSource:
     def _locate(self, index: int) -> tuple[ImageSource, int]:
         number = bisect_right(self._ends, index)
         return self._parts[number], index - (self._ends[number - 1] if number else 0)
-
-
-class DigitsSource:
-    """scikit-learn's handwritten digits: 8×8 grey images, 1297 to train and 500 to test, split once and for all."""
-
-    name = DIGITS
-    classes = [str(digit) for digit in range(10)]  # noqa: RUF012 (the protocol's field, never changed)
-
-    def __init__(self, split: Literal["train", "test"]) -> None:
-        """Loads one of the two splits."""
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        order = np.random.default_rng(0).permutation(len(digits.images))
-        chosen = order[:1297] if split == "train" else order[1297:]
-        self._images = (digits.images[chosen] * (255 / 16)).round().astype(np.uint8)
-        self._labels = digits.target[chosen]
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def read(self, index: int) -> tuple[bytes, int]:
-        buffer = io.BytesIO()
-        Image.fromarray(self._images[index]).save(buffer, format="PNG")
-        return buffer.getvalue(), int(self._labels[index])
-
-    def filename(self, index: int) -> str:
-        return f"digit {index}"
 
 
 def open_source(

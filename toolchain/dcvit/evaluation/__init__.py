@@ -20,7 +20,8 @@ from dcvit.folder.findings import note_evaluation
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.temporary import temporary_folder
 from dcvit.progress import track
-from dcvit.runtimes import Runtime, Session, runtime_named
+from dcvit.runtimes import Session, runtime_named
+from dcvit.runtimes.choice import choose_variant
 from dcvit.settings import Weights
 from dcvit.subject import open_subject, original_of
 from dcvit.variant import DEFAULT_BATCH, Precision, Variant
@@ -39,6 +40,7 @@ class EvaluateResult:
         iou: Intersection over union of each class in percent, for a segmentation model.
         not_finite: Images with a logit that is NaN or infinite: their classes, or those of their pixels where this is
             so, count as wrong.
+        batch: Images in every batch.
     """
 
     model: str
@@ -51,6 +53,7 @@ class EvaluateResult:
     device: str
     iou: tuple[float, ...] = ()
     not_finite: int = 0
+    batch: int = DEFAULT_BATCH
 
     @property
     def passed(self) -> bool:
@@ -104,9 +107,9 @@ def evaluate(
     data: Images,
     *,
     runtime: str = "torch",
-    precision: Precision = "fp32",
-    with_preprocessing: bool = False,
-    batch: int = DEFAULT_BATCH,
+    precision: Precision | None = None,
+    with_preprocessing: bool | None = None,
+    batch: int | None = None,
     model_kwargs: dict[str, Any] | None = None,
     checkpoint: Path | None = None,
     weights: Weights = "pretrained",
@@ -123,9 +126,9 @@ def evaluate(
         data: A folder of class folders, a tar of one, or `digits` (its test split). Classes are numbered by name. For a
             segmentation model a folder or tar with `images/` and `masks/`, or `shapes` (its test split).
         runtime: One of `dcvit.runtimes.RUNTIMES`; a model folder must hold the file that it runs.
-        precision: Of the computation.
-        with_preprocessing: Run the exported file that takes pixels.
-        batch: Images in every batch; names the exported file.
+        precision: Of the computation; by default fp32, or that of the exported file that is there (the newest).
+        with_preprocessing: Run the exported file that takes pixels, or one that does not; by default what is there.
+        batch: Images in every batch; names the exported file. By default 64, or that of the file that is there.
         model_kwargs: For a timm name.
         checkpoint: Weights for a timm name.
         weights: For a timm name without a checkpoint.
@@ -138,11 +141,22 @@ def evaluate(
         InputError: If the model or the data cannot be read, the images have no labels, not as many classes as the
             model or in another order than a model folder knows, or the runtime cannot run here.
     """
-    variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
+    wanted = {"batch": batch, "precision": precision, "with_preprocessing": with_preprocessing}
+    Variant.model_validate({name: wish for name, wish in wanted.items() if wish is not None})  # before any is read
     chosen = runtime_named(runtime)
     names = read_class_map(class_map)
     source = open_source(data, "test", mask_values=mask_values, ignore_index=ignore_index, class_map=names)
-    with _opened(model, chosen, variant, model_kwargs, checkpoint, weights) as (folder, session):
+    with _opened(model, model_kwargs, checkpoint, weights) as (folder, temporary):
+        variant = choose_variant(
+            chosen,
+            None if temporary else folder,
+            batch=batch,
+            precision=precision,
+            with_preprocessing=with_preprocessing,
+        )
+        if temporary:
+            export_for(chosen, folder, variant)
+        session = chosen.open(folder, variant)
         corrupt = CorruptImages()
         measure = _count_top if folder.plan.task == "classification" else _compare_masks
         figures, images, iou, broken = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
@@ -153,12 +167,13 @@ def evaluate(
             images=images,
             corrupt=len(corrupt.names),
             runtime=runtime,
-            precision=precision,
+            precision=variant.precision,
             device=session.device,
             iou=iou,
             not_finite=broken,
+            batch=variant.batch,
         )
-        note_evaluation(folder, result.to_json(), batch=batch, file=chosen.file(folder, variant).name)
+        note_evaluation(folder, result.to_json(), batch=variant.batch, file=chosen.file(folder, variant).name)
         return result
 
 
@@ -195,25 +210,22 @@ def _compare_masks(
 @contextmanager
 def _opened(
     model: str | Path | nn.Module,
-    runtime: Runtime,
-    variant: Variant,
     model_kwargs: dict[str, Any] | None,
     checkpoint: Path | None,
     weights: Weights,
-) -> Iterator[tuple[ModelFolder, Session]]:
+) -> Iterator[tuple[ModelFolder, bool]]:
+    """A folder of the model, and whether it was made for the moment, so that nothing is exported yet."""
     if not isinstance(model, nn.Module) and ModelFolder.is_one(model):
         if model_kwargs is not None or checkpoint is not None or weights != "pretrained":
             raise InputError(
                 f"{model} is a model folder and has weights of its own; "
                 "leave out --checkpoint, --random-init and --model-kwargs"
             )
-        folder = ModelFolder(model)
-        yield folder, runtime.open(folder, variant)
+        yield ModelFolder(model), False
         return
     subject = open_subject(model, model_kwargs=model_kwargs, checkpoint=checkpoint, weights=weights)
     with temporary_folder(subject.model, subject.plan, subject.preprocessing) as folder:
-        export_for(runtime, folder, variant)
-        yield folder, runtime.open(folder, variant)
+        yield folder, True
 
 
 def _check_classes(folder: ModelFolder, source: ImageSource) -> None:

@@ -2,11 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torch import Tensor
 
 from dcvit.agreement import finite
 from dcvit.data import CorruptImages
@@ -57,14 +55,7 @@ def compare_masks(
     Raises:
         InputError: If no image can be decoded, or a mask is missing or holds a class that the model does not know.
     """
-    counted: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORE, "validate_args": False}
-    measures = MetricCollection(
-        {
-            "miou": MulticlassJaccardIndex(average="macro", **counted),
-            "iou": MulticlassJaccardIndex(average="none", **counted),
-            "accuracy": MulticlassAccuracy(average="micro", **counted),
-        }
-    )
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     images = broken = 0
     batches = mask_batches(source, preprocessing, num_classes, session.batch, corrupt)
     for batch in track(batches, description, math.ceil(len(source) / session.batch)):
@@ -72,14 +63,23 @@ def compare_masks(
         whole = finite(logits)
         # Any class but the true one.
         found_classes = torch.where(whole, logits.argmax(1), (batch.masks + 1) % num_classes)
-        measures.update(found_classes, batch.masks)
+        counts += _pixels(batch.masks, found_classes, num_classes)
         broken += int((~whole).flatten(1).any(1).sum())
         images += len(batch.images)
-    found = measures.compute()
+    right = counts.diagonal().double()
+    either = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    iou = 100 * right / either.clamp(min=1)
     return MaskAgreement(
-        miou=100 * float(found["miou"]),
-        pixel_accuracy=100 * float(found["accuracy"]),
-        iou=tuple(100 * float(share) for share in found["iou"]),
+        miou=float(iou[either > 0].mean()) if either.any() else 0.0,
+        pixel_accuracy=100 * float(right.sum() / counts.sum().clamp(min=1)),
+        iou=tuple(iou.tolist()),
         images=images,
         not_finite=broken,
     )
+
+
+def _pixels(masks: Tensor, found: Tensor, num_classes: int) -> Tensor:
+    """How many pixels of each class (rows) were found to be of each (columns): [classes, classes]."""
+    counted = masks != IGNORE
+    pairs = masks[counted].long() * num_classes + found[counted]
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)

@@ -235,7 +235,7 @@ def _polygraphy(flavor: Flavor, making: str) -> Iterator[None]:
         from polygraphy.exception import PolygraphyException
         from polygraphy.logger import G_LOGGER
     except ImportError as error:
-        raise InputError("polygraphy is not installed; `pip install 'polygraphy>=0.53'`") from error
+        raise InputError(f"polygraphy is not installed; `pip install 'dcvit-tool[{flavor}]'`") from error
     global _chosen
     if _chosen not in (None, flavor):
         raise InputError(f"this process has built with {_chosen} already; use {flavor} in a process of its own")

@@ -27,6 +27,7 @@ from dcvit.methods.run import Compressed, Compressor
 from dcvit.methods.speedup import Measure, measuring
 from dcvit.methods.target import Target
 from dcvit.output import leaving_nothing_behind
+from dcvit.pictures.matplotlib_needed import MISSING, can_draw
 from dcvit.progress import say
 from dcvit.versions import package_versions
 
@@ -130,7 +131,10 @@ def frontier(
         )
         kept = result.to_json() | {"folder": base_name(out)}
         (aside / FRONTIER).write_text(json_text(kept, indent=2) + "\n", encoding="utf-8")
-        plot_frontier(result, aside / PLOT)
+        if can_draw():
+            plot_frontier(result, aside / PLOT)
+        else:
+            say(f"no {PLOT}: {MISSING}")
         accelerator().wait_for_everyone()  # some may still read the checkpoints, which go away now
     return result
 

@@ -124,7 +124,8 @@ class FrontierResult:
         yield table
         if rows := [point.row for point in self.points if point.row is not None]:
             yield describe(rows)
-        yield f"written to {self.folder} in {self.seconds:.1f} s; {self.folder / PLOT} shows it"
+        shown = f"; {self.folder / PLOT} shows it" if (self.folder / PLOT).is_file() else ""
+        yield f"written to {self.folder} in {self.seconds:.1f} s{shown}"
         yield f"`dcvit-tool report {self.folder}` makes an HTML page of it, and one of each size"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from dcvit.errors import InputError
 from dcvit.flags import flags_of
 from dcvit.methods.target import Target
 from dcvit.plan import Task
@@ -67,6 +68,7 @@ class Method(ABC, Generic[S]):
         no_use: Fields of the target and the run that mean nothing to it; a user who gives one is told.
         paper_target: What of a target its paper decides.
         presets: Targets for well-known models, by name.
+        needs_target: Whether it does nothing without one.
     """
 
     name: str
@@ -79,12 +81,24 @@ class Method(ABC, Generic[S]):
     no_use: ClassVar[frozenset[str]] = frozenset()
     paper_target: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[Mapping[str, Preset]] = {}
+    needs_target: ClassVar[bool] = True
 
     def knows(self, field: str) -> bool:
         """Whether a field of settings, of the target or of the run, by name, means something to it."""
         own = {each.name for each in flags_of(self.settings)}
         shared = {each.name for each in (*flags_of(Target), *flags_of(RunSettings))}
         return field in own or (field in shared and field not in self.no_use)
+
+    def check_target(self, target: Target) -> None:
+        """Checks, before anything is read or downloaded, that a target asks for something.
+
+        Raises:
+            InputError: If it says only how, and the method has nothing that it does by itself.
+        """
+        if self.needs_target and target.says_only_how:
+            raise InputError(
+                "nothing to do: give a target, such as --macs-reduction 0.3, --speedup 1.5, --merge or --plan"
+            )
 
     @abstractmethod
     def summarize(self, subject: "Subject", target: Target, settings: S) -> "PlanSummary":

@@ -16,6 +16,9 @@ NO_MERGES = "none"
 MEASURED = ("speedup", "runtime", "max_drop")
 """Fields of a target that say what is to be measured."""
 
+_HOW = frozenset({"runtime", "macs_convention", "width_multiple", "keep_heads", "size_aware"})
+"""Fields that ask for nothing by themselves."""
+
 
 class Target(BaseModel):
     """What the user wants; a share of the MACs is of the given model's, and merges count for it."""
@@ -75,6 +78,14 @@ class Target(BaseModel):
     def at(self, macs_reduction: float | None) -> "Target":
         """The same with this share of the MACs to remove, and nothing to be measured."""
         return self.model_copy(update={"macs_reduction": macs_reduction, **dict.fromkeys(MEASURED)})
+
+    @property
+    def says_only_how(self) -> bool:
+        """Whether no field asks for anything: no share, no speed, no merge, no plan."""
+        asks = {name for name, value in self if value != type(self).model_fields[name].default} - _HOW
+        if self.merge == NO_MERGES:
+            asks -= {"merge"}
+        return not asks
 
     def resolved(self, *, trained: bool) -> "Target":
         """The same with `size_aware` decided for the merges that it asks for; a plan's own stay as the plan says.

@@ -7,6 +7,7 @@ from dcvit.data import Images, open_source
 from dcvit.errors import InputError
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.pictures.channels import draw_channels
+from dcvit.pictures.matplotlib_needed import require_matplotlib
 from dcvit.pictures.tokens import draw_tokens, first_image
 from dcvit.subject import open_shapes
 
@@ -25,8 +26,9 @@ def write_pictures(folder: ModelFolder, out: Path, data: Images | None = None) -
         data: The first image of it is what the token grids are drawn over; without it they are drawn on white.
 
     Raises:
-        InputError: If there are no images, or the folder cannot be written to.
+        InputError: If there are no images, the folder cannot be written to, or matplotlib is not installed.
     """
+    require_matplotlib("--pictures")
     subject = open_shapes(folder.path)
     figures: dict[str, Figure] = {CHANNELS: draw_channels(folder.plan, subject.architecture, subject.family)}
     if folder.plan.merges:

@@ -11,7 +11,7 @@ from dcvit.variant import Flavor
 
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INSTALL: dict[Flavor, str] = {
-    "tensorrt": "`pip install 'dcvit-tool[tensorrt]'` (its wheels need NVIDIA's package index, see docs/guide.md)",
+    "tensorrt": "`pip install 'dcvit-tool[tensorrt]'` (its wheels need NVIDIA's package index, see docs/install.md)",
     "tensorrt-rtx": "`pip install 'dcvit-tool[tensorrt-rtx]'`",
 }
 
@@ -19,6 +19,11 @@ _INSTALL: dict[Flavor, str] = {
 def installed(flavor: Flavor) -> bool:
     """Whether the flavor's package is there."""
     return find_spec(_MODULES[flavor]) is not None
+
+
+def how_to_install(flavor: Flavor) -> str:
+    """The command that installs a flavor."""
+    return _INSTALL[flavor]
 
 
 def default_flavor() -> Flavor:

@@ -1,6 +1,8 @@
 """ONNX Runtime: on the CPU, through CUDA, or through its TensorRT provider."""
 
-from importlib import import_module
+import platform
+import sys
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,22 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
 _TITLES = {CPU: "ONNX Runtime", CUDA: "ONNX Runtime, CUDA", TENSORRT: "ONNX Runtime, TensorRT"}
 
 
+GPU_PACKAGE = "onnxruntime-gpu"
+PACKAGE = GPU_PACKAGE if (sys.platform, platform.machine()) == ("linux", "x86_64") else "onnxruntime"
+"""What pyproject.toml installs here; the GPU's package has the CPU provider too."""
+
+
+def installed_twice() -> str | None:
+    """What to do where both packages are installed: they write the same files, and the later one wins; else None."""
+    try:
+        for name in ("onnxruntime", GPU_PACKAGE):
+            metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return None
+    both = f"onnxruntime {GPU_PACKAGE}"
+    return f"both are installed and overwrite each other: `pip uninstall -y {both} && pip install {PACKAGE}`"
+
+
 class OnnxRuntime(OnnxFileRuntime):
     """One execution provider of ONNX Runtime; never falls back to another one in silence."""
 
@@ -38,13 +56,15 @@ class OnnxRuntime(OnnxFileRuntime):
 
     def unavailable(self) -> str | None:
         if find_spec("onnxruntime") is None:
-            return "the package onnxruntime is not installed; `pip install onnxruntime`"
+            return f"ONNX Runtime is not installed; `pip install {PACKAGE}`"
         if self._provider != CPU and not torch.cuda.is_available():
             return "there is no NVIDIA GPU that torch can use; --runtime onnxruntime runs on the CPU"
         import onnxruntime
 
         if self._provider not in onnxruntime.get_available_providers():
-            return f"this onnxruntime has no {self._provider}; `pip install onnxruntime-gpu` in place of onnxruntime"
+            return (
+                f"this onnxruntime has no {self._provider}; `pip uninstall -y onnxruntime && pip install {GPU_PACKAGE}`"
+            )
         if self._provider == TENSORRT:
             return flavors.not_installed("tensorrt")
         return None

@@ -58,20 +58,51 @@ class VerifyResult:
         }
 
     def lines(self) -> Iterable[Any]:
-        """A table of the checks, and how many hold."""
+        """A row for each file, every check that does not hold, and how many do."""
         from rich.table import Table
-        from rich.text import Text
+
+        files: dict[str, list[Check]] = {}
+        for check in self.checks:
+            files.setdefault(check.name.partition(": ")[0], []).append(check)
+        table = Table("", "file", "checks", "largest error of its tolerance")
+        for name, found in files.items():
+            shares = [(check.max_abs_error, check.tolerance) for check in found if check.tolerance]
+            worst = max(((error or 0.0, tolerance) for error, tolerance in shares if tolerance),
+                        key=lambda share: share[0] / share[1], default=None)  # fmt: skip
+            told = "" if worst is None else f"{worst[0]:.1e} of {worst[1]:.1e}"
+            bad = sum(not check.passed for check in found)
+            count = f"{bad} of {len(found)} do not hold" if bad else f"all {len(found)} hold"
+            table.add_row(_in_colour(passed=not bad), name, count, told)
+        yield table
+        if failed := [check for check in self.checks if not check.passed]:
+            yield self._table(failed)
+        yield from self._summary()
+
+    def details(self) -> Iterable[Any]:
+        """Every check."""
+        yield self._table(self.checks)
+        yield from self._summary()
+
+    def _table(self, checks: Iterable[Check]) -> Any:
+        from rich.table import Table
 
         table = Table("", "check", "max. error", "tolerance", "found")
-        for check in self.checks:
+        for check in checks:
             numbers = ("" if value is None else f"{value:.1e}" for value in (check.max_abs_error, check.tolerance))
-            passed = Text("ok", "green") if check.passed else Text("FAILED", "red")
-            table.add_row(passed, check.name, *numbers, check.detail)
-        yield table
-        failed = [check for check in self.checks if not check.passed]
+            table.add_row(_in_colour(passed=check.passed), check.name, *numbers, check.detail)
+        return table
+
+    def _summary(self) -> Iterable[str]:
         if self.data is None:
             yield "compared on random input alone; --data compares on real images too"
-        yield f"{len(failed)} of {len(self.checks)} checks FAILED" if failed else f"all {len(self.checks)} checks hold"
+        failed, count = sum(not check.passed for check in self.checks), len(self.checks)
+        yield f"{failed} of {count} checks FAILED" if failed else f"all {count} checks hold; --verbose shows them"
+
+
+def _in_colour(*, passed: bool) -> Any:
+    from rich.text import Text
+
+    return Text("ok", "green") if passed else Text("FAILED", "red")
 
 
 def verify(folder: ModelFolder | Path | str, data: Images | None = None) -> VerifyResult:

@@ -26,6 +26,7 @@ class Cait(Method[CaitSettings]):
     samples = None
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "segmentation"})
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
+    needs_target: ClassVar[bool] = False  # the last block is trimmed in any case, and a new head is trained
 
     def summarize(self, subject: "Subject", target: "Target", settings: CaitSettings) -> "PlanSummary":
         from dcvit.methods.cait.proposal import summarize_jointly
