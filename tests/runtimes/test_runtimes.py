@@ -173,7 +173,7 @@ def test_torch_compile_computes_the_folders_model(
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("torch", "int8"), ("onnxruntime", "bf16"), ("onnxruntime-tensorrt", "fp32"), ("tensorrt-rtx", "int8")],
+    [("torch", "int8"), ("onnxruntime", "bf16"), ("onnxruntime-tensorrt", "fp32"), ("onnxruntime-cuda", "fp8")],
 )
 def test_a_precision_that_a_runtime_lacks(exported: Path, name: str, precision: str) -> None:
     with pytest.raises(InputError, match=f"--precision {precision}: runtime {name} has fp"):

@@ -8,11 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from dcvit.errors import InputError
 from dcvit.flags import Flag
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 Flavor = Literal["tensorrt", "tensorrt-rtx"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """All of them; which of them a runtime has, `Runtime.precisions` says."""
+
+QUANTIZED: frozenset[Precision] = frozenset({"int8", "fp8"})
+"""Those that are calibrated on images."""
 
 FUSED_HEAD_DIM = 16
 """Channels of the narrowest heads that TensorRT-RTX 1.7 has fused attention kernels for (docs/gpu.md)."""
@@ -42,6 +45,8 @@ class Variant(BaseModel):
     with_preprocessing: Annotated[bool, Flag()] = Field(
         default=False, description="Run the exported file that takes pixels."
     )
+    for_engine: bool = False
+    """Whether an int8 file has the form that TensorRT takes, not that of ONNX Runtime's integer kernels on the CPU."""
 
     @classmethod
     def of(cls, batch: int, precision: Precision = "fp32", *, with_preprocessing: bool = False) -> Self:
@@ -77,12 +82,21 @@ class Variant(BaseModel):
         Raises:
             InputError: If it is none that is exported.
         """
-        return self.model_validate(dict(self) | {"precision": precision})
+        return self.model_validate(dict(self) | {"precision": precision, "for_engine": False})
+
+    def of_engine(self) -> Self:
+        """The same as the file that an engine is built from: int8 has one of its own."""
+        return self.model_copy(update={"for_engine": self.precision == "int8"})
+
+    @property
+    def explicit(self) -> bool:
+        """Whether its quantization is written out as TensorRT takes it, around products that compute in fp16."""
+        return self.precision == "fp8" or self.for_engine
 
     @property
     def onnx_name(self) -> str:
-        """The ONNX file; `.u8` marks one that takes pixels."""
-        return f"{self._stem}.onnx"
+        """The ONNX file; `.u8` marks one that takes pixels, `.trt` an int8 one that engines are built from."""
+        return f"{self._stem}{'.trt' if self.for_engine else ''}.onnx"
 
     def engine_name(self, flavor: Flavor) -> str:
         """The engine built from that ONNX file."""
@@ -99,7 +113,7 @@ class Variant(BaseModel):
             command += f" --batch {self.batch}"
         if self.precision != "fp32":
             command += f" --precision {self.precision}"
-        if self.precision == "int8":
+        if self.precision in QUANTIZED:
             command += " --data IMAGES"
         if self.with_preprocessing:
             command += " --with-preprocessing"

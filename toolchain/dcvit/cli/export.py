@@ -19,8 +19,9 @@ class Options(TaskOption, Variant):
     folder: Annotated[Path, Argument()]
     precision: Annotated[Precision, Flag()] = Field(
         default="fp32",
-        description="Of the graph; images, logits and layer norms stay fp32. int8 is for the CPU, bf16 for "
-        "TensorRT (OpenVINO computes in bf16 from the fp32 file).",
+        description="Of the graph; images, logits and layer norms stay fp32. int8 is for the CPU, or with --trt for "
+        "TensorRT; fp8 (compute capability 8.9 and later) and bf16 are for TensorRT (OpenVINO computes in bf16 from "
+        "the fp32 file).",
     )
     with_preprocessing: Annotated[bool, Flag()] = Field(
         default=False,
@@ -28,7 +29,8 @@ class Options(TaskOption, Variant):
     )
     data: Annotated[str | None, Flag()] = Field(
         default=None,
-        description="Images that int8 is calibrated on: a folder, a tar of one, or 'digits'; no labels needed.",
+        description="Images that int8 and fp8 are calibrated on: a folder, a tar of one, or 'digits'; no labels "
+        "needed.",
     )
     evaluate: Annotated[str | None, Flag(metavar="IMAGES")] = Field(
         default=None, description="Compare the file with the fp32 model on these, by labels where they have some."

@@ -10,22 +10,23 @@ from typing import Any
 from dcvit.data import ImageSource, draw_few_shot, open_source
 from dcvit.errors import CheckFailedError, InputError
 from dcvit.exporting.accuracy_limit import MAX_DROP, evaluate_file
-from dcvit.exporting.int8 import Calibration
+from dcvit.exporting.explicit import FP8_CAPABILITY
 from dcvit.exporting.onnx import opset_for, write_onnx
+from dcvit.exporting.quantization import Calibration
 from dcvit.exporting.result import ExportedFile, ExportResult
 from dcvit.exporting.tensorrt import EngineTarget, build_engine, engine_target
 from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.folder.records import EngineRecord, EvaluationRecord, OnnxRecord
 from dcvit.progress import say
-from dcvit.variant import DEFAULT_BATCH, Flavor, Precision, Variant
+from dcvit.variant import DEFAULT_BATCH, QUANTIZED, Flavor, Precision, Variant
 
 __all__ = ["METADATA", "ExportResult", "ExportedFile", "calibration_from", "export", "metadata_of"]
 
 METADATA = "dcvit."
 """What the keys of our metadata in an ONNX file start with."""
 CALIBRATION_IMAGES = 192
-"""Drawn for int8; two thirds set the ranges, one third measures the agreement."""
+"""Drawn for int8 and fp8; two thirds set the ranges, one third measures the agreement."""
 
 
 def export(
@@ -47,32 +48,31 @@ def export(
     Args:
         folder: A model folder; the files are added to it.
         batch: Images in every batch.
-        precision: fp16, bf16 and int8 are in the graph itself; images, logits and layer norms stay fp32, and so
-            does the softmax of attention that is not one operator.
+        precision: Is in the graph itself; images, logits and layer norms stay fp32, and so does the softmax of
+            attention that is not one operator. int8 is in the form of ONNX Runtime's CPU kernels, and with `trt` in
+            that of TensorRT, as fp8 always is.
         with_preprocessing: The graph takes pixels, uint8 [B, H, W, C], and normalises them.
-        data: Images that int8 is calibrated on; labels are not used.
+        data: Images that int8 and fp8 are calibrated on; labels are not used.
         evaluate: Images to compare the file with the fp32 model on, by top-1 where they have labels of the model.
         max_drop: Points of top-1 (without labels: percent of the images whose class changes) that the file may lose
             there; one that loses more does not stay in the folder. 1 by default.
         trt: Build an engine too.
         flavor: `tensorrt` or `tensorrt-rtx`; by default the one that is installed.
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for, such as "8.9".
-        opset: Of the ONNX file; by default 23 for fp16 and bf16, where attention is one operator, and 20 otherwise.
+        opset: Of the ONNX file; by default 23 for what is made for GPUs, where attention is one operator, else 20.
 
     Raises:
         InputError: If the batch is empty, the precision cannot have the opset, the folder is not whole, images are
-            missing, or no engine can be built here.
-        CheckFailedError: If too little of the model can be int8, or the file loses more than `max_drop`.
+            missing, or no engine can be built here or has the precision.
+        CheckFailedError: If too little of the model can be int8 or fp8, or the file loses more than `max_drop`.
     """
     variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
-    opset = opset_for(variant.precision, opset)
+    variant = variant.of_engine() if trt else variant
+    opset = opset_for(variant, opset)
     _check_images(precision, data, evaluate, max_drop)
     # All that can be wrong is found before the first file is written.
-    if trt and precision == "int8":
-        raise InputError(
-            "--trt: int8 is for ONNX Runtime and OpenVINO on the CPU; choose --precision fp16 for an engine"
-        )
-    target = engine_target(flavor, compute_capabilities) if trt else None
+    least = FP8_CAPABILITY if precision == "fp8" else None
+    target = engine_target(flavor, compute_capabilities, least) if trt else None
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
     test = None if evaluate is None else open_source(evaluate, "test")
     calibration = None if data is None else calibration_from(folder.manifest, data)
@@ -83,7 +83,7 @@ def export(
 
 
 def calibration_from(manifest: Manifest, data: str | Path | ImageSource | Calibration) -> Calibration:
-    """Draws the images that int8 is calibrated on, prepared as the model wants them.
+    """Draws the images that int8 and fp8 are calibrated on, prepared as the model wants them.
 
     Raises:
         InputError: If there are no images.
@@ -109,10 +109,12 @@ def metadata_of(folder: ModelFolder, variant: Variant) -> dict[str, str]:
 
 
 def _check_images(precision: Precision, data: Any, evaluate: Any, max_drop: float | None) -> None:
-    if precision == "int8" and data is None:
-        raise InputError("--precision int8 is calibrated on images: give --data (a folder, a tar of one, or 'digits')")
-    if precision != "int8" and data is not None:
-        raise InputError(f"--data is what --precision int8 is calibrated on; leave it out for {precision}")
+    if precision in QUANTIZED and data is None:
+        raise InputError(
+            f"--precision {precision} is calibrated on images: give --data (a folder, a tar of one, or 'digits')"
+        )
+    if precision not in QUANTIZED and data is not None:
+        raise InputError(f"--data is what int8 and fp8 are calibrated on; leave it out for {precision}")
     if max_drop is not None and evaluate is None:
         raise InputError("--max-drop is measured on images: give --evaluate")
     if max_drop is not None and not 0 <= max_drop <= 100:
@@ -136,6 +138,7 @@ def _export_onnx(
         opset=opset,
         weights_sha256=folder.manifest.files[WEIGHTS].sha256,
         with_preprocessing=variant.with_preprocessing,
+        for_engine=variant.for_engine,
     )
     with tempfile.TemporaryDirectory(prefix="dcvit-") as place:
         aside = Path(place) / name

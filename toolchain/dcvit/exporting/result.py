@@ -59,7 +59,7 @@ class ExportResult:
         if quantization := self.record.quantization:
             layers, in_float = len(quantization.layers), len(quantization.in_float)
             yield (
-                f"{layers} of {layers + in_float} layers in int8, calibrated on "
+                f"{layers} of {layers + in_float} layers in {self.record.precision}, calibrated on "
                 f"{quantization.calibration['images']} images; cosine {quantization.agreement:.4f} with fp32"
             )
         if self.record.evaluation:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 
 from dcvit.errors import InputError
 from dcvit.exporting.attention import AttentionNode, attentions_of
+from dcvit.exporting.storage import load_graph
 from dcvit.folder.records import BuilderRecord, NetworkRecord, TensorRecord
 from dcvit.runtimes import flavors
 from dcvit.runtimes.caches import cache_folder
@@ -40,11 +40,21 @@ class EngineTarget:
     compute_capability: str | None = None
 
 
-def engine_target(flavor: Flavor | None, compute_capabilities: tuple[str, ...] | None) -> EngineTarget:
+def engine_target(
+    flavor: Flavor | None,
+    compute_capabilities: tuple[str, ...] | None,
+    least: tuple[int, int] | None = None,
+) -> EngineTarget:
     """Checks, before any work is done, that an engine can be built.
 
+    Args:
+        flavor: None takes the one that is installed.
+        compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for.
+        least: The first capability that has fp8, where that is what the engine computes in.
+
     Raises:
-        InputError: If the flavor is not installed, needs a GPU that is not there, or does not know a capability.
+        InputError: If the flavor is not installed, needs a GPU that is not there, or does not know a capability, or
+            the GPU has no fp8.
     """
     flavor = flavor or flavors.default_flavor()
     trt = flavors.load(flavor)
@@ -60,14 +70,30 @@ def engine_target(flavor: Flavor | None, compute_capabilities: tuple[str, ...] |
                 "--flavor tensorrt-rtx builds without one"
             )
         here = "{}.{}".format(*torch.cuda.get_device_capability())
+        _require_fp8((here,), least)
         return EngineTarget(flavor, trt.__version__, None, here)
-    chosen = tuple(dict.fromkeys(compute_capabilities or DEFAULT_COMPUTE_CAPABILITIES))
+    default = [each for each in DEFAULT_COMPUTE_CAPABILITIES if least is None or _numbers(each) >= least]
+    chosen = tuple(dict.fromkeys(compute_capabilities or default))
     known = _known_capabilities(trt)
     if unknown := [capability for capability in chosen if capability not in known]:
         raise InputError(
             f"--compute-capability {unknown[0]}: TensorRT-RTX {trt.__version__} builds for {', '.join(known)}"
         )
+    _require_fp8(chosen, least)
     return EngineTarget(flavor, trt.__version__, chosen)
+
+
+def _require_fp8(compute_capabilities: tuple[str, ...], least: tuple[int, int] | None) -> None:
+    for capability in compute_capabilities if least is not None else ():
+        if _numbers(capability) < least:
+            raise InputError(
+                f"--precision fp8: GPUs of compute capability {capability} have no fp8, which begins with "
+                f"{'.'.join(map(str, least))}; choose --precision int8 or fp16"
+            )
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))
 
 
 def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkRecord, BuilderRecord]:
@@ -113,7 +139,7 @@ def no_kernel_for(attention: AttentionNode, target: EngineTarget) -> str | None:
 
 
 def _require_kernels(onnx_path: Path, target: EngineTarget) -> None:
-    for attention in attentions_of(onnx.load(onnx_path)):
+    for attention in attentions_of(load_graph(onnx_path)):
         if reason := attention.cannot_fuse(target.compute_capabilities or ()):
             raise InputError(
                 f"{target.flavor} cannot make an engine from {onnx_path.name}: {attention.name}: {reason}; "
@@ -199,7 +225,7 @@ def _config(target: EngineTarget, timings: Path | None) -> Any:
         return CreateConfig(profiling_verbosity=verbosity, load_timing_cache=str(timings))
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
-    pairs = [tuple(map(int, capability.split("."))) for capability in target.compute_capabilities]
+    pairs = [_numbers(capability) for capability in target.compute_capabilities]
     return CreateConfigRTX(profiling_verbosity=verbosity, compute_capabilities=pairs)
 
 

@@ -17,11 +17,11 @@ class _Record(BaseModel):
 
 
 class QuantizationRecord(_Record):
-    """What int8 became of a model.
+    """What int8 or fp8 became of a model.
 
     Attributes:
         calibration: Fingerprint of the images that set the ranges.
-        layers: Names of the nodes in int8.
+        layers: Names of the nodes that are quantized.
         in_float: Those that could be, and were left in float because they agreed worst.
         agreement: Cosine between its logits and those of fp32 on held-out images.
     """
@@ -73,7 +73,8 @@ class OnnxRecord(_Record):
         weights_sha256: Of the weights that it was made from.
         with_preprocessing: Whether its input is pixels, uint8 [B, H, W, C].
         folds: What of the model's computation was folded into the weights; empty in folders of an older version.
-        quantization: What int8 became of the layers; None at another precision.
+        for_engine: Whether an int8 file has the form that TensorRT takes.
+        quantization: What int8 or fp8 became of the layers; None at another precision.
         evaluation: What it lost against fp32, where that was measured.
     """
 
@@ -84,13 +85,15 @@ class OnnxRecord(_Record):
     weights_sha256: str
     with_preprocessing: bool = False
     folds: tuple[str, ...] = ()
+    for_engine: bool = False
     quantization: QuantizationRecord | None = None
     evaluation: EvaluationRecord | None = None
 
     @property
     def variant(self) -> Variant:
         """Batch, precision and input, as the file's name says them."""
-        return Variant.of(self.batch, self.precision, with_preprocessing=self.with_preprocessing)
+        variant = Variant.of(self.batch, self.precision, with_preprocessing=self.with_preprocessing)
+        return variant.of_engine() if self.for_engine else variant
 
 
 class TensorRecord(_Record):
@@ -162,8 +165,8 @@ class EngineRecord(_Record):
     @property
     def variant(self) -> Variant:
         """That of the ONNX file that it was built from, whose name alone says here what its input is."""
-        pixels = Variant.of(self.batch, self.precision, with_preprocessing=True)
-        return pixels if self.onnx == pixels.onnx_name else Variant.of(self.batch, self.precision)
+        pixels = Variant.of(self.batch, self.precision, with_preprocessing=True).of_engine()
+        return pixels if self.onnx == pixels.onnx_name else Variant.of(self.batch, self.precision).of_engine()
 
 
 R = TypeVar("R", OnnxRecord, EngineRecord)

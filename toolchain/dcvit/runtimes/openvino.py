@@ -13,7 +13,7 @@ from dcvit.errors import InputError, first_line
 from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes.base import Session, available_cores, pixels_of
 from dcvit.runtimes.onnx_file import OnnxFileRuntime
-from dcvit.variant import PRECISIONS, Precision
+from dcvit.variant import Precision
 
 # What the floating-point part is computed in; int8 is in the file.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
@@ -45,9 +45,9 @@ class OpenVino(OnnxFileRuntime):
     def precisions(self) -> tuple[Precision, ...]:  # type: ignore[override]
         """Those that this processor has instructions for; without them OpenVINO would compute in fp32 in silence."""
         if self.unavailable():
-            return PRECISIONS
+            return tuple(_CAPABILITIES)
         here = _imported().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return tuple(precision for precision in PRECISIONS if _CAPABILITIES[precision] in here)
+        return tuple(precision for precision, capability in _CAPABILITIES.items() if capability in here)
 
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "openvino is not installed; `pip install 'dcvit-tool[openvino]'`"

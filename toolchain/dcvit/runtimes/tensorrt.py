@@ -22,7 +22,7 @@ class TensorRT(Runtime):
     """One flavor of TensorRT."""
 
     artifact: Artifact = "engine"
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 
     def __init__(self, flavor: Flavor) -> None:
         self.name = self.flavor = flavor

@@ -19,6 +19,7 @@ from dcvit.preprocessing import Preprocessing
 from dcvit.progress import track
 from dcvit.runtimes import onnx_runtimes
 from dcvit.runtimes.onnx_file import OnnxFileRuntime
+from dcvit.runtimes.onnx_runtime import CPU, OrtSession
 from dcvit.runtimes.openvino import OpenVino
 from dcvit.runtimes.pytorch import TorchSession
 from dcvit.variant import Precision, Variant
@@ -108,7 +109,10 @@ def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, expected: li
     yield holds(f"{name}: origin", [f"it was made from other weights than {WEIGHTS}"] * stale, "the folder's weights")
     yield from check_graph(folder.path / name, record, metadata_of(folder, record.variant))
     alone = _file_of_one(folder, name, record)
-    yield from check_fused_file(folder.path / name, record.precision)
+    yield from check_fused_file(folder.path / name, record.variant)
+    if record.variant.explicit:
+        yield from _as_written(folder, name, record, expected)
+        return
     ran = False
     for runtime in onnx_runtimes():
         for precision in runtime.precisions:
@@ -123,10 +127,17 @@ def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, expected: li
         yield from _read_only(folder, name, record, expected)
 
 
+def _as_written(folder: ModelFolder, name: str, record: OnnxRecord, expected: list[Expected]) -> Iterator[Check]:
+    """TensorRT's quantization, computed by ONNX Runtime operator by operator."""
+    reference = next(runtime for runtime in onnx_runtimes() if runtime.name == "onnxruntime")
+    session = OrtSession(folder.path / name, CPU, folder.manifest.preprocessing, as_written=True)
+    yield from check_session(f"{name}: {reference.title}, as written", session, expected, record.precision)
+
+
 def _file_of_one(folder: ModelFolder, name: str, record: OnnxRecord) -> Path | None:
     """The ONNX file of batch 1 beside this one, if there is one of the same weights."""
     variant = record.variant
-    one = Variant.of(1, variant.precision, with_preprocessing=variant.with_preprocessing).onnx_name
+    one = variant.model_copy(update={"batch": 1}).onnx_name
     other = onnx_records(folder).get(one)
     if one == name or other is None or other.weights_sha256 != record.weights_sha256:
         return None
