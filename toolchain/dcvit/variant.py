@@ -23,6 +23,9 @@ FUSED_HEAD_DIM = 16
 DEFAULT_BATCH = 64
 """Images in a batch: the papers' protocol, and the default of every command."""
 
+Batch = int | Literal["dynamic"]
+"""Of an exported file: so many images, or any number."""
+
 BENCH = "bench.json"
 
 
@@ -45,6 +48,8 @@ class Variant(BaseModel):
     with_preprocessing: Annotated[bool, Flag()] = Field(
         default=False, description="Run the exported file that takes pixels."
     )
+    dynamic: bool = False
+    """Whether the file takes any number of images; `batch` is then the one that an engine is tuned for."""
     for_engine: bool = False
     """Whether an int8 file has the form that TensorRT takes, not that of ONNX Runtime's integer kernels on the CPU."""
 
@@ -61,6 +66,17 @@ class Variant(BaseModel):
             InputError: If the batch holds no image, or the precision is none that is exported.
         """
         return cls(batch=batch, precision=precision, with_preprocessing=with_preprocessing)
+
+    @classmethod
+    def of_file(cls, batch: Batch, precision: Precision = "fp32", *, with_preprocessing: bool = False) -> Self:
+        """The variant of a file of a batch, or of any.
+
+        Raises:
+            InputError: As `of`.
+        """
+        size = DEFAULT_BATCH if batch == "dynamic" else batch
+        variant = cls.of(size, precision, with_preprocessing=with_preprocessing)
+        return variant.of_any_batch() if batch == "dynamic" else variant
 
     @field_validator("batch")
     @classmethod
@@ -88,6 +104,10 @@ class Variant(BaseModel):
         """The same as the file that an engine is built from: int8 has one of its own."""
         return self.model_copy(update={"for_engine": self.precision == "int8"})
 
+    def of_any_batch(self) -> Self:
+        """The same as a file that takes any number of images."""
+        return self.model_copy(update={"dynamic": True})
+
     @property
     def explicit(self) -> bool:
         """Whether its quantization is written out as TensorRT takes it, around products that compute in fp16."""
@@ -104,12 +124,15 @@ class Variant(BaseModel):
 
     @property
     def _stem(self) -> str:
-        return f"model.b{self.batch}.{self.precision}{'.u8' if self.with_preprocessing else ''}"
+        batch = "dynamic" if self.dynamic else f"b{self.batch}"
+        return f"model.{batch}.{self.precision}{'.u8' if self.with_preprocessing else ''}"
 
     def export_command(self, folder: object, flavor: Flavor | None = None) -> str:
         """The command that makes the ONNX file, or with a flavor its engine."""
         command = f"dcvit-tool export {argument(folder)}"
-        if self.batch != DEFAULT_BATCH:
+        if self.dynamic:
+            command += " --batch dynamic"
+        elif self.batch != DEFAULT_BATCH:
             command += f" --batch {self.batch}"
         if self.precision != "fp32":
             command += f" --precision {self.precision}"

@@ -27,7 +27,7 @@ def benchmark(
     against: Path | str | None = None,
     *,
     runtimes: Sequence[str] = ("onnxruntime",),
-    batch: int = DEFAULT_BATCH,
+    batch: int | Sequence[int] = DEFAULT_BATCH,
     precision: Precision = "fp32",
     baseline_precision: Precision | None = None,
     protocol: Protocol = "default",
@@ -46,13 +46,13 @@ def benchmark(
         against: A model folder, or a timm name, which gets the folder's model_kwargs and random weights (they do not
             change the latency). By default the folder's own model, uncompressed.
         runtimes: Names out of `dcvit.runtimes.RUNTIMES`.
-        batch: Images in every batch.
+        batch: Images in every batch, or several such numbers.
         precision: Of the folder's model.
         baseline_precision: Of the other model; by default the same.
         protocol: `default`, medians; or `paper`, means of 500 runs.
         runs: Exactly so many rounds; by default 500 with the protocol of the papers, else as many as make the 95 %
             interval of the speed-up no wider than ±1 %.
-        max_seconds: Time limit for each runtime; by default 60 where the number of runs is open, else none.
+        max_seconds: Time limit for each runtime and batch; by default 60 where the number of runs is open, else none.
         threads: CPU threads of each model; by default one for each core that this process may use.
         memory: Measure peak memory too, each model in a process of its own (some seconds).
         with_preprocessing: Time the exported files that take pixels; those of the other model do so too.
@@ -64,8 +64,15 @@ def benchmark(
     """
     limits = Limits.of(protocol, runs, max_seconds)
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
-    variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
-    settings = [Setting.of(runtime, variant, baseline_precision, threads) for runtime in dict.fromkeys(runtimes)]
+    variants = [
+        Variant.of(each, precision, with_preprocessing=with_preprocessing)
+        for each in dict.fromkeys([batch] if isinstance(batch, int) else batch)
+    ]
+    settings = [
+        Setting.of(runtime, variant, baseline_precision, threads)
+        for runtime in dict.fromkeys(runtimes)
+        for variant in variants
+    ]
     for setting in settings:
         setting.file(folder)  # a missing one is found before any time is spent
     machine = this_machine()
@@ -81,7 +88,9 @@ def benchmark(
 
 def _compare(pair: Pair, setting: Setting, limits: Limits, macs: tuple[int, int], *, memory: bool) -> BenchRow:
     baseline, candidate = pair.open(setting)
-    rounds = run_rounds(baseline.execute, candidate.execute, limits, f"timing with {setting.runtime}")
+    rounds = run_rounds(
+        baseline.execute, candidate.execute, limits, f"timing with {setting.runtime}, batch {setting.variant.batch}"
+    )
     times, file = (rounds.baseline_ms, rounds.candidate_ms), setting.file(pair.candidate).name
     row = BenchRow(
         runtime=setting.runtime,
@@ -108,7 +117,7 @@ def _compare(pair: Pair, setting: Setting, limits: Limits, macs: tuple[int, int]
     )
     if not memory:
         return row
-    say(f"peak memory with {setting.runtime}, each model in a fresh process")
+    say(f"peak memory with {setting.runtime}, batch {setting.variant.batch}, each model in a fresh process")
     return replace(
         row,
         memory=peak_memory(pair.candidate.path, setting.runtime, setting.variant, setting.threads),

@@ -10,19 +10,23 @@ from dcvit.cli.command import Command
 from dcvit.cli.fields import takes, was_given
 from dcvit.cli.task import TaskOption, check_task
 from dcvit.flags import Argument, Flag, flags_of
-from dcvit.variant import Precision, Variant
+from dcvit.variant import DEFAULT_BATCH, Precision, Variant
 
 _OF_THE_BASELINE = (
-    "against", "runtimes", "batch", "precision", "against_precision", "with_preprocessing", "threads",
+    "against", "runtimes", "batches", "precision", "against_precision", "with_preprocessing", "threads",
 )  # fmt: skip
 _NOT_IN_THE_GATE = ("runs", "protocol", "memory")
 _OF_THE_GATE = ("update", "undecided", "tolerance")
 
 
-class Options(TaskOption, Variant):
+class Options(TaskOption):
     """What is timed, against what, and for how long."""
 
     folder: Annotated[Path, Argument()]
+    batches: Annotated[tuple[int, ...], Flag("--batch")] = Field(
+        default=(DEFAULT_BATCH,), description="Images in every batch; repeatable: 1 for latency, 64 for throughput."
+    )
+    precision: Annotated[Precision, Flag()] = Field(default="fp32", description="Of the computation.")
     with_preprocessing: Annotated[bool, Flag()] = Field(
         default=False, description="Time the exported files that take pixels."
     )
@@ -45,7 +49,7 @@ class Options(TaskOption, Variant):
         default=None, description="Exactly so many runs of each."
     )
     max_seconds: Annotated[float | None, Flag(default="60, or none with --runs")] = Field(
-        default=None, description="Time limit for each runtime."
+        default=None, description="Time limit for each runtime and batch."
     )
     memory: Annotated[bool, Flag(default="memory")] = Field(
         default=True, description="Measure peak memory in fresh processes."
@@ -82,7 +86,7 @@ def command(given: Options) -> Any:
             given.folder,
             given.against,
             runtimes=given.runtimes,
-            batch=given.batch,
+            batch=given.batches,
             precision=given.precision,
             baseline_precision=given.against_precision,
             protocol=given.protocol,
@@ -98,8 +102,8 @@ def command(given: Options) -> Any:
     seconds = 60.0 if given.max_seconds is None else given.max_seconds
     if not given.update:
         return check(given.folder, given.baseline, max_seconds=seconds, undecided=given.undecided)
-    (runtime,) = given.runtimes
-    variant = Variant.of(given.batch, given.precision, with_preprocessing=given.with_preprocessing)
+    (runtime,), (batch,) = given.runtimes, given.batches
+    variant = Variant.of(batch, given.precision, with_preprocessing=given.with_preprocessing)
     setting = Setting.of(runtime, variant, given.against_precision, given.threads)
     return update(given.folder, given.baseline, setting, given.against, tolerance=given.tolerance, max_seconds=seconds)
 
@@ -117,5 +121,5 @@ def _check_flags(given: Options) -> None:
     for name in useless:
         if was_given(name):
             raise click.UsageError(f"{options[name]} {why}")
-    if given.update and len(given.runtimes) != 1:
-        raise click.UsageError("a baseline is of one --runtime")
+    if given.update and (len(given.runtimes) != 1 or len(given.batches) != 1):
+        raise click.UsageError("a baseline is of one --runtime and one --batch")

@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,19 @@ from dcvit.exporting.accuracy_limit import MAX_DROP, evaluate_file
 from dcvit.exporting.explicit import FP8_CAPABILITY
 from dcvit.exporting.onnx import opset_for, write_onnx
 from dcvit.exporting.quantization import Calibration
-from dcvit.exporting.result import ExportedFile, ExportResult
-from dcvit.exporting.tensorrt import EngineTarget, build_engine, engine_target
+from dcvit.exporting.result import ExportedFile, ExportResult, ExportResults
+from dcvit.exporting.storage import data_file
+from dcvit.exporting.tensorrt import DEFAULT_PROFILE, EngineTarget, Profile, build_engine, engine_target
 from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.folder.records import EngineRecord, EvaluationRecord, OnnxRecord
 from dcvit.progress import say
-from dcvit.variant import DEFAULT_BATCH, QUANTIZED, Flavor, Precision, Variant
+from dcvit.variant import DEFAULT_BATCH, QUANTIZED, Batch, Flavor, Precision, Variant
 
-__all__ = ["METADATA", "ExportResult", "ExportedFile", "calibration_from", "export", "metadata_of"]
+__all__ = [
+    "METADATA", "ExportResult", "ExportResults", "ExportedFile", "calibration_from", "export", "export_each",
+    "metadata_of",
+]  # fmt: skip
 
 METADATA = "dcvit."
 """What the keys of our metadata in an ONNX file start with."""
@@ -31,7 +36,7 @@ CALIBRATION_IMAGES = 192
 
 def export(
     folder: ModelFolder | Path | str,
-    batch: int = DEFAULT_BATCH,
+    batch: Batch = DEFAULT_BATCH,
     precision: Precision = "fp32",
     *,
     with_preprocessing: bool = False,
@@ -41,13 +46,14 @@ def export(
     trt: bool = False,
     flavor: Flavor | None = None,
     compute_capabilities: tuple[str, ...] | None = None,
+    profile: Profile | None = None,
     opset: int | None = None,
 ) -> ExportResult:
     """Writes the folder's model as ONNX, every dimension fixed, and with `trt` builds an engine from it.
 
     Args:
         folder: A model folder; the files are added to it.
-        batch: Images in every batch.
+        batch: Images in every batch; "dynamic" leaves their number open, and only that.
         precision: Is in the graph itself; images, logits and layer norms stay fp32, and so does the softmax of
             attention that is not one operator. int8 is in the form of ONNX Runtime's CPU kernels, and with `trt` in
             that of TensorRT, as fp8 always is.
@@ -59,6 +65,8 @@ def export(
         trt: Build an engine too.
         flavor: `tensorrt` or `tensorrt-rtx`; by default the one that is installed.
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for, such as "8.9".
+        profile: Of an engine that takes any number of images: the least, the one that its kernels are chosen for, and
+            the most; by default 1, 64 and 256.
         opset: Of the ONNX file; by default 23 for what is made for GPUs, where attention is one operator, else 20.
 
     Raises:
@@ -66,9 +74,39 @@ def export(
             missing, or no engine can be built here or has the precision.
         CheckFailedError: If too little of the model can be int8 or fp8, or the file loses more than `max_drop`.
     """
-    variant = Variant.of(batch, precision, with_preprocessing=with_preprocessing)
-    variant = variant.of_engine() if trt else variant
-    opset = opset_for(variant, opset)
+    (result,) = export_each(
+        folder, (batch,), precision, with_preprocessing=with_preprocessing, data=data, evaluate=evaluate,
+        max_drop=max_drop, trt=trt, flavor=flavor, compute_capabilities=compute_capabilities, profile=profile,
+        opset=opset,
+    ).results  # fmt: skip
+    return result
+
+
+def export_each(
+    folder: ModelFolder | Path | str,
+    batches: Sequence[Batch],
+    precision: Precision = "fp32",
+    *,
+    with_preprocessing: bool = False,
+    data: str | Path | ImageSource | Calibration | None = None,
+    evaluate: str | Path | ImageSource | None = None,
+    max_drop: float | None = None,
+    trt: bool = False,
+    flavor: Flavor | None = None,
+    compute_capabilities: tuple[str, ...] | None = None,
+    profile: Profile | None = None,
+    opset: int | None = None,
+) -> ExportResults:
+    """The same for several batches, a file each; arguments and errors are those of `export`."""
+    variants = [
+        Variant.of_file(batch, precision, with_preprocessing=with_preprocessing) for batch in dict.fromkeys(batches)
+    ]
+    _check_profile(variants, profile, trt=trt)
+    profile = profile or DEFAULT_PROFILE
+    # An engine that takes any number of images is tuned for one.
+    variants = [each.model_copy(update={"batch": profile[1]}) if each.dynamic else each for each in variants]
+    variants = [each.of_engine() if trt else each for each in variants]
+    opset = opset_for(variants[0], opset)
     _check_images(precision, data, evaluate, max_drop)
     # All that can be wrong is found before the first file is written.
     least = FP8_CAPABILITY if precision == "fp8" else None
@@ -77,9 +115,21 @@ def export(
     test = None if evaluate is None else open_source(evaluate, "test")
     calibration = None if data is None else calibration_from(folder.manifest, data)
     limit = MAX_DROP if max_drop is None else max_drop
-    onnx, record = _export_onnx(folder, variant, opset, calibration, test, limit)
-    engine = _export_engine(folder, record, target) if target else None
-    return ExportResult(onnx, record, engine)
+    results = []
+    for variant in variants:
+        onnx, record = _export_onnx(folder, variant, opset, calibration, test, limit)
+        engine = _export_engine(folder, record, target, profile if variant.dynamic else None) if target else None
+        results.append(ExportResult(onnx, record, engine))
+    return ExportResults(tuple(results))
+
+
+def _check_profile(variants: list[Variant], profile: Profile | None, *, trt: bool) -> None:
+    if profile is None:
+        return
+    if not trt or not any(variant.dynamic for variant in variants):
+        raise InputError("--profile is about an engine that takes any number of images; add --batch dynamic and --trt")
+    if not 1 <= profile[0] <= profile[1] <= profile[2]:
+        raise InputError(f"--profile {','.join(map(str, profile))}: give the least, the usual and the most images")
 
 
 def calibration_from(manifest: Manifest, data: str | Path | ImageSource | Calibration) -> Calibration:
@@ -102,7 +152,7 @@ def metadata_of(folder: ModelFolder, variant: Variant) -> dict[str, str]:
         METADATA + "plan_sha256": folder.plan.digest,
         METADATA + "model": folder.plan.model,
         METADATA + "preprocessing": json.dumps(folder.manifest.preprocessing.model_dump(mode="json")),
-        METADATA + "batch": str(variant.batch),
+        METADATA + "batch": "dynamic" if variant.dynamic else str(variant.batch),
         METADATA + "precision": variant.precision,
         METADATA + "input": "pixels, uint8 NHWC" if variant.with_preprocessing else "normalised, fp32 NCHW",
     }
@@ -138,6 +188,7 @@ def _export_onnx(
         opset=opset,
         weights_sha256=folder.manifest.files[WEIGHTS].sha256,
         with_preprocessing=variant.with_preprocessing,
+        dynamic=variant.dynamic,
         for_engine=variant.for_engine,
     )
     with tempfile.TemporaryDirectory(prefix="dcvit-") as place:
@@ -157,8 +208,9 @@ def _export_onnx(
         record = record.model_copy(
             update={"folds": written.folds, "quantization": written.quantization, "evaluation": evaluation}
         )
-        path = folder.add(name, lambda kept: _copy(aside, kept), record.model_dump(mode="json"))
-    about = f"opset {opset}, batch {variant.batch}, {variant.precision}"
+        weights = data_file(aside)
+        path = folder.add(name, lambda kept: _move(aside, kept), record.model_dump(mode="json"), (weights.name,))
+    about = f"opset {opset}, {'any batch' if variant.dynamic else f'batch {variant.batch}'}, {variant.precision}"
     if record.folds:
         about += f", {' and '.join(record.folds)} folded"
     return _exported(path, started, about), record
@@ -167,7 +219,7 @@ def _export_onnx(
 def _refuse(folder: ModelFolder, name: str, evaluation: EvaluationRecord) -> None:
     """Takes an earlier file of that name out of the folder too, and its engine: it is what was found to be bad."""
     engines = [other for other, entry in folder.manifest.exports.items() if entry.get("onnx") == name]
-    folder.remove([name, *engines])
+    folder.remove([name, data_file(folder.path / name).name, *engines])
     unit = "points of top-1" if evaluation.top1 is not None else "% of the classes (the images have no labels)"
     raise CheckFailedError(
         f"{name} loses {evaluation.drop:.2f} {unit}, more than --max-drop {evaluation.max_drop:g}: {evaluation}; "
@@ -175,16 +227,19 @@ def _refuse(folder: ModelFolder, name: str, evaluation: EvaluationRecord) -> Non
     )
 
 
-def _export_engine(folder: ModelFolder, onnx: OnnxRecord, target: EngineTarget) -> ExportedFile:
+def _export_engine(
+    folder: ModelFolder, onnx: OnnxRecord, target: EngineTarget, profile: Profile | None
+) -> ExportedFile:
     source, name = onnx.variant.onnx_name, onnx.variant.engine_name(target.flavor)
     say(f"building {name} with {target.flavor} {target.version}")
     started = time.perf_counter()
-    engine, network, builder = build_engine(folder.path / source, target)
+    engine, network, builder = build_engine(folder.path / source, target, profile)
     record = EngineRecord(
         batch=onnx.batch,
         precision=onnx.precision,
         onnx=source,
         onnx_sha256=folder.manifest.files[source].sha256,
+        profile=profile,
         flavor=target.flavor,
         version=target.version,
         compute_capabilities=target.compute_capabilities,
@@ -196,11 +251,16 @@ def _export_engine(folder: ModelFolder, onnx: OnnxRecord, target: EngineTarget) 
     path = folder.add(name, lambda aside: _write(aside, engine), record.model_dump(mode="json"))
     capabilities = target.compute_capabilities
     about = f"for {', '.join(capabilities)}" if capabilities else "for this machine's GPU"
+    if profile is not None:
+        about += f", {profile[0]} to {profile[2]} images"
     return _exported(path, started, f"{target.flavor} {target.version} {about}")
 
 
-def _copy(source: Path, path: Path) -> None:
-    shutil.copyfile(source, path)
+def _move(source: Path, path: Path) -> None:
+    """The file, and its weights where they are beside it."""
+    shutil.move(source, path)
+    if data_file(source).exists():
+        shutil.move(data_file(source), data_file(path))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -208,4 +268,5 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _exported(path: Path, started: float, about: str) -> ExportedFile:
-    return ExportedFile(path, path.stat().st_size, time.perf_counter() - started, about)
+    size = path.stat().st_size + (data_file(path).stat().st_size if data_file(path).exists() else 0)
+    return ExportedFile(path, size, time.perf_counter() - started, about)

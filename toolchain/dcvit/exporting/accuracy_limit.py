@@ -71,8 +71,8 @@ def _open(folder: ModelFolder, path: Path, variant: Variant) -> tuple[str, Sessi
     """
     precision = variant.precision
     if variant.explicit:
-        return "onnxruntime", OrtSession(path, CPU, folder.manifest.preprocessing, as_written=True)
+        return "onnxruntime", OrtSession(path, CPU, folder.manifest.preprocessing, batch=variant.batch, as_written=True)
     for runtime in onnx_runtimes():
         if precision in runtime.precisions and runtime.source(precision) == precision:
-            return runtime.name, runtime.open_file(path, precision, folder.manifest.preprocessing)
+            return runtime.name, runtime.open_file(path, precision, folder.manifest.preprocessing, variant.batch)
     return "torch", TorchSession(folder.load(), variant.batch, precision, device="cpu")

@@ -24,7 +24,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from dcvit.exporting.half import to_half
 from dcvit.exporting.quantization import Calibration, Quantizer
 from dcvit.exporting.quiet import quiet
-from dcvit.exporting.storage import save
+from dcvit.exporting.storage import release, save
 from dcvit.folder.records import QuantizationRecord
 from dcvit.runtimes.onnx_runtime import OrtSession
 from dcvit.variant import Precision
@@ -39,7 +39,7 @@ def to_explicit(
     """Converts an fp32 graph to fp16 with its linear layers in int8 or fp8; weights may lie in files in `place`.
 
     Args:
-        model: The graph, which is changed.
+        model: The graph, which is used up.
         precision: Either of the two.
         calibration: The images.
         batch: Images that the graph takes at once.
@@ -55,6 +55,7 @@ def to_explicit(
         to_half(model, "fp16")
         RemoveUnusedNodesPass()(model)  # weights that are fp16 now
         save(model, place / "fp16.onnx")
+        release(model)
         form = _Fp8 if precision == "fp8" else _Int8
         path, record = form(place / "fp16.onnx", expected, calibration, batch).run()
         graph = ir.load(path)

@@ -5,6 +5,7 @@ import torch
 from dcvit.errors import InputError
 from dcvit.exporting import export
 from dcvit.exporting.quantization import Calibration
+from dcvit.exporting.tensorrt import Profile
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import Runtime
 from dcvit.variant import QUANTIZED, Flavor, Variant
@@ -15,6 +16,7 @@ def export_for(
     folder: ModelFolder,
     variant: Variant,
     compute_capabilities: tuple[str, ...] | None = None,
+    profile: Profile | None = None,
     *,
     latency_only: bool = False,
 ) -> None:
@@ -25,6 +27,7 @@ def export_for(
         folder: A model folder.
         variant: That it will be opened as.
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for.
+        profile: Of an engine that takes any number of images.
         latency_only: Nobody looks at the logits, so int8 and fp8 may be calibrated on noise.
 
     Raises:
@@ -48,11 +51,12 @@ def export_for(
         data = Calibration(noise, {"source": "noise", "images": len(noise)}, search=False)
     export(
         folder,
-        source.batch,
+        "dynamic" if source.dynamic else source.batch,
         source.precision,
         with_preprocessing=source.with_preprocessing,
         data=data,
         trt=flavor is not None,
         flavor=flavor,
         compute_capabilities=compute_capabilities,
+        profile=profile,
     )

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from dcvit.exporting.gemm import linears_to_gemm
 from dcvit.exporting.quantization import Calibration, Quantizer
 from dcvit.exporting.quiet import quiet
-from dcvit.exporting.storage import save
+from dcvit.exporting.storage import release, save
 from dcvit.folder.records import QuantizationRecord
 from dcvit.runtimes.onnx_runtime import OrtSession
 
@@ -24,7 +24,7 @@ def to_int8(model: ir.Model, calibration: Calibration, batch: int, place: Path) 
     """Quantizes an fp32 graph; weights of the result may lie in files in `place`.
 
     Args:
-        model: The graph, which is changed.
+        model: The graph, which is used up.
         calibration: The images.
         batch: Images that the graph takes at once.
         place: A folder for files on the way.
@@ -36,6 +36,7 @@ def to_int8(model: ir.Model, calibration: Calibration, batch: int, place: Path) 
     base = place / "fp32.onnx"
     with quiet():
         save(model, base)
+        release(model)
         expected = OrtSession(base, batch=batch).infer(calibration.held_out())
         path, record = _ForCpu(base, expected, calibration, batch).run()
         graph = ir.load(path)

@@ -20,7 +20,7 @@ from dcvit.exporting.noops import remove_noops
 from dcvit.exporting.pixels import take_pixels
 from dcvit.exporting.quantization import Calibration
 from dcvit.exporting.quiet import quiet
-from dcvit.exporting.storage import save
+from dcvit.exporting.storage import save, seal
 from dcvit.folder.records import QuantizationRecord
 from dcvit.preprocessing import Preprocessing
 from dcvit.types import TimmModule
@@ -41,6 +41,7 @@ for which there are fused kernels in half precision alone.
 """
 
 INPUT, OUTPUT = "images", "logits"
+_MOST_IMAGES = 2**16
 
 
 def opset_for(variant: Variant, opset: int | None) -> int:
@@ -81,7 +82,9 @@ def write_onnx(
     calibration: Calibration | None = None,
     opset: int | None = None,
 ) -> Written:
-    """Writes a module in evaluation mode as one ONNX file: input `images`, normalised [B, C, H, W], output `logits`.
+    """Writes a module in evaluation mode as ONNX: input `images`, normalised [B, C, H, W], output `logits`.
+
+    From 2 GiB on the weights are in a second file beside it (see `storage.py`).
 
     Args:
         model: On the CPU.
@@ -100,9 +103,12 @@ def write_onnx(
     precision = variant.precision
     opset = opset_for(variant, opset)
     model, folds = fold(model, variant, opset, preprocessing)
-    images = torch.zeros(variant.batch, *preprocessing.input_size)
+    # A dimension of one would be taken for a fixed one.
+    images = torch.zeros(2 if variant.dynamic else variant.batch, *preprocessing.input_size)
     pixels = NORMALISATION in folds
-    graph = trace(model, images.permute(0, 2, 3, 1).to(torch.uint8) if pixels else images, opset)
+    images = images.permute(0, 2, 3, 1).to(torch.uint8) if pixels else images
+    graph = trace(model, images, opset, dynamic=variant.dynamic)
+    del model
     name_attentions(graph)
     spread_biases(graph)
     quantization = None
@@ -122,12 +128,21 @@ def write_onnx(
         _clean(graph)
         graph.metadata_props.update(metadata)
         save(graph, path)
+        seal(path)
     onnx.checker.check_model(str(path), full_check=True)
     return Written(folds, quantization)
 
 
-def trace(model: TimmModule, images: torch.Tensor, opset: int) -> ir.Model:
-    """The graph of a module, with the input `images` and the output `logits`, as the exporter optimises it."""
+def trace(model: TimmModule, images: torch.Tensor, opset: int, *, dynamic: bool = False) -> ir.Model:
+    """The graph of a module, with the input `images` and the output `logits`, as the exporter optimises it.
+
+    Args:
+        model: The module.
+        images: Of the shape that the graph takes.
+        opset: Of the graph.
+        dynamic: Leave the number of images open; its dimension is called `batch`.
+    """
+    shapes = ({0: torch.export.Dim("batch", min=1, max=_MOST_IMAGES)},) if dynamic else None
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
             model.eval(),
@@ -136,6 +151,7 @@ def trace(model: TimmModule, images: torch.Tensor, opset: int) -> ir.Model:
             input_names=[INPUT],
             output_names=[OUTPUT],
             opset_version=opset,
+            dynamic_shapes=shapes,
             verbose=False,
         )
         assert program is not None

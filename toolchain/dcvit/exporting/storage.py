@@ -5,6 +5,9 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from dcvit.files import sha256_of
+
+DATA_SHA256 = "dcvit.data_sha256"
 _LIMIT = 2**31 - 2**20
 """A protobuf message holds less than 2 GiB; the rest is for the graph."""
 _INLINE = 1024
@@ -34,6 +37,20 @@ def save_proto(model: onnx.ModelProto, path: Path) -> None:
         onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=_INLINE)
     else:
         onnx.save(model, path)
+
+
+def seal(path: Path) -> None:
+    """Notes the sha256 of the weights beside a graph in the graph: of other weights, the graph is another file too."""
+    if data_file(path).exists():
+        model = load_graph(path)
+        model.metadata_props.add(key=DATA_SHA256, value=sha256_of(data_file(path)))
+        onnx.save(model, path)
+
+
+def release(model: ir.Model) -> None:
+    """Gives the memory of a graph's weights back, once it is written; the graph is of no use then."""
+    for value in model.graph.initializers.values():
+        value.const_value = None
 
 
 def load_graph(path: Path) -> onnx.ModelProto:

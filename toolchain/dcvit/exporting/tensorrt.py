@@ -21,6 +21,11 @@ from dcvit.runtimes.caches import cache_folder
 from dcvit.runtimes.inspector import Layer
 from dcvit.variant import Flavor
 
+Profile = tuple[int, int, int]
+"""Least number of images, the one that kernels are chosen for, and the most."""
+
+DEFAULT_PROFILE: Profile = (1, 64, 256)
+
 DEFAULT_COMPUTE_CAPABILITIES = ("8.6", "8.9", "12.0")
 """GeForce and workstation GPUs from Ampere to Blackwell: what TensorRT-RTX is for."""
 
@@ -96,10 +101,17 @@ def _numbers(capability: str) -> tuple[int, ...]:
     return tuple(map(int, capability.split(".")))
 
 
-def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkRecord, BuilderRecord]:
+def build_engine(
+    onnx_path: Path, target: EngineTarget, profile: Profile | None = None
+) -> tuple[bytes, NetworkRecord, BuilderRecord]:
     """Builds an engine, in the types that the ONNX file gives; TF32 is off, so fp32 is fp32.
 
     TensorRT times kernels to choose among them; the timings are kept in the user's cache for the next build.
+
+    Args:
+        onnx_path: The ONNX file.
+        target: What the engine is built with, and for.
+        profile: Numbers of images, for a file that takes any.
 
     Raises:
         InputError: If TensorRT does not take the file, or TensorRT-RTX has no fused kernel for one of its attentions,
@@ -119,7 +131,7 @@ def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkR
             config.clear_flag(flavors.load(target.flavor).BuilderFlag.TF32)
             settings.append(_settings(config, target.flavor, timing_cache=timings is not None and timings.exists()))
 
-        config = PostprocessConfig(_config(target, timings), finish)
+        config = PostprocessConfig(_config(target, timings, _profiles(network, profile)), finish)
         engine = engine_bytes_from_network(
             (builder, network, parser), config=config, save_timing_cache=str(timings) if timings else None
         )
@@ -216,17 +228,27 @@ def _parse(onnx_path: Path, flavor: Flavor) -> tuple[Any, Any, Any]:
     return builder, network, parser
 
 
-def _config(target: EngineTarget, timings: Path | None) -> Any:
+def _profiles(network: Any, profile: Profile | None) -> Any:
+    if profile is None:
+        return None
+    from polygraphy.backend.trt import Profile as Shapes
+
+    images = network.get_input(0)
+    least, usual, most = ((size, *tuple(images.shape)[1:]) for size in profile)
+    return [Shapes().add(images.name, min=least, opt=usual, max=most)]
+
+
+def _config(target: EngineTarget, timings: Path | None, profiles: Any) -> Any:
     # So that the engine can say which layers it has and what they compute in.
     verbosity = flavors.load(target.flavor).ProfilingVerbosity.DETAILED
     if target.compute_capabilities is None:
         from polygraphy.backend.trt import CreateConfig
 
-        return CreateConfig(profiling_verbosity=verbosity, load_timing_cache=str(timings))
+        return CreateConfig(profiling_verbosity=verbosity, load_timing_cache=str(timings), profiles=profiles)
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
     pairs = [_numbers(capability) for capability in target.compute_capabilities]
-    return CreateConfigRTX(profiling_verbosity=verbosity, compute_capabilities=pairs)
+    return CreateConfigRTX(profiling_verbosity=verbosity, compute_capabilities=pairs, profiles=profiles)
 
 
 def _describe(network: Any) -> NetworkRecord:

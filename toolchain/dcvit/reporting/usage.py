@@ -71,6 +71,8 @@ batch[0] = {_prepared(facts, record)}
 print(logits[0].argmax(0))
 """
     fixed = f"the file takes exactly {record.batch} images; fill up the last batch with zeros"
+    if record.dynamic:
+        fixed = "the file takes any number of images"
     others = [other for other in facts.onnx if other != name]
     return Snippet("ONNX Runtime", code, fixed + (f". Also here: {', '.join(others)}" if others else ""))
 

@@ -50,13 +50,19 @@ class OnnxRuntime(OnnxFileRuntime):
             return flavors.not_installed("tensorrt")
         return None
 
-    def open_file(self, path: Path, precision: Precision, preprocessing: Preprocessing | None = None) -> Session:
+    def open_file(
+        self,
+        path: Path,
+        precision: Precision,
+        preprocessing: Preprocessing | None = None,
+        batch: int = DEFAULT_BATCH,
+    ) -> Session:
         self.require(precision)
-        return OrtSession(path, self._provider, preprocessing, as_written=precision == "fp8")
+        return OrtSession(path, self._provider, preprocessing, batch=batch, as_written=precision == "fp8")
 
 
 class OrtSession(Session):
-    """An ONNX file of fixed shapes, its input and output bound to two buffers once and for all."""
+    """An ONNX file, its input and output bound to two buffers of one batch once and for all."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes import flavors
 from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name, pixels_of
 from dcvit.runtimes.caches import cache_folder
-from dcvit.variant import Flavor, Precision, Variant
+from dcvit.variant import DEFAULT_BATCH, Flavor, Precision, Variant
 
 
 class TensorRT(Runtime):
@@ -37,7 +37,8 @@ class TensorRT(Runtime):
     def file(self, folder: ModelFolder, variant: Variant) -> Path:
         self.require(variant.precision)
         made_by = variant.export_command(folder.path, self.flavor)
-        return folder.file(variant.engine_name(self.flavor), made_by=made_by)
+        names = [each.engine_name(self.flavor) for each in (variant, variant.of_any_batch())]
+        return folder.file(next((each for each in names if each in folder.manifest.files), names[0]), made_by=made_by)
 
     def open(self, folder: ModelFolder, variant: Variant) -> Session:
         path = self.file(folder, variant)
@@ -47,7 +48,10 @@ class TensorRT(Runtime):
             made_by = variant.export_command(folder.path, self.flavor)
             more = f" --compute-capability {capability}" if self.flavor == "tensorrt-rtx" else ""
             raise InputError(f"{path} cannot be used: {reason}; build it here with `{made_by}{more}`")
-        return EngineSession(path, trt, folder.manifest.preprocessing)
+        if record.profile is not None and not record.profile[0] <= variant.batch <= record.profile[-1]:
+            least, _, most = record.profile
+            raise InputError(f"--batch {variant.batch}: {path} takes {least} to {most} images; export with --profile")
+        return EngineSession(path, trt, folder.manifest.preprocessing, variant.batch)
 
 
 def stale(folder: ModelFolder, record: EngineRecord) -> str | None:
@@ -69,7 +73,7 @@ def mismatch(record: EngineRecord, version: str, capability: str) -> str | None:
 
 
 class EngineSession(Session):
-    """An engine of fixed shapes; torch holds its buffers and the stream.
+    """An engine and one batch; torch holds its buffers and the stream.
 
     TensorRT-RTX compiles kernels when an engine first runs. They are kept in the user's cache, and serve the next
     session of the same engine.
@@ -78,8 +82,16 @@ class EngineSession(Session):
         engine: The `ICudaEngine`, to read inputs, outputs, layers and dtypes from.
     """
 
-    def __init__(self, path: Path, trt: Any, preprocessing: Preprocessing | None = None) -> None:
-        """Loads the file; `trt` is the flavor's package, `preprocessing` is needed for one that takes pixels.
+    def __init__(
+        self, path: Path, trt: Any, preprocessing: Preprocessing | None = None, batch: int = DEFAULT_BATCH
+    ) -> None:
+        """Loads the file.
+
+        Args:
+            path: The engine.
+            trt: The flavor's package.
+            preprocessing: Needed for an engine that takes pixels.
+            batch: Images at once, for an engine that takes any number.
 
         Raises:
             InputError: If this GPU or this version cannot run it.
@@ -100,6 +112,9 @@ class EngineSession(Session):
             self._context = self.engine.create_execution_context()
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         modes = {self.engine.get_tensor_mode(name): name for name in names}
+        shape = tuple(self.engine.get_tensor_shape(modes[trt.TensorIOMode.INPUT]))
+        if shape[0] == -1:
+            self._context.set_input_shape(modes[trt.TensorIOMode.INPUT], (batch, *shape[1:]))
         self._images = self._bind(modes[trt.TensorIOMode.INPUT])
         self._logits = self._bind(modes[trt.TensorIOMode.OUTPUT])
         self._preprocessing = preprocessing if self._images.dtype == torch.uint8 else None
@@ -117,7 +132,7 @@ class EngineSession(Session):
 
     def _bind(self, name: str) -> Tensor:
         dtype = torch.uint8 if self.engine.get_tensor_dtype(name).name == "UINT8" else torch.float32
-        buffer = torch.zeros(tuple(self.engine.get_tensor_shape(name)), device="cuda", dtype=dtype)
+        buffer = torch.zeros(tuple(self._context.get_tensor_shape(name)), device="cuda", dtype=dtype)
         self._context.set_tensor_address(name, buffer.data_ptr())
         return buffer
 

@@ -117,7 +117,7 @@ def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, expected: li
     for runtime in onnx_runtimes():
         for precision in runtime.precisions:
             if runtime.source(precision) == record.precision:
-                session = runtime.open_file(folder.path / name, precision, folder.manifest.preprocessing)
+                session = runtime.open_file(folder.path / name, precision, folder.manifest.preprocessing, record.batch)
                 title = f"{name}: {runtime.title}" + ("" if precision == record.precision else f" {precision}")
                 yield from check_session(
                     title, session, expected, precision, _opened(folder, alone, runtime, precision)
@@ -130,12 +130,14 @@ def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, expected: li
 def _as_written(folder: ModelFolder, name: str, record: OnnxRecord, expected: list[Expected]) -> Iterator[Check]:
     """TensorRT's quantization, computed by ONNX Runtime operator by operator."""
     reference = next(runtime for runtime in onnx_runtimes() if runtime.name == "onnxruntime")
-    session = OrtSession(folder.path / name, CPU, folder.manifest.preprocessing, as_written=True)
+    session = OrtSession(folder.path / name, CPU, folder.manifest.preprocessing, batch=record.batch, as_written=True)
     yield from check_session(f"{name}: {reference.title}, as written", session, expected, record.precision)
 
 
 def _file_of_one(folder: ModelFolder, name: str, record: OnnxRecord) -> Path | None:
-    """The ONNX file of batch 1 beside this one, if there is one of the same weights."""
+    """The ONNX file of batch 1 beside this one, if there is one of the same weights; itself, if it takes any."""
+    if record.dynamic:
+        return folder.path / name
     variant = record.variant
     one = variant.model_copy(update={"batch": 1}).onnx_name
     other = onnx_records(folder).get(one)
@@ -150,7 +152,7 @@ def _opened(
     """What a runtime makes of images by a file; it is loaded when it is asked."""
     if path is None:
         return None
-    return lambda images: runtime.open_file(path, precision, folder.manifest.preprocessing).infer(images)
+    return lambda images: runtime.open_file(path, precision, folder.manifest.preprocessing, 1).infer(images)
 
 
 def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, expected: list[Expected]) -> Iterator[Check]:
@@ -159,7 +161,7 @@ def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, expected: lis
     if reason := openvino.unavailable():
         yield Check(f"{name}: not run", True, f"nothing here computes {record.precision} from ONNX files; {reason}")
         return
-    session = openvino.open_file(folder.path / name, "fp32", folder.manifest.preprocessing)
+    session = openvino.open_file(folder.path / name, "fp32", folder.manifest.preprocessing, record.batch)
     title = f"{name}: {openvino.title}, its weights in fp32 arithmetic,"
     yield from check_session(title, session, expected, record.precision)
 

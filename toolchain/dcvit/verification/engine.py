@@ -48,7 +48,7 @@ def check_engine(folder: ModelFolder, name: str, record: EngineRecord, expected:
         yield _header(folder.path / name, record, reason)
     else:
         trt = flavors.load(record.flavor)
-        session = EngineSession(folder.path / name, trt, folder.manifest.preprocessing)
+        session = EngineSession(folder.path / name, trt, folder.manifest.preprocessing, record.batch)
         yield _read_back(name, session.engine, network)
         yield _layers(name, layers_of(session.engine, trt), record.precision)
         yield from check_session(
@@ -57,12 +57,12 @@ def check_engine(folder: ModelFolder, name: str, record: EngineRecord, expected:
 
 
 def _alone(folder: ModelFolder, name: str, record: EngineRecord, trt: Any) -> Callable[[Tensor], Tensor] | None:
-    """The engine of batch 1 beside this one, if there is one that this machine can run."""
-    one = name.replace(f"model.b{record.batch}.", "model.b1.", 1)
+    """The engine of batch 1 beside this one, or itself if it takes any, where this machine can run it."""
+    one = name if record.profile else name.replace(f"model.b{record.batch}.", "model.b1.", 1)
     other = engine_records(folder).get(one)
-    if one == name or other is None or stale(folder, other) or _cannot_run(other):
+    if (one == name and not record.profile) or other is None or stale(folder, other) or _cannot_run(other):
         return None
-    return lambda images: EngineSession(folder.path / one, trt, folder.manifest.preprocessing).infer(images)
+    return lambda images: EngineSession(folder.path / one, trt, folder.manifest.preprocessing, 1).infer(images)
 
 
 def _interface(name: str, network: NetworkRecord, onnx_path: Path) -> Check:
@@ -81,7 +81,7 @@ def _interface(name: str, network: NetworkRecord, onnx_path: Path) -> Check:
 
 def _tensor_of(value: onnx.ValueInfoProto) -> TensorRecord:
     tensor = value.type.tensor_type
-    shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+    shape = tuple(-1 if dimension.dim_param else dimension.dim_value for dimension in tensor.shape.dim)
     dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).replace(
         "FLOAT16", "HALF"
     )  # images and logits are never bf16

@@ -33,7 +33,7 @@ def check_graph(path: Path, record: OnnxRecord, metadata: dict[str, str]) -> lis
     model = onnx.shape_inference.infer_shapes(load_graph(path), check_type=True, strict_mode=True, data_prop=True)
     checks = [
         _metadata(path.name, model, metadata),
-        _static_shapes(path.name, model),
+        _open_batch(path.name, model) if record.dynamic else _static_shapes(path.name, model),
         _operators(path.name, model),
         _types(path.name, model, record),
     ]
@@ -65,6 +65,18 @@ def _static_shapes(file: str, model: ModelProto) -> Check:
         elif not all(dimension.HasField("dim_value") for dimension in tensor.shape.dim):
             faults.append(f"'{name}' has a dynamic dimension")
     return holds(f"{file}: static shapes", faults, f"all dimensions of {len(set(names))} tensors are fixed")
+
+
+def _open_batch(file: str, model: ModelProto) -> Check:
+    """Of a file that takes any number of images, this is all that may be open of its input and output."""
+    faults = []
+    for value in (*model.graph.input, *model.graph.output):
+        first, *others = value.type.tensor_type.shape.dim
+        if not first.dim_param:
+            faults.append(f"the batch of '{value.name}' is fixed")
+        if not all(dimension.HasField("dim_value") for dimension in others):
+            faults.append(f"'{value.name}' has another dynamic dimension than its batch")
+    return holds(f"{file}: open batch", faults, "any number of images; all other dimensions are fixed")
 
 
 def _operators(file: str, model: ModelProto) -> Check:
