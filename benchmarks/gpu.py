@@ -31,8 +31,13 @@ RUNTIMES = {
     "graph": "PyTorch in a CUDA graph",
     "compile": "torch.compile, launched from Python",
     "compile + graph": "torch.compile in a CUDA graph",
+    "max-autotune + graph": "torch.compile(mode='max-autotune-no-cudagraphs') in a CUDA graph of ours",
     "onnxruntime-cuda": "ONNX Runtime CUDA, input and output bound to GPU memory",
+    "onnxruntime-cuda-graph": "the same with ONNX Runtime's CUDA graph",
+    "tensorrt": "a TensorRT engine of the same ONNX file, in a CUDA graph",
 }
+FROM_ONNX = ("onnxruntime-cuda", "onnxruntime-cuda-graph", "tensorrt")
+COMPILED = ("compile", "max-autotune")
 CUTS = (0.166, 0.33, 0.5)
 NEEDS = "This measures on an NVIDIA GPU that PyTorch can use, and there is none here; it would measure:"
 
@@ -108,7 +113,7 @@ def prepared(model: nn.Module, runtime: str, batch: int, image: int, clock: Cloc
     """One forward of a batch in a runtime, images where it reads them."""
     from dcvit.data.transforms import preprocessing_of
 
-    if runtime == "onnxruntime-cuda":
+    if runtime in FROM_ONNX:
         from dcvit.exporting.onnx import write_onnx
         from dcvit.runtimes.onnx_runtime import CPU, CUDA, OrtSession
         from dcvit.variant import Variant
@@ -116,11 +121,17 @@ def prepared(model: nn.Module, runtime: str, batch: int, image: int, clock: Cloc
         with tempfile.TemporaryDirectory() as place:
             path = Path(place) / "model.onnx"
             write_onnx(model, path, preprocessing_of(model, (3, image, image)), Variant.of(batch, "fp16"), {})
-            return OrtSession(path, CUDA if clock.device == "cuda" else CPU).execute
+            if runtime == "tensorrt":
+                return engine_pass(path)
+            provider = CUDA if clock.device == "cuda" else CPU
+            return OrtSession(path, provider, graph=runtime.endswith("graph") and provider == CUDA).execute
     dtype = torch.float16 if clock.device == "cuda" else torch.float32
     model = model.to(clock.device, dtype)
     images = torch.randn(batch, 3, image, image, device=clock.device, dtype=dtype)
-    run: Callable[..., Any] = torch.compile(model, dynamic=False) if runtime.startswith("compile") else model
+    run: Callable[..., Any] = model
+    if runtime.startswith(COMPILED):
+        mode = "max-autotune-no-cudagraphs" if runtime.startswith("max") else None
+        run = torch.compile(model, dynamic=False, mode=mode)
 
     def forward() -> None:
         with torch.inference_mode():
@@ -129,12 +140,24 @@ def prepared(model: nn.Module, runtime: str, batch: int, image: int, clock: Cloc
     return clock.graph(forward) if runtime.endswith("graph") else forward
 
 
+def engine_pass(path: Path) -> Call:
+    """A pass of the engine that TensorRT builds of an ONNX file, here and for this GPU."""
+    from dcvit.exporting.tensorrt import build_engine, engine_target
+    from dcvit.runtimes import flavors
+    from dcvit.runtimes.tensorrt import EngineSession
+
+    engine, _, _ = build_engine(path, engine_target("tensorrt", None))
+    path.with_suffix(".engine").write_bytes(engine)
+    return EngineSession(path.with_suffix(".engine"), flavors.load("tensorrt")).execute
+
+
 def unavailable(runtime: str, clock: Clock) -> str | None:
     """Why a runtime cannot be measured here."""
-    if runtime == "onnxruntime-cuda":
+    if runtime in FROM_ONNX:
         from dcvit.runtimes import RUNTIMES as KNOWN
 
-        return KNOWN["onnxruntime" if clock.device == "cpu" else runtime].unavailable()
+        on_cpu = clock.device == "cpu" and runtime != "tensorrt"
+        return KNOWN["onnxruntime" if on_cpu else runtime].unavailable()
     return None
 
 
@@ -280,17 +303,21 @@ def rows(sizes: Sizes, models: Models, clock: Clock) -> Iterator[tuple[str, Call
             yield name, partial(measure_kernel, operator, shape, clock)
 
     first, *others = sizes.families
-    slow = [name for name in RUNTIMES if name.startswith("compile")]
+    slow = [name for name in RUNTIMES if name.startswith(COMPILED) or name == "tensorrt"]
     quick = [name for name in RUNTIMES if name not in slow]
     main, *rest = sizes.batches
-    yield from of_models(first, main, ["graph", "compile + graph", "eager", "onnxruntime-cuda", "compile"])
+    yield from of_models(
+        first, main,
+        ["graph", "compile + graph", "eager", "onnxruntime-cuda-graph", "tensorrt", "onnxruntime-cuda", "compile"],
+    )  # fmt: skip
     for shape in shapes[::2]:
         yield from of_operators(shape)
         yield f"tiles: {shape.model}, batch {shape.batch}", partial(measure_tiles, shape, clock)
     yield "training step", partial(measure_training, sizes, clock)
     yield f"profile: {first}", partial(measure_profile, models, first, clock)
     for family in others:
-        yield from of_models(family, main, ["graph", "compile + graph", "eager", "onnxruntime-cuda"])
+        yield from of_models(family, main, ["graph", "compile + graph", "onnxruntime-cuda-graph", "tensorrt", "eager"])
+    yield from of_models(first, main, ["max-autotune + graph"])
     for family in sizes.families:
         for batch in rest:
             yield from of_models(family, batch, quick)

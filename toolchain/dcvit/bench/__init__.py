@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from dcvit.bench.best_runtime import Search, fastest
 from dcvit.bench.history import write_history
 from dcvit.bench.machine import Machine, this_machine
 from dcvit.bench.memory import peak_memory
@@ -26,7 +29,7 @@ def benchmark(
     folder: ModelFolder | Path | str,
     against: Path | str | None = None,
     *,
-    runtimes: Sequence[str] = ("onnxruntime",),
+    runtimes: Sequence[str] | None = None,
     batch: int | Sequence[int] = DEFAULT_BATCH,
     precision: Precision = "fp32",
     baseline_precision: Precision | None = None,
@@ -45,7 +48,8 @@ def benchmark(
         folder: A model folder that holds what the runtimes run (see `export`).
         against: A model folder, or a timm name, which gets the folder's model_kwargs and random weights (they do not
             change the latency). By default the folder's own model, uncompressed.
-        runtimes: Names out of `dcvit.runtimes.RUNTIMES`.
+        runtimes: Names out of `dcvit.runtimes.RUNTIMES`. None takes ONNX Runtime on a CPU, and on a GPU the fastest of
+            those that run there and find their file in the folder.
         batch: Images in every batch, or several such numbers.
         precision: Of the folder's model.
         baseline_precision: Of the other model; by default the same.
@@ -68,11 +72,13 @@ def benchmark(
         Variant.of(each, precision, with_preprocessing=with_preprocessing)
         for each in dict.fromkeys([batch] if isinstance(batch, int) else batch)
     ]
-    settings = [
-        Setting.of(runtime, variant, baseline_precision, threads)
-        for runtime in dict.fromkeys(runtimes)
-        for variant in variants
-    ]
+    searches: tuple[Search, ...] = ()
+    if runtimes is None and torch.cuda.is_available():
+        searches = tuple(fastest(folder, variant) for variant in variants)
+        pairs = [(search.runtime, search.variant) for search in searches]
+    else:
+        pairs = [(runtime, variant) for runtime in dict.fromkeys(runtimes or ("onnxruntime",)) for variant in variants]
+    settings = [Setting.of(runtime, variant, baseline_precision, threads) for runtime, variant in pairs]
     for setting in settings:
         setting.file(folder)  # a missing one is found before any time is spent
     machine = this_machine()
@@ -81,7 +87,7 @@ def benchmark(
             pair.prepare(setting)
         macs = macs_of(pair.candidate), macs_of(pair.baseline)
         rows = tuple(_compare(pair, setting, limits, macs, memory=memory) for setting in settings)
-    result = BenchResult(folder.path, pair.against, *macs, rows, machine.measured())
+    result = BenchResult(folder.path, pair.against, *macs, rows, machine.measured(), searches)
     write_history(folder, result)
     return result
 

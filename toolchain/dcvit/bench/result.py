@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcvit.bench.best_runtime import Search
 from dcvit.bench.machine import Machine
 from dcvit.bench.memory import Memory
 from dcvit.bench.rounds import Stopped
@@ -136,6 +137,7 @@ class BenchResult:
         against: The other model, in words.
         macs: Multiply-accumulates of the folder's model for one image.
         baseline_macs: Those of the other model.
+        searches: How the runtimes were chosen, where they were not given.
     """
 
     folder: Path
@@ -144,6 +146,7 @@ class BenchResult:
     baseline_macs: int
     rows: tuple[BenchRow, ...]
     machine: Machine
+    searches: tuple[Search, ...] = ()
 
     @property
     def macs_ratio(self) -> float:
@@ -162,6 +165,7 @@ class BenchResult:
             "folder": str(self.folder),
             "against": self.against,
             "results": [row.to_json() | {"machine": machine} for row in self.rows],
+            "fastest_runtime": [search.to_json() for search in self.searches],
             "latency_and_throughput": [each.to_json() for each in self.side_by_side],
             "machine": machine,
         }
@@ -210,6 +214,7 @@ class BenchResult:
         yield from self._notes()
 
     def _notes(self) -> Iterable[str]:
+        yield from map(str, self.searches)
         what = {"default": "medians", "paper": "means (the papers' protocol)"}[self.rows[0].protocol]
         yield f"times: one forward pass of a batch, both models in turn in random order; speed-up: ratio of the {what}"
         if (memory := self.rows[0].memory) is not None:

@@ -33,8 +33,8 @@ class Options(TaskOption):
     against: Annotated[str | None, Flag(default="the folder's model, uncompressed")] = Field(
         default=None, description="Another model folder or a timm name."
     )
-    runtimes: Annotated[tuple[str, ...], Flag("--runtime")] = Field(
-        default=("onnxruntime",), description="A runtime that `dcvit-tool doctor` lists; repeatable."
+    runtimes: Annotated[tuple[str, ...], Flag("--runtime", default="onnxruntime, or a GPU's fastest")] = Field(
+        default=(), description="A runtime that `dcvit-tool doctor` lists; repeatable."
     )
     against_precision: Annotated[Precision | None, Flag(default="the same")] = Field(
         default=None, description="Of the other model."
@@ -85,7 +85,7 @@ def command(given: Options) -> Any:
         return benchmark(
             given.folder,
             given.against,
-            runtimes=given.runtimes,
+            runtimes=given.runtimes or None,
             batch=given.batches,
             precision=given.precision,
             baseline_precision=given.against_precision,
@@ -102,7 +102,7 @@ def command(given: Options) -> Any:
     seconds = 60.0 if given.max_seconds is None else given.max_seconds
     if not given.update:
         return check(given.folder, given.baseline, max_seconds=seconds, undecided=given.undecided)
-    (runtime,), (batch,) = given.runtimes, given.batches
+    (runtime,), (batch,) = given.runtimes or ("onnxruntime",), given.batches
     variant = Variant.of(batch, given.precision, with_preprocessing=given.with_preprocessing)
     setting = Setting.of(runtime, variant, given.against_precision, given.threads)
     return update(given.folder, given.baseline, setting, given.against, tolerance=given.tolerance, max_seconds=seconds)
@@ -121,5 +121,5 @@ def _check_flags(given: Options) -> None:
     for name in useless:
         if was_given(name):
             raise click.UsageError(f"{options[name]} {why}")
-    if given.update and (len(given.runtimes) != 1 or len(given.batches) != 1):
+    if given.update and (len(given.runtimes) > 1 or len(given.batches) != 1):
         raise click.UsageError("a baseline is of one --runtime and one --batch")

@@ -18,7 +18,8 @@ _INFER = {
     images.set_data_from_numpy(batch)
     return triton.InferenceServerClient("localhost:8000").infer("{name}", [images]).as_numpy("{output}")""",
     "onnxruntime": """\
-    session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=onnxruntime.get_available_providers())
+    providers = ["CPUExecutionProvider"]  # on a GPU "CUDAExecutionProvider" first
+    session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), providers=providers)
     return session.run(["{output}"], {{"{input}": batch}})[0]""",
     "openvino": """\
     return openvino.Core().compile_model(str(HERE / "model.xml"), "CPU")(batch)[0]""",

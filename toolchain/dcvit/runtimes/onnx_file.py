@@ -14,10 +14,12 @@ class OnnxFileRuntime(Runtime):
 
     Attributes:
         title: Its name in reports.
+        fixed_batch: Whether it runs files of a fixed batch only.
     """
 
     artifact: Artifact = "onnx"
     title: str
+    fixed_batch = False
 
     @abstractmethod
     def open_file(
@@ -43,8 +45,9 @@ class OnnxFileRuntime(Runtime):
         self.require(variant.precision)
         source = variant.at(self.source(variant.precision))
         exact, any_batch = source.onnx_name, source.of_any_batch().onnx_name
-        name = any_batch if exact not in folder.manifest.files and any_batch in folder.manifest.files else exact
-        return folder.file(name, made_by=source.export_command(folder.path))
+        files = folder.manifest.files
+        fallback = exact not in files and any_batch in files and not self.fixed_batch
+        return folder.file(any_batch if fallback else exact, made_by=source.export_command(folder.path))
 
     def open(self, folder: ModelFolder, variant: Variant) -> Session:
         path = self.file(folder, variant)

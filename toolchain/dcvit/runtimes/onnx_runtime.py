@@ -33,8 +33,10 @@ _TITLES = {CPU: "ONNX Runtime", CUDA: "ONNX Runtime, CUDA", TENSORRT: "ONNX Runt
 class OnnxRuntime(OnnxFileRuntime):
     """One execution provider of ONNX Runtime; never falls back to another one in silence."""
 
-    def __init__(self, name: str, provider: str) -> None:
-        self.name, self._provider, self.title = name, provider, _TITLES[provider]
+    def __init__(self, name: str, provider: str, *, graph: bool = False) -> None:
+        self.name, self._provider, self._graph = name, provider, graph
+        self.title = _TITLES[provider] + (" in a CUDA graph" if graph else "")
+        self.fixed_batch = graph  # shapes that are computed, are so on the CPU, and no graph holds that
         self.precisions = _PRECISIONS[provider]
 
     def unavailable(self) -> str | None:
@@ -58,7 +60,8 @@ class OnnxRuntime(OnnxFileRuntime):
         batch: int = DEFAULT_BATCH,
     ) -> Session:
         self.require(precision)
-        return OrtSession(path, self._provider, preprocessing, batch=batch, as_written=precision == "fp8")
+        return OrtSession(path, self._provider, preprocessing, batch=batch, as_written=precision == "fp8",
+                          graph=self._graph)  # fmt: skip
 
 
 class OrtSession(Session):
@@ -72,6 +75,7 @@ class OrtSession(Session):
         *,
         batch: int = DEFAULT_BATCH,
         as_written: bool = False,
+        graph: bool = False,
     ) -> None:
         """Loads the file.
 
@@ -82,6 +86,7 @@ class OrtSession(Session):
             batch: Images at once, for a file that leaves it open.
             as_written: Compute each operator as it stands: for files with TensorRT's quantization, of which the
                 optimizer makes integer kernels that are not theirs, or nothing that loads.
+            graph: Record the pass in a CUDA graph when it first runs. All of it must be on the GPU.
 
         Raises:
             InputError: If it cannot be loaded, or not by this provider.
@@ -102,7 +107,7 @@ class OrtSession(Session):
             import_module("tensorrt")  # loads the libraries that the provider looks for
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            chosen = [(provider, _settings(provider))]
+            chosen = [(provider, _settings(provider) | ({"enable_cuda_graph": "1"} if graph else {}))]
             self._session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # its exceptions share no base of their own
             raise InputError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error

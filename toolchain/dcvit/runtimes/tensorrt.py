@@ -15,6 +15,7 @@ from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes import flavors
 from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name, pixels_of
 from dcvit.runtimes.caches import cache_folder
+from dcvit.runtimes.cuda_graph import record_if_possible
 from dcvit.variant import DEFAULT_BATCH, Flavor, Precision, Variant
 
 
@@ -73,7 +74,7 @@ def mismatch(record: EngineRecord, version: str, capability: str) -> str | None:
 
 
 class EngineSession(Session):
-    """An engine and one batch; torch holds its buffers and the stream.
+    """An engine and one batch; torch holds its buffers and the stream. After its first pass it is a CUDA graph.
 
     TensorRT-RTX compiles kernels when an engine first runs. They are kept in the user's cache, and serve the next
     session of the same engine.
@@ -119,6 +120,7 @@ class EngineSession(Session):
         self._logits = self._bind(modes[trt.TensorIOMode.OUTPUT])
         self._preprocessing = preprocessing if self._images.dtype == torch.uint8 else None
         self._stream = torch.cuda.Stream()
+        self._name, self._has_run, self._graph = path.name, False, None
         super().__init__(len(self._images), gpu_name(), None)
 
     def _compiled_before(self) -> Any:
@@ -132,7 +134,10 @@ class EngineSession(Session):
 
     def _bind(self, name: str) -> Tensor:
         dtype = torch.uint8 if self.engine.get_tensor_dtype(name).name == "UINT8" else torch.float32
-        buffer = torch.zeros(tuple(self._context.get_tensor_shape(name)), device="cuda", dtype=dtype)
+        shape = tuple(self.engine.get_tensor_shape(name))
+        if -1 in shape:  # the context knows it, once it knows the batch
+            shape = tuple(self._context.get_tensor_shape(name))
+        buffer = torch.zeros(shape, device="cuda", dtype=dtype)
         self._context.set_tensor_address(name, buffer.data_ptr())
         return buffer
 
@@ -141,13 +146,27 @@ class EngineSession(Session):
         torch.cuda.synchronize()
 
     def execute(self) -> None:
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise RuntimeError("TensorRT could not run the engine")
+        if self._graph is not None:
+            with torch.cuda.stream(self._stream):
+                self._graph.replay()
+        else:
+            self._enqueue(self._stream)
         self._stream.synchronize()
-        if self._kernels is not None:  # the first run has compiled them all
+        if not self._has_run:
+            self._after_first_run()
+
+    def _enqueue(self, stream: Any) -> None:
+        if not self._context.execute_async_v3(stream.cuda_stream):
+            raise RuntimeError("TensorRT could not run the engine")
+
+    def _after_first_run(self) -> None:
+        """Keeps the kernels, all of which that run has compiled, and records the pass."""
+        self._has_run = True
+        if self._kernels is not None:
             with whole_file(self._kernels_file) as aside:
                 aside.write_bytes(bytes(self._kernels.serialize()))
             self._kernels = None
+        self._graph = record_if_possible(self._enqueue, self._stream, f"the engine {self._name}")
 
     def logits(self) -> Tensor:
         return self._logits.cpu()
