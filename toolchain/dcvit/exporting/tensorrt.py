@@ -89,7 +89,9 @@ def engine_target(
 
 
 def _require_fp8(compute_capabilities: tuple[str, ...], least: tuple[int, int] | None) -> None:
-    for capability in compute_capabilities if least is not None else ():
+    if least is None:
+        return
+    for capability in compute_capabilities:
         if _numbers(capability) < least:
             raise InputError(
                 f"--precision fp8: GPUs of compute capability {capability} have no fp8, which begins with "

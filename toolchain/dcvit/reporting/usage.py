@@ -131,7 +131,7 @@ def _preferred(files: dict[str, OnnxRecord]) -> tuple[str, OnnxRecord] | None:
     """fp32 if there is one, as the others need a word on accuracy first; bf16 never, as the CPU provider lacks it."""
     for precision in ("fp32", "fp16", "int8"):
         for name, record in files.items():
-            if record.precision == precision:
+            if record.precision == precision and not record.variant.explicit:
                 return name, record
     return None
 
