@@ -90,9 +90,11 @@ def test_channels_whose_weights_are_tiny_are_not_lost(
         model.blocks[0].mlp.fc2.weight.mul_(1e-3 / model.blocks[0].mlp.fc2.weight.abs().max())
         model.blocks[0].mlp.fc1.weight.mul_(300)
     kept = ModelFolder.create(folder.path, model, folder.plan, folder.manifest, overwrite=True)
-    path, _ = exported_without_engine(kept, random_pixels, precision, monkeypatch)
+    path, record = exported_without_engine(kept, random_pixels, precision, monkeypatch)
+    assert record["in_float"] == []
     graph = onnx.load(path).graph
-    stored = [weight for weight in graph.initializer if list(weight.dims) == [128, 32] and weight.raw_data]
+    stored = [weight for weight in graph.initializer if list(weight.dims) == [128, 32]]
+    assert [weight.data_type for weight in stored] == [EIGHT_BITS[precision]] * 2
     assert all(np.count_nonzero(numpy_helper.to_array(weight).astype(np.float32)) > 3000 for weight in stored)
     images = torch.randn(8, 3, 32, 32)
     with torch.no_grad():
