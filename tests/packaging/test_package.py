@@ -1,5 +1,6 @@
 """What a server starts from: each folder is run where its package is at hand, and checked against its schema else."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -199,5 +200,23 @@ def test_a_folder_that_is_there_is_kept(folder: ModelFolder, tmp_path: Path) -> 
         package(folder, "onnxruntime", tmp_path / "out")
     with pytest.raises(InputError, match="is a model folder"):
         package(folder, "onnxruntime", folder.path, overwrite=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(InputError, match="was not written by this command"):
+        package(folder, "onnxruntime", tmp_path / "photos", overwrite=True)
     package(folder, "onnxruntime", tmp_path / "out", batch=2, overwrite=True)
     assert (tmp_path / "out" / "model.b2.fp32.onnx.data").exists()
+
+
+def test_int8_of_the_cpu_is_not_for_tensorrt(folder: ModelFolder, tmp_path: Path) -> None:
+    """Whose parser refuses it; the last file that was exported would else be taken."""
+    copy = ModelFolder(shutil.copytree(folder.path, tmp_path / "copy"))
+    for name, changes in (("model.b4.int8.onnx", {"precision": "int8"}), ("model.b4.bf16.onnx", {"precision": "bf16"})):
+        source = copy.path / "model.dynamic.fp32.onnx"
+        entry = copy.manifest.exports[source.name] | {"dynamic": False, "batch": 4} | changes
+        copy.add(name, lambda aside, source=source: shutil.copyfile(source, aside) and None, entry)
+    with pytest.raises(InputError, match=r"make one with `.* --precision int8 --data IMAGES --trt`"):
+        package(copy, "tensorrt", tmp_path / "out", precision="int8")
+    assert package(copy, "onnxruntime", tmp_path / "int8", precision="int8").packed.file == "model.b4.int8.onnx"
+    assert package(copy, "tensorrt", tmp_path / "bf16", batch=4).packed.file == "model.b4.bf16.onnx"
+    assert package(copy, "onnxruntime", tmp_path / "four", batch=4).packed.file == "model.b4.int8.onnx"

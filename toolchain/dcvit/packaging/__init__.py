@@ -89,6 +89,8 @@ def package(
         raise InputError(f"-o {out} is a model folder; choose another one")
     if not overwrite:
         require_free(out, overwrite=False)
+    elif out.is_dir() and any(out.iterdir()) and not (out / "client.py").is_file():
+        raise InputError(f"-o {out} was not written by this command, so --overwrite will not replace it")
     packed = choose(folder, batch, precision, with_preprocessing=with_preprocessing, for_engine=server == "tensorrt")
     with writing(out), whole_folder(out, overwrite=overwrite) as new:
         _WRITERS[server](packed, new)

@@ -46,8 +46,7 @@ def client_for(server: str, packed: Packed) -> str:
         "name": packed.name,
         "triton_type": "UINT8" if packed.record.with_preprocessing else "FP32",
     }
-    needs = [_NEEDS[server], "import numpy as np", "from PIL import Image"]
-    needs.sort(key=lambda line: line.split()[1].lower() if line.startswith("import") else "pil")
+    needs = [*sorted([*_NEEDS[server].splitlines(), "import numpy as np"]), "from PIL import Image"]
     labels = f"{packed.name}/labels.txt" if server == "triton" else "labels.txt"
     classes = f'(HERE / "{labels}").read_text(encoding="utf-8").splitlines()' if packed.labels else "None"
     return f'''"""The class of each image: python client.py IMAGE …"""

@@ -81,7 +81,7 @@ def choose(
         batch: None takes any.
         precision: None takes any.
         with_preprocessing: Whether the file takes pixels.
-        for_engine: Whether files that only TensorRT reads well count.
+        for_engine: Whether the file is for TensorRT.
 
     Raises:
         InputError: If there is none.
@@ -94,20 +94,26 @@ def choose(
         and with_preprocessing == records[name].with_preprocessing
         and precision in (None, records[name].precision)
         and batch in (None, "dynamic" if records[name].dynamic else records[name].batch)
-        and (for_engine or not records[name].variant.explicit)
+        and _reads(records[name], precision, for_engine=for_engine)
     ]
     if not fitting:
         wanted = Variant.of_file("dynamic" if batch is None else batch, precision or "fp32")
         wanted = wanted.model_copy(update={"with_preprocessing": with_preprocessing})
         others = f" (it has {', '.join(records)})" if records else ""
-        raise InputError(
-            f"{folder.path} has no ONNX file of that kind{others}; make one with `{wanted.export_command(folder.path)}`"
-        )
+        command = wanted.export_command(folder.path) + (" --trt" if for_engine and precision == "int8" else "")
+        raise InputError(f"{folder.path} has no ONNX file of that kind{others}; make one with `{command}`")
     file = next((name for name in fitting if records[name].dynamic), fitting[-1])
     engines = {name: engine for name, engine in engine_records(folder).items() if engine.onnx == file}
     names = tuple(map(str, (folder.manifest.data or {}).get("class_names") or ()))
     output = _output_of(folder.path / file)
     return Packed(folder, file, records[file], engines, names if output[:1] == (len(names),) else (), output)
+
+
+def _reads(record: OnnxRecord, precision: Precision | None, *, for_engine: bool) -> bool:
+    """Whether a file is for TensorRT, or for the others: int8 has a form for each, and bf16 is TensorRT's own."""
+    if for_engine:
+        return record.precision != "int8" or record.variant.explicit
+    return not record.variant.explicit and (record.precision != "bf16" or precision == "bf16")
 
 
 def _output_of(path: Path) -> tuple[int, ...]:

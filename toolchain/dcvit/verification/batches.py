@@ -81,7 +81,7 @@ def check_batches(
     yield _permuted(f"{name}: permuted batch", session, expected.images, logits, tolerance)
     some = min(ALONE, len(logits))
     if batch_of_one is None:
-        alone, what, times = expected.alone()[:some], "PyTorch, one image at a time", 1
+        alone, what, times = expected.alone[:some], "PyTorch, one image at a time", 1
     else:  # which may be off from PyTorch as much as this file is, the other way
         alone, what, times = batch_of_one(expected.images[:some]), "the file of batch 1", 2
     yield agrees(f"{name}: batch 1", logits[:some], alone, expected, precision, times, f"against {what}: ")

@@ -75,7 +75,7 @@ class Expected:
     logits: Tensor
     real: bool
     at_bf16: Callable[[], Tensor]
-    alone: Callable[[], Tensor]
+    alone: Tensor
 
     def tolerance(self, precision: Precision) -> float | None:
         """Largest difference that passes, in logits; None where single logits have no bound."""
