@@ -1,5 +1,6 @@
 """From a module to an ONNX file of fixed shapes."""
 
+import gc
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,7 @@ def write_onnx(
     images = images.permute(0, 2, 3, 1).to(torch.uint8) if pixels else images
     graph = trace(model, images, opset, dynamic=variant.dynamic)
     del model
+    gc.collect()  # what the exporter leaves holds the weights in a cycle
     name_attentions(graph)
     spread_biases(graph)
     quantization = None

@@ -106,12 +106,15 @@ class Quantizer(ABC):
 
     def _file(self, layers: list[str]) -> Path:
         """The graph with these layers quantized, as a file; the next one is written over it."""
+        from onnxruntime.quantization.quant_utils import add_infer_metadata
+
         path = self._base.with_name(f"{self.precision}.onnx")
         if self._written != tuple(layers):
             inferred = onnx.shape_inference.infer_shapes(load_graph(self._base))
             model = onnx.load(self._base)
             del model.graph.value_info[:]
             model.graph.value_info.extend(inferred.graph.value_info)
+            add_infer_metadata(model)  # else it is copied twice, to infer its shapes once more
             save_proto(self.quantize(model, layers, self._ranges), path)
             self._written = tuple(layers)
         return path
