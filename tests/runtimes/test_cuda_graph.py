@@ -166,6 +166,7 @@ def test_the_fastest_runtime_is_found_and_named(exported: Path, monkeypatch: pyt
         Timed("onnxruntime", 0.0001, clock),  # of the CPU: not looked at
         Timed("torch", 0.004, clock),
         Timed("torch-graph", 0.001, clock),
+        Timed("torch-max-autotune", 0.0001, clock),  # compiles for minutes: not looked at either
         Timed("tensorrt", None, clock),
         Timed("tensorrt-rtx", 0.0005, clock, "it is not installed"),
     ]

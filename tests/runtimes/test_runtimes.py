@@ -128,7 +128,10 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.trt
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("name", ["onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize(
+    "name",
+    ["onnxruntime-cuda", "onnxruntime-cuda-graph", "torch-graph", "torch-compile-graph", "tensorrt", "tensorrt-rtx"],
+)
 def test_gpu_runtimes_compute_the_folders_model(exported_copy: ModelFolder, name: str) -> None:
     from dcvit.exporting import export
 

@@ -13,7 +13,8 @@ from dcvit.progress import say, track
 from dcvit.runtimes import RUNTIMES, Runtime
 from dcvit.variant import Variant
 
-_CPU = ("onnxruntime", "openvino")
+_LEFT_OUT = ("onnxruntime", "openvino", "torch-max-autotune")
+"""Those of the CPU, and one that compiles for minutes."""
 _WARM_UP, _PASSES = 5, 30
 
 
@@ -57,7 +58,7 @@ def fastest(folder: ModelFolder, variant: Variant) -> Search:
     )
     times: dict[str, float] = {}
     skipped: dict[str, str] = {}
-    there = [runtime for runtime in RUNTIMES.values() if runtime.name not in _CPU]
+    there = [runtime for runtime in RUNTIMES.values() if runtime.name not in _LEFT_OUT]
     for runtime in track(there, "looking for the fastest runtime"):
         if reason := runtime.unavailable():
             skipped[runtime.name] = reason
