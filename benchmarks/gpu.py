@@ -11,146 +11,30 @@ they change no time. fp16 throughout, but for the training step, which is bf16 a
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from torch import nn
 
 import kernels as operators
 from gpu_clock import Call, Clock, NoClock
+from gpu_models import (
+    FULL,
+    RUNTIMES,
+    TINY,
+    Models,
+    Sizes,
+    measure_models,
+    measure_quantized,
+    prepared,
+    unavailable,
+)
 
-RUNTIMES = {
-    "eager": "PyTorch, launched from Python",
-    "graph": "PyTorch in a CUDA graph",
-    "compile": "torch.compile, launched from Python",
-    "compile + graph": "torch.compile in a CUDA graph",
-    "onnxruntime-cuda": "ONNX Runtime CUDA, input and output bound to GPU memory",
-}
-CUTS = (0.166, 0.33, 0.5)
 NEEDS = "This measures on an NVIDIA GPU that PyTorch can use, and there is none here; it would measure:"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is measured: whole on a GPU, tiny in a trial."""
-
-    families: dict[str, tuple[str, str | None]]
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    batches: tuple[int, ...] = (64, 1, 256)
-    shapes: tuple[tuple[str, int], ...] = (("deit_small", 64), ("deit_base", 256))
-    image: int = 224
-    merge: str = "horizontal@4,vertical@8"
-
-
-FULL = Sizes({
-    "DeiT-S": ("deit_small_patch16_224", "cait-small"),
-    "DeiT-Ti": ("deit_tiny_patch16_224", "cait-tiny"),
-    "DeiT-B": ("deit_base_patch16_224", None),
-    "ViT-B": ("vit_base_patch16_224", None),
-})  # fmt: skip
-TINY = Sizes(
-    {"DeiT-S": ("deit_small_patch16_224", "cait-small")},
-    {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 6, "num_heads": 2, "num_classes": 4},
-    (1,), (("deit_small", 1),), 32, "horizontal@2,vertical@4",
-)  # fmt: skip
-
-
-class Models:
-    """The originals and what they are cut to, made when they are first asked for."""
-
-    def __init__(self, sizes: Sizes, device: str) -> None:
-        self.sizes, self.device = sizes, device
-        self.image: int = sizes.kwargs.get("img_size", 224)
-        self._plans: dict[str, dict[str, Any]] = {}
-
-    def plans(self, family: str) -> dict[str, Any]:
-        """The plan of each variant: the preset, if the family has one, and the cuts."""
-        if family not in self._plans:
-            from dcvit.compression import compress
-            from dcvit.folder.model_folder import ModelFolder
-            from dcvit.methods.cait.presets import PRESETS
-            from dcvit.methods.cait.settings import CaitSettings
-
-            name, preset = self.sizes.families[family]
-            targets: dict[str, dict[str, Any]] = {f"DC-ViT -{cut:.1%}": {"macs_reduction": cut} for cut in CUTS}
-            if preset is not None:
-                aim = PRESETS[preset].macs_reduction
-                targets = {
-                    preset: {"merge": self.sizes.merge, "macs_reduction": aim, "settings": CaitSettings()}
-                } | targets
-            made = {}
-            with tempfile.TemporaryDirectory() as place:
-                for variant, target in targets.items():
-                    out = Path(place) / str(len(made))
-                    random_weights = {"recover": "none", "weights": "random", "model_kwargs": self.sizes.kwargs}
-                    compress(name, out=out, **random_weights, **target)
-                    made[variant] = ModelFolder(out).plan
-            self._plans[family] = made
-        return self._plans[family]
-
-    def variants(self, family: str) -> dict[str, nn.Module]:
-        """The original and its cuts, in evaluation mode, on the CPU in fp32."""
-        from dcvit.model import build, create
-
-        plans = self.plans(family)
-        original = create(self.sizes.families[family][0], self.sizes.kwargs)
-        return {"original": original} | {variant: build(plan) for variant, plan in plans.items()}
-
-
-def prepared(model: nn.Module, runtime: str, batch: int, image: int, clock: Clock) -> Call:
-    """One forward of a batch in a runtime, images where it reads them."""
-    from dcvit.data.transforms import preprocessing_of
-
-    if runtime == "onnxruntime-cuda":
-        from dcvit.exporting.onnx import write_onnx
-        from dcvit.runtimes.onnx_runtime import CPU, CUDA, OrtSession
-        from dcvit.variant import Variant
-
-        with tempfile.TemporaryDirectory() as place:
-            path = Path(place) / "model.onnx"
-            write_onnx(model, path, preprocessing_of(model, (3, image, image)), Variant.of(batch, "fp16"), {})
-            return OrtSession(path, CUDA if clock.device == "cuda" else CPU).execute
-    dtype = torch.float16 if clock.device == "cuda" else torch.float32
-    model = model.to(clock.device, dtype)
-    images = torch.randn(batch, 3, image, image, device=clock.device, dtype=dtype)
-    run: Callable[..., Any] = torch.compile(model, dynamic=False) if runtime.startswith("compile") else model
-
-    def forward() -> None:
-        with torch.inference_mode():
-            run(images)
-
-    return clock.graph(forward) if runtime.endswith("graph") else forward
-
-
-def unavailable(runtime: str, clock: Clock) -> str | None:
-    """Why a runtime cannot be measured here."""
-    if runtime == "onnxruntime-cuda":
-        from dcvit.runtimes import RUNTIMES as KNOWN
-
-        return KNOWN["onnxruntime" if clock.device == "cpu" else runtime].unavailable()
-    return None
-
-
-def measure_models(models: Models, family: str, runtime: str, batch: int, clock: Clock) -> dict[str, Any]:
-    """Median ms of the original and its cuts in one runtime, interleaved, and how much faster each is."""
-    from dcvit.cost import count_macs
-
-    variants, image = models.variants(family), models.image
-    macs = {name: count_macs(model, (3, image, image)).total for name, model in variants.items()}
-    torch._dynamo.reset()
-    times = clock.interleaved({name: prepared(model, runtime, batch, image, clock) for name, model in variants.items()})
-    return {
-        "runtime": RUNTIMES[runtime], "batch": batch, "precision": "fp16", "median_ms": times,
-        "speedup": {name: times["original"] / times[name] for name in times},
-        "macs_ratio": {name: macs["original"] / macs[name] for name in macs},
-    }  # fmt: skip
 
 
 def check_kernels(shape: operators.Shape) -> dict[str, Any]:
@@ -280,17 +164,22 @@ def rows(sizes: Sizes, models: Models, clock: Clock) -> Iterator[tuple[str, Call
             yield name, partial(measure_kernel, operator, shape, clock)
 
     first, *others = sizes.families
-    slow = [name for name in RUNTIMES if name.startswith("compile")]
-    quick = [name for name in RUNTIMES if name not in slow]
+    tuned = "max-autotune + graph"  # takes minutes
+    slow = [name for name in RUNTIMES if name.startswith("compile") or name == "tensorrt"]
+    quick = [name for name in RUNTIMES if name not in (*slow, tuned)]
     main, *rest = sizes.batches
-    yield from of_models(first, main, ["graph", "compile + graph", "eager", "onnxruntime-cuda", "compile"])
+    yield from of_models(
+        first, main,
+        ["graph", "compile + graph", "eager", "onnxruntime-cuda-graph", "tensorrt", "onnxruntime-cuda", "compile"],
+    )  # fmt: skip
     for shape in shapes[::2]:
         yield from of_operators(shape)
         yield f"tiles: {shape.model}, batch {shape.batch}", partial(measure_tiles, shape, clock)
     yield "training step", partial(measure_training, sizes, clock)
     yield f"profile: {first}", partial(measure_profile, models, first, clock)
     for family in others:
-        yield from of_models(family, main, ["graph", "compile + graph", "eager", "onnxruntime-cuda"])
+        yield from of_models(family, main, ["graph", "compile + graph", "onnxruntime-cuda-graph", "tensorrt", "eager"])
+    yield f"quantized: {first}, batch {main}, tensorrt", partial(measure_quantized, models, first, main, clock)
     for family in sizes.families:
         for batch in rest:
             yield from of_models(family, batch, quick)
@@ -299,6 +188,7 @@ def rows(sizes: Sizes, models: Models, clock: Clock) -> Iterator[tuple[str, Call
     for family in sizes.families:
         for batch in rest:
             yield from of_models(family, batch, slow)
+    yield from of_models(first, main, [tuned])
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

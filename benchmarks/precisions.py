@@ -2,13 +2,16 @@
 
     python benchmarks/precisions.py --data DATA --folders FOLDERS -o benchmarks/results/precisions.json
     python benchmarks/precisions.py --data DATA --folders FOLDERS -o benchmarks/results/precisions.json --bench
+    python benchmarks/precisions.py --data DATA --folders FOLDERS -o benchmarks/results/precisions.json --engines
     python benchmarks/precisions.py -o benchmarks/results/precisions.json --table docs/precisions.md
 
 DATA holds `cifar10/train-0.tar`, `cifar10/test.tar` and `teacher/deit_tiny_cifar10.safetensors`. FOLDERS keeps the
 three model folders and their exported files between runs. The first command measures top-1 on all images of `test.tar`;
 the second, on a quiet machine, the latency of batches of 64, in turn with the uncompressed model in ONNX Runtime at
-fp32 and with the same model at fp32 in the same runtime. A row is written as soon as it is measured, and what the file
-holds already is not measured again. The third writes the tables that close the page.
+fp32 and with the same model at fp32 in the same runtime. The third builds int8 and fp8 engines with TensorRT-RTX, and
+measures top-1 of the ONNX files that they are built from, computed on the CPU operator by operator. A row is written as
+soon as it is measured, and what the file holds already is not measured again. The fourth writes the tables that close
+the page.
 """
 
 import json
@@ -25,8 +28,11 @@ from dcvit.bench.rounds import Limits, run_rounds
 from dcvit.bench.statistics import Latency, speedup, speedup_interval
 from dcvit.compression import compress
 from dcvit.data import open_source
+from dcvit.errors import InputError
 from dcvit.evaluation import evaluate
-from dcvit.exporting import export
+from dcvit.exporting import calibration_from, export
+from dcvit.exporting.explicit import FP8_CAPABILITY
+from dcvit.exporting.tensorrt import engine_target
 from dcvit.files import whole_file
 from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import ModelFolder
@@ -47,6 +53,8 @@ RAN: list[tuple[str, Precision]] = [
     ("openvino", "bf16"),
     ("openvino", "int8"),
 ]
+ENGINES: tuple[Precision, ...] = ("int8", "fp8")
+CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 ORIGINAL = "teacher"
 FIGURES = "## Figures\n"
 """What follows this line of the page is written from the results."""
@@ -114,6 +122,7 @@ class Some:
 @click.option("--model", "models", type=click.Choice(list(MODELS)), multiple=True, default=list(MODELS))
 @click.option("--limit", type=int, help="Images to count on, for a trial. [default: all]")
 @click.option("--bench", is_flag=True, help="Measure latencies instead of accuracies; needs a quiet machine.")
+@click.option("--engines", is_flag=True, help="Build int8 and fp8 engines, and measure what their files lose.")
 @click.option("--max-seconds", default=20.0, show_default=True, help="Of timing, for each pair.")
 @click.option("--table", type=click.Path(path_type=Path, exists=True), help="A page to write the results into.")
 def main(
@@ -123,6 +132,7 @@ def main(
     models: tuple[str, ...],
     limit: int | None,
     bench: bool,
+    engines: bool,
     max_seconds: float,
     table: Path | None,
 ) -> None:
@@ -139,6 +149,9 @@ def main(
         if bench:
             kind, done = "latency", [row for row in found["latency"] if row["model"] == model]
             rows = _latencies(model, folder, _folder(ORIGINAL, data, folders), max_seconds, done)
+        elif engines:
+            kind, done = "engines", [row for row in found.setdefault("engines", []) if row["model"] == model]
+            rows = _engines(model, folder, Some(data / "cifar10" / "test.tar", limit), data, done)
         else:
             images = Some(data / "cifar10" / "test.tar", limit)
             done = [row for row in found["accuracy"] if (row["model"], row["images"]) == (model, len(images))]
@@ -173,6 +186,46 @@ def _accuracies(model: str, folder: ModelFolder, images: Some, done: list[dict[s
             "precision": precision,
             "top1": result.top1,
             "images": result.images,
+        }
+
+
+def _engines(
+    model: str, folder: ModelFolder, images: Some, data: Path, done: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The file of each precision, what it loses, and the GPUs that TensorRT-RTX builds an engine for or refuses."""
+    for precision in ENGINES:
+        if precision in [row["precision"] for row in done]:
+            continue
+        calibration = calibration_from(folder.manifest, data / "cifar10" / "train-1.tar")
+        refused, built = {}, []
+        for capability in CAPABILITIES:
+            try:
+                engine_target("tensorrt-rtx", (capability,), FP8_CAPABILITY if precision == "fp8" else None)
+                built.append(capability)
+            except InputError as error:
+                refused[capability] = str(error)
+        result = export(
+            folder, BATCH, precision, data=calibration, evaluate=images, max_drop=100, trt=True,
+            flavor="tensorrt-rtx", compute_capabilities=tuple(built),
+        )  # fmt: skip
+        found, quantization = result.record.evaluation, result.record.quantization
+        assert found is not None
+        assert quantization is not None
+        assert result.engine is not None
+        yield {
+            "model": model,
+            "precision": precision,
+            "top1": found.top1,
+            "top1_fp32": found.top1_fp32,
+            "agreement": found.agreement,
+            "images": found.images,
+            "layers": len(quantization.layers),
+            "in_float": len(quantization.in_float),
+            "cosine": quantization.agreement,
+            "onnx_bytes": result.onnx.bytes,
+            "engine_bytes": result.engine.bytes,
+            "built_for": built,
+            "refused": refused,
         }
 
 
@@ -239,13 +292,36 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
             ]
             yield "| " + " | ".join((runtime, precision, f"{share:.2f}", difference, *ratios)) + " |"
         yield ""
-    for kind in ("accuracy", "latency"):
+    yield from _engine_lines(found.get("engines", []))
+    for kind in ("accuracy", "latency", "engines"):
         if machine := found.get(f"{kind}_machine"):
-            names = [name for name in ("torch", "onnxruntime-gpu", "openvino") if name in machine["versions"]]
+            names = [
+                name
+                for name in ("torch", "onnxruntime-gpu", "openvino", "tensorrt-rtx-cu12")
+                if name in machine["versions"]
+            ]
             versions = ", ".join(f"{name} {machine['versions'][name]}" for name in names)
             yield f"{kind.capitalize()}: {machine['cpu']}, {machine['cores']} cores; {versions}.  "
     if not found["latency"]:
         yield "Latencies are not measured yet."
+
+
+def _engine_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """A table of the files that engines are built from."""
+    if not rows:
+        return
+    yield "**Files that engines are built from**\n"
+    columns = ("model", "precision", "top-1, %", "against fp32", "same class as fp32, %", "layers",
+               "cosine of the logits", "ONNX file, MB", "engine built for", "refused for")  # fmt: skip
+    yield f"| {' | '.join(columns)} |\n|---|---|---:|---:|---:|---:|---:|---:|---|---|"
+    for row in rows:
+        cells = (
+            row["model"], row["precision"], f"{row['top1']:.2f}", f"{row['top1'] - row['top1_fp32']:+.2f}",
+            f"{row['agreement']:.2f}", f"{row['layers']} of {row['layers'] + row['in_float']}", f"{row['cosine']:.4f}",
+            f"{row['onnx_bytes'] / 1e6:.1f}", ", ".join(row["built_for"]), ", ".join(row["refused"]) or "–",
+        )  # fmt: skip
+        yield "| " + " | ".join(cells) + " |"
+    yield ""
 
 
 def _ratio(rows: list[dict[str, Any]], model: str, runtime: str, precision: str, against: str, other: str) -> str:

@@ -17,9 +17,10 @@ def classify(file: str, images: list[Image.Image]) -> list[str]:
     """The class of each image, by name where the file has names; the batch is static, so a short one is filled up."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
-    preprocessing, batch = json.loads(about["dcvit.preprocessing"]), int(about["dcvit.batch"])
+    preprocessing, batch = json.loads(about["dcvit.preprocessing"]), about["dcvit.batch"]
     prepared = np.stack([prepare(image, preprocessing) for image in images])
     names = ast.literal_eval(about.get("names", "{}"))  # {0: 'cat', 1: 'dog'}
+    batch = max(len(prepared), 1) if batch == "dynamic" else int(batch)
     classes: list[str] = []
     for start in range(0, len(prepared), batch):
         part = prepared[start : start + batch]

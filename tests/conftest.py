@@ -22,7 +22,7 @@ from dcvit.subject import original_of
 from dcvit.types import TimmModule
 
 if TYPE_CHECKING:
-    from dcvit.exporting.int8 import Calibration
+    from dcvit.exporting.quantization import Calibration
 
 # The models are so small that threads only wait for each other; several test processes use the cores better.
 torch.set_num_threads(1)
@@ -106,7 +106,7 @@ def exported_copy(exported: Path, tmp_path: Path) -> ModelFolder:
 @pytest.fixture(scope="session")
 def random_pixels() -> "Calibration":
     """Images to calibrate int8 on."""
-    from dcvit.exporting.int8 import Calibration
+    from dcvit.exporting.quantization import Calibration
 
     pixels = torch.randint(0, 256, (12, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     return Calibration(pixels / 127.5 - 1, {"source": "random pixels", "images": 12})

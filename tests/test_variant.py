@@ -42,14 +42,17 @@ def test_at_changes_the_precision_alone(precision: Any) -> None:
 
 
 def test_what_no_variant_can_be_is_refused_whichever_way_it_is_made() -> None:
-    empty, unknown = "--batch 0: a batch holds at least one image", "--precision fp8: choose fp32, fp16, bf16 or int8"
+    empty, unknown = (
+        "--batch 0: a batch holds at least one image",
+        "--precision fp4: choose fp32, fp16, bf16, int8 or fp8",
+    )
     ways: list[tuple[Any, str]] = [
         (lambda: Variant.of(0), empty),
         (lambda: Variant(batch=0), empty),
         (lambda: Variant.model_validate_json('{"batch": 0}'), empty),
-        (lambda: Variant.of(4, "fp8"), unknown),  # type: ignore[arg-type]
-        (lambda: Variant(precision="fp8"), unknown),  # type: ignore[arg-type]
-        (lambda: Variant().at("fp8"), unknown),  # type: ignore[arg-type]
+        (lambda: Variant.of(4, "fp4"), unknown),  # type: ignore[arg-type]
+        (lambda: Variant(precision="fp4"), unknown),  # type: ignore[arg-type]
+        (lambda: Variant().at("fp4"), unknown),  # type: ignore[arg-type]
     ]
     for make, message in ways:
         with pytest.raises(InputError) as caught:
@@ -69,5 +72,5 @@ def test_it_is_frozen_and_knows_no_other_field() -> None:
 def test_there_and_back_through_json() -> None:
     variant = Variant.of(4, "bf16", with_preprocessing=True)
     text = variant.model_dump_json()
-    assert text == '{"batch":4,"precision":"bf16","with_preprocessing":true}'
+    assert text == '{"batch":4,"precision":"bf16","with_preprocessing":true,"dynamic":false,"for_engine":false}'
     assert Variant.model_validate_json(text) == variant

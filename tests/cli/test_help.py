@@ -12,22 +12,25 @@ from dcvit.cli.main import COMMANDS
 
 Tool = Callable[..., Any]
 
+PRECISION = "--precision [fp32|fp16|bf16|int8|fp8]"
 OF_A_CHOICE = (
     "--batch INTEGER Images in every batch. [default: 64, or what is exported]",
     "Of the computation. [default: fp32, or what is exported]",
 )
-OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", "--precision [fp32|fp16|bf16|int8]")
+OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", PRECISION)
 
 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
         ("bench", (
-            *OF_A_CHOICE,
+            "--batch INTEGER Images in every batch; repeatable: 1 for latency, 64 for throughput. "
+            "[default: 64, or what is exported]",
+            "Of the computation. [default: fp32, or what is exported]",
             "--with-preprocessing Time the exported files that take pixels.",
             "--against TEXT Another model folder or a timm name. [default: the folder's model, uncompressed]",
-            "--runtime TEXT A runtime that `dcvit-tool doctor` lists; repeatable. [default: onnxruntime]",
-            "--against-precision [fp32|fp16|bf16|int8] Of the other model. [default: the same]",
+            "--runtime TEXT A runtime that `dcvit-tool doctor` lists; repeatable. [default: onnxruntime, or a GPU's fastest]",
+            "--against-precision [fp32|fp16|bf16|int8|fp8] Of the other model. [default: the same]",
             "--threads INTEGER RANGE CPU threads of each model. [default: all cores] [x>=1]",
             "--protocol [default|paper]",
             "[default: until ±1 %, or 500]",
@@ -49,7 +52,10 @@ OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", "--preci
             "[OPTIONS] MODEL",
         )),
         ("export", (
-            *OF_A_VARIANT,
+            PRECISION,
+            "--batch N|dynamic Images in every batch; repeatable, one file each. "
+            "'dynamic' leaves the number open. [default: 64]",
+            "--profile MIN,OPT,MAX",
             "Of the graph; images, logits and layer norms stay fp32.",
             "--with-preprocessing The graph takes pixels of the model's input size",
             "--evaluate IMAGES",
@@ -61,6 +67,7 @@ OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", "--preci
         ("verify", ("[OPTIONS] FOLDER", "--data TEXT Real images", "[default: what it is for]")),
         ("inspect", ("[OPTIONS] FOLDER", "--pictures PATH", "--layers List the layers")),
         ("report", ("[OPTIONS] FOLDER",)),
+        ("package", (PRECISION, "--for [triton|onnxruntime|tensorrt|openvino] What is to run it. [required]")),
         ("demo", ("-o, --out PATH The model folder to write. [default: dcvit-demo]", "--overwrite Replace")),
     ],
 )  # fmt: skip

@@ -11,7 +11,7 @@ from dcvit.data import CorruptImages, ImageSource, batches
 from dcvit.demo import MODEL, MODEL_KWARGS, WEIGHTS
 from dcvit.errors import CheckFailedError, InputError
 from dcvit.exporting import export
-from dcvit.exporting.int8 import Calibration
+from dcvit.exporting.quantization import Calibration
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.temporary import temporary_folder
 from dcvit.plan import CompressionPlan

@@ -68,7 +68,7 @@ def test_graph_of_another_batch_gets_its_own_file(exported_copy: ModelFolder) ->
     [
         ({"batch": 0}, "at least one image"),
         ({"batch": -3}, "at least one image"),
-        ({"precision": "fp8"}, "choose fp32, fp16, bf16 or int8"),
+        ({"precision": "fp4"}, "choose fp32, fp16, bf16, int8 or fp8"),
     ],
 )
 def test_bad_arguments_are_refused(folder: ModelFolder, arguments: dict[str, object], message: str) -> None:

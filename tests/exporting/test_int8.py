@@ -9,11 +9,11 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-import dcvit.exporting.int8
+import dcvit.exporting.quantization
 from dcvit.agreement import cosine
 from dcvit.errors import CheckFailedError
 from dcvit.exporting import export
-from dcvit.exporting.int8 import Calibration
+from dcvit.exporting.quantization import Calibration
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes.onnx_runtime import OrtSession
@@ -88,7 +88,7 @@ def test_a_sensitive_layer_is_found_and_left_in_float(fragile: ModelFolder, rand
     (left,) = (node for node in graph.node if node.name == quantization.in_float[0])
     assert [dim for weight in graph.initializer if weight.name == left.input[1] for dim in weight.dims] == [128, 32]
     assert blind.record.quantization.agreement < 0.9
-    assert quantization.agreement >= dcvit.exporting.int8.AGREEMENT
+    assert quantization.agreement >= dcvit.exporting.quantization.AGREEMENT
     images = torch.randn(8, 3, 32, 32)
     with torch.no_grad():
         expected = fragile.load()(images)
@@ -98,7 +98,7 @@ def test_a_sensitive_layer_is_found_and_left_in_float(fragile: ModelFolder, rand
 def test_a_model_of_which_too_little_holds_is_refused(
     fragile: ModelFolder, random_pixels: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dcvit.exporting.int8, "_MOST_IN_FLOAT", 0.1)  # none of eight
+    monkeypatch.setattr(dcvit.exporting.quantization, "_MOST_IN_FLOAT", 0.1)  # none of eight
     before = sorted(fragile.path.iterdir())
     with pytest.raises(
         CheckFailedError, match=r"cosine of 0\.[0-8]\d+, and 0\.[0-8]\d+ with the 0 most sensitive of 8"

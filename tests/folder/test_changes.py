@@ -53,6 +53,18 @@ def replace(path: Path) -> None:
     ModelFolder(path).add("note.txt", lambda aside: put(aside, "new"), EXPORT)
 
 
+def replace_by_two(path: Path) -> None:
+    def write(aside: Path) -> None:
+        put(aside, "graph")
+        put(aside.with_name("note.txt.data"), "weights")
+
+    ModelFolder(path).add("note.txt", write, EXPORT, ("note.txt.data",))
+
+
+def replace_two_by_one(path: Path) -> None:
+    ModelFolder(path).add("note.txt", lambda aside: put(aside, "new"), EXPORT, ("other.txt",))
+
+
 def remove(path: Path) -> None:
     ModelFolder(path).remove(["note.txt", "other.txt"])
 
@@ -65,7 +77,7 @@ def create(path: Path) -> None:
     ModelFolder.create(path, build(plan), plan, folder.manifest.model_copy(deep=True), overwrite=True, texts=texts)
 
 
-CHANGES = [add_new, replace, remove, create]
+CHANGES = [add_new, replace, replace_by_two, replace_two_by_one, remove, create]
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -85,9 +85,7 @@ def test_half_precision_is_half_precision(exported: Path) -> None:
 
 
 def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        InputError, match="no runtime 'trt'; choose one of torch, torch-compile, onnxruntime, onnxruntime-cuda, "
-    ):
+    with pytest.raises(InputError, match="no runtime 'trt'; choose one of torch, torch-compile, torch-graph, "):
         runtime_named("trt")
 
 
@@ -128,7 +126,10 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.trt
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("name", ["onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize(
+    "name",
+    ["onnxruntime-cuda", "onnxruntime-cuda-graph", "torch-graph", "torch-compile-graph", "tensorrt", "tensorrt-rtx"],
+)
 def test_gpu_runtimes_compute_the_folders_model(exported_copy: ModelFolder, name: str) -> None:
     from dcvit.exporting import export
 
@@ -173,7 +174,7 @@ def test_torch_compile_computes_the_folders_model(
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("torch", "int8"), ("onnxruntime", "bf16"), ("onnxruntime-tensorrt", "fp32"), ("tensorrt-rtx", "int8")],
+    [("torch", "int8"), ("onnxruntime", "bf16"), ("onnxruntime-tensorrt", "fp32"), ("onnxruntime-cuda", "fp8")],
 )
 def test_a_precision_that_a_runtime_lacks(exported: Path, name: str, precision: str) -> None:
     with pytest.raises(InputError, match=f"--precision {precision}: runtime {name} has fp"):

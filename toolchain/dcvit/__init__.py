@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcvit.api import benchmark, compress, evaluate, export, frontier, inspect, report, verify
+    from dcvit.api import benchmark, compress, evaluate, export, frontier, inspect, package, report, verify
     from dcvit.errors import CheckFailedError, DcvitError, InputError
     from dcvit.loading import load, save
     from dcvit.methods.cait.settings import CaitSettings
@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
 # torch and timm take seconds to import, and `dcvit-tool --help` must not wait for them: each name is imported on use.
 _HOMES = {
-    "dcvit.api": ("benchmark", "compress", "evaluate", "export", "frontier", "inspect", "report", "verify"),
+    "dcvit.api": (
+        "benchmark",
+        "compress",
+        "evaluate",
+        "export",
+        "frontier",
+        "inspect",
+        "package",
+        "report",
+        "verify",
+    ),
     "dcvit.errors": ("CheckFailedError", "DcvitError", "InputError"),
     "dcvit.loading": ("load", "save"),
     "dcvit.methods.cait.settings": ("CaitSettings",),
@@ -53,6 +63,7 @@ __all__ = [
     "frontier",
     "inspect",
     "load",
+    "package",
     "report",
     "save",
     "verify",

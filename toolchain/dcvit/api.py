@@ -7,7 +7,20 @@ from dcvit.exporting import export
 from dcvit.frontiers import frontier
 from dcvit.inspection import inspect
 from dcvit.loading import load, save
+from dcvit.packaging import package
 from dcvit.reporting import report
 from dcvit.verification import verify
 
-__all__ = ["benchmark", "compress", "evaluate", "export", "frontier", "inspect", "load", "report", "save", "verify"]
+__all__ = [
+    "benchmark",
+    "compress",
+    "evaluate",
+    "export",
+    "frontier",
+    "inspect",
+    "load",
+    "package",
+    "report",
+    "save",
+    "verify",
+]

@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from dcvit.bench.best_runtime import Search, fastest
 from dcvit.bench.history import write_history
 from dcvit.bench.machine import Machine, this_machine
 from dcvit.bench.memory import peak_memory
@@ -28,8 +31,8 @@ def benchmark(
     folder: ModelFolder | Path | str,
     against: Path | str | None = None,
     *,
-    runtimes: Sequence[str] = ("onnxruntime",),
-    batch: int | None = None,
+    runtimes: Sequence[str] | None = None,
+    batch: int | Sequence[int] | None = None,
     precision: Precision | None = None,
     baseline_precision: Precision | None = None,
     protocol: Protocol = "default",
@@ -47,14 +50,16 @@ def benchmark(
         folder: A model folder that holds what the runtimes run (see `export`).
         against: A model folder, or a timm name, which gets the folder's model_kwargs and random weights (they do not
             change the latency). By default the folder's own model, uncompressed.
-        runtimes: Names out of `dcvit.runtimes.RUNTIMES`.
-        batch: Images in every batch; by default 64, or that of the exported file that is there (the newest).
+        runtimes: Names out of `dcvit.runtimes.RUNTIMES`. None takes ONNX Runtime on a CPU, and on a GPU the fastest of
+            those that run there and find their file in the folder.
+        batch: Images in every batch, or several such numbers; by default 64, or that of the exported file that is there
+            (the newest).
         precision: Of the folder's model; by default fp32, or that of the exported file that is there.
         baseline_precision: Of the other model; by default the same.
         protocol: `default`, medians; or `paper`, means of 500 runs.
         runs: Exactly so many rounds; by default 500 with the protocol of the papers, else as many as make the 95 %
             interval of the speed-up no wider than ±1 %.
-        max_seconds: Time limit for each runtime; by default 60 where the number of runs is open, else none.
+        max_seconds: Time limit for each runtime and batch; by default 60 where the number of runs is open, else none.
         threads: CPU threads of each model; by default one for each core that this process may use.
         memory: Measure peak memory too, each model in a process of its own (some seconds).
         with_preprocessing: Time the exported files that take pixels, or those that do not; those of the other model do
@@ -67,9 +72,20 @@ def benchmark(
     """
     limits = Limits.of(protocol, runs, max_seconds)
     folder = folder if isinstance(folder, ModelFolder) else ModelFolder(folder)
-    wishes: dict[str, Any] = {"batch": batch, "precision": precision, "with_preprocessing": with_preprocessing}
-    variants = {name: choose_variant(runtime_named(name), folder, **wishes) for name in runtimes}
-    settings = [Setting.of(name, variant, baseline_precision, threads) for name, variant in variants.items()]
+    wishes: dict[str, Any] = {"precision": precision, "with_preprocessing": with_preprocessing}
+    batches = dict.fromkeys([batch] if batch is None or isinstance(batch, int) else batch)
+    searches: tuple[Search, ...] = ()
+    if runtimes is None and torch.cuda.is_available():
+        given = {name: wish for name, wish in wishes.items() if wish is not None}
+        searches = tuple(fastest(folder, Variant.of(each or DEFAULT_BATCH, **given)) for each in batches)
+        pairs = [(search.runtime, search.variant) for search in searches]
+    else:
+        pairs = [
+            (name, choose_variant(runtime_named(name), folder, batch=each, **wishes))
+            for name in dict.fromkeys(runtimes or ("onnxruntime",))
+            for each in batches
+        ]
+    settings = [Setting.of(runtime, variant, baseline_precision, threads) for runtime, variant in pairs]
     for setting in settings:
         setting.file(folder)  # a missing one is found before any time is spent
     machine = this_machine()
@@ -78,14 +94,16 @@ def benchmark(
             pair.prepare(setting)
         macs = macs_of(pair.candidate), macs_of(pair.baseline)
         rows = tuple(_compare(pair, setting, limits, macs, memory=memory) for setting in settings)
-    result = BenchResult(folder.path, pair.against, *macs, rows, machine.measured())
+    result = BenchResult(folder.path, pair.against, *macs, rows, machine.measured(), searches)
     write_history(folder, result)
     return result
 
 
 def _compare(pair: Pair, setting: Setting, limits: Limits, macs: tuple[int, int], *, memory: bool) -> BenchRow:
     baseline, candidate = pair.open(setting)
-    rounds = run_rounds(baseline.execute, candidate.execute, limits, f"timing with {setting.runtime}")
+    rounds = run_rounds(
+        baseline.execute, candidate.execute, limits, f"timing with {setting.runtime}, batch {setting.variant.batch}"
+    )
     times, file = (rounds.baseline_ms, rounds.candidate_ms), setting.file(pair.candidate).name
     row = BenchRow(
         runtime=setting.runtime,
@@ -112,7 +130,7 @@ def _compare(pair: Pair, setting: Setting, limits: Limits, macs: tuple[int, int]
     )
     if not memory:
         return row
-    say(f"peak memory with {setting.runtime}, each model in a fresh process")
+    say(f"peak memory with {setting.runtime}, batch {setting.variant.batch}, each model in a fresh process")
     return replace(
         row,
         memory=peak_memory(pair.candidate.path, setting.runtime, setting.variant, setting.threads),

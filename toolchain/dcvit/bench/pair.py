@@ -12,7 +12,7 @@ from dcvit.data import seeded
 from dcvit.errors import InputError
 from dcvit.exporting.for_runtime import export_for
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.folder.records import engine_records
+from dcvit.folder.records import engine_records, onnx_records
 from dcvit.folder.temporary import temporary_folder
 from dcvit.model import build
 from dcvit.progress import say
@@ -92,10 +92,17 @@ class Pair:
         runtime, file = runtime_named(setting.runtime), setting.file(self.candidate)
         if self.temporary:
             say(f"preparing {self.against} for {runtime.name}")
-            capabilities = None
+            capabilities, profile = None, None
             if runtime.artifact == "engine":  # both engines are built for the same GPUs
-                capabilities = engine_records(self.candidate)[file.name].compute_capabilities
-            export_for(runtime, self.baseline, setting.baseline_variant, capabilities, latency_only=True)
+                engine = engine_records(self.candidate)[file.name]
+                capabilities, profile = engine.compute_capabilities, engine.profile
+            variant = setting.baseline_variant
+            record = onnx_records(self.candidate).get(file.name)
+            if profile is not None or (record is not None and record.dynamic):
+                variant = variant.of_any_batch()  # else the baseline would have an easier file
+            exported = variant.at(runtime.source(variant.precision)).onnx_name
+            if runtime.artifact != "onnx" or exported not in self.baseline.manifest.files:
+                export_for(runtime, self.baseline, variant, capabilities, profile, latency_only=True)
         runtime.file(self.baseline, setting.baseline_variant)
 
     def open(self, setting: Setting) -> tuple[Session, Session]:
@@ -131,11 +138,11 @@ def pair_of(folder: ModelFolder, against: Path | str | None) -> Iterator[Pair]:
     plan = folder.plan.original()
     if against is not None:
         plan = plan.replace(model=str(against))
-    with seeded(0):
-        model = build(plan)
     size = open_shapes(plan.model, plan.model_kwargs).architecture.input_size
     preprocessing = folder.manifest.preprocessing.model_copy(update={"input_size": size})
-    with temporary_folder(model, plan, preprocessing) as temporary:
+    with seeded(0):
+        made = temporary_folder(build(plan), plan, preprocessing)  # which alone holds the model, until it is on disk
+    with made as temporary:
         name = f"{plan.model} (uncompressed, random weights)"
         yield _same_input(Pair(folder, temporary, name, temporary=True))
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcvit.bench.best_runtime import Search
 from dcvit.bench.machine import Machine
 from dcvit.bench.memory import Memory
 from dcvit.bench.rounds import Stopped
+from dcvit.bench.side_by_side import SideBySide, table
 from dcvit.bench.statistics import Latency, Protocol, Verdict, verdict
 from dcvit.bench.warm_up import WarmUp
 from dcvit.variant import Precision
@@ -135,6 +137,7 @@ class BenchResult:
         against: The other model, in words.
         macs: Multiply-accumulates of the folder's model for one image.
         baseline_macs: Those of the other model.
+        searches: How the runtimes were chosen, where they were not given.
     """
 
     folder: Path
@@ -143,11 +146,17 @@ class BenchResult:
     baseline_macs: int
     rows: tuple[BenchRow, ...]
     machine: Machine
+    searches: tuple[Search, ...] = ()
 
     @property
     def macs_ratio(self) -> float:
         """How many times fewer MACs: what the speed-up would be if time followed MACs."""
         return self.baseline_macs / self.macs
+
+    @property
+    def side_by_side(self) -> list[SideBySide]:
+        """Latency at the smallest batch beside throughput at the largest, where several were measured."""
+        return SideBySide.of([row.to_json() for row in self.rows])
 
     def to_json(self) -> dict[str, Any]:
         """The keys that scripts read; MACs and the machine stand beside every latency."""
@@ -156,6 +165,8 @@ class BenchResult:
             "folder": str(self.folder),
             "against": self.against,
             "results": [row.to_json() | {"machine": machine} for row in self.rows],
+            "fastest_runtime": [search.to_json() for search in self.searches],
+            "latency_and_throughput": [each.to_json() for each in self.side_by_side],
             "machine": machine,
         }
 
@@ -170,7 +181,16 @@ class BenchResult:
         for column in ("p50 ms", "p95", "p99", "mean", "images/s", "MiB"):
             times.add_column(column, justify="right")
         ratios = Table()
-        for column in ("runtime", "precision", "speed-up [95 %]", "verdict", "MACs", "speed-up ÷ MACs ratio", "runs"):
+        for column in (
+            "runtime",
+            "batch",
+            "precision",
+            "speed-up [95 %]",
+            "verdict",
+            "MACs",
+            "speed-up ÷ MACs ratio",
+            "runs",
+        ):
             ratios.add_column(column)
         for row in self.rows:
             times.add_row(*_setting(row), "original", *_times(row.baseline, row.baseline_images_per_second),
@@ -179,6 +199,7 @@ class BenchResult:
             low, high = row.speedup_ci95
             ratios.add_row(
                 row.runtime,
+                str(row.batch),
                 row.precision,
                 f"×{row.speedup:.3f} [{low:.3f}, {high:.3f}]",
                 row.verdict,
@@ -188,9 +209,12 @@ class BenchResult:
             )
         yield times
         yield ratios
+        if found := self.side_by_side:
+            yield table(found)
         yield from self._notes()
 
     def _notes(self) -> Iterable[str]:
+        yield from map(str, self.searches)
         what = {"default": "medians", "paper": "means (the papers' protocol)"}[self.rows[0].protocol]
         yield f"times: one forward pass of a batch, both models in turn in random order; speed-up: ratio of the {what}"
         if (memory := self.rows[0].memory) is not None:

@@ -10,27 +10,33 @@ from dcvit.cli.command import Command
 from dcvit.cli.fields import takes, was_given
 from dcvit.cli.task import TaskOption, check_task
 from dcvit.flags import Argument, Flag, flags_of
-from dcvit.variant import Precision, Variant, WantedVariant
+from dcvit.variant import DEFAULT_BATCH, Precision, Variant
 
 _OF_THE_BASELINE = (
-    "against", "runtimes", "batch", "precision", "against_precision", "with_preprocessing", "threads",
+    "against", "runtimes", "batches", "precision", "against_precision", "with_preprocessing", "threads",
 )  # fmt: skip
 _NOT_IN_THE_GATE = ("runs", "protocol", "memory")
 _OF_THE_GATE = ("update", "undecided", "tolerance")
 
 
-class Options(TaskOption, WantedVariant):
+class Options(TaskOption):
     """What is timed, against what, and for how long."""
 
     folder: Annotated[Path, Argument()]
-    with_preprocessing: Annotated[bool, Flag()] = Field(
-        default=False, description="Time the exported files that take pixels."
+    batches: Annotated[tuple[int, ...], Flag("--batch", default=f"{DEFAULT_BATCH}, or what is exported")] = Field(
+        default=(), description="Images in every batch; repeatable: 1 for latency, 64 for throughput."
+    )
+    precision: Annotated[Precision | None, Flag(default="fp32, or what is exported")] = Field(
+        default=None, description="Of the computation."
+    )
+    with_preprocessing: Annotated[bool | None, Flag(default="what is exported")] = Field(
+        default=None, description="Time the exported files that take pixels."
     )
     against: Annotated[str | None, Flag(default="the folder's model, uncompressed")] = Field(
         default=None, description="Another model folder or a timm name."
     )
-    runtimes: Annotated[tuple[str, ...], Flag("--runtime")] = Field(
-        default=("onnxruntime",), description="A runtime that `dcvit-tool doctor` lists; repeatable."
+    runtimes: Annotated[tuple[str, ...], Flag("--runtime", default="onnxruntime, or a GPU's fastest")] = Field(
+        default=(), description="A runtime that `dcvit-tool doctor` lists; repeatable."
     )
     against_precision: Annotated[Precision | None, Flag(default="the same")] = Field(
         default=None, description="Of the other model."
@@ -45,7 +51,7 @@ class Options(TaskOption, WantedVariant):
         default=None, description="Exactly so many runs of each."
     )
     max_seconds: Annotated[float | None, Flag(default="60, or none with --runs")] = Field(
-        default=None, description="Time limit for each runtime."
+        default=None, description="Time limit for each runtime and batch."
     )
     memory: Annotated[bool, Flag(default="memory")] = Field(
         default=True, description="Measure peak memory in fresh processes."
@@ -81,16 +87,16 @@ def command(given: Options) -> Any:
         return benchmark(
             given.folder,
             given.against,
-            runtimes=given.runtimes,
-            batch=given.wish("batch"),
-            precision=given.wish("precision"),
+            runtimes=given.runtimes or None,
+            batch=given.batches or None,
+            precision=given.precision,
             baseline_precision=given.against_precision,
             protocol=given.protocol,
             runs=given.runs,
             max_seconds=given.max_seconds,
             threads=given.threads,
             memory=given.memory,
-            with_preprocessing=given.wish("with_preprocessing"),
+            with_preprocessing=given.with_preprocessing,
         )
     from dcvit.bench.check import check, update
     from dcvit.bench.pair import Setting
@@ -98,8 +104,8 @@ def command(given: Options) -> Any:
     seconds = 60.0 if given.max_seconds is None else given.max_seconds
     if not given.update:
         return check(given.folder, given.baseline, max_seconds=seconds, undecided=given.undecided)
-    (runtime,) = given.runtimes
-    variant = Variant.of(given.batch, given.precision, with_preprocessing=given.with_preprocessing)
+    (runtime,), (batch,) = given.runtimes or ("onnxruntime",), given.batches or (DEFAULT_BATCH,)
+    variant = Variant.of(batch, given.precision or "fp32", with_preprocessing=given.with_preprocessing or False)
     setting = Setting.of(runtime, variant, given.against_precision, given.threads)
     return update(given.folder, given.baseline, setting, given.against, tolerance=given.tolerance, max_seconds=seconds)
 
@@ -117,5 +123,5 @@ def _check_flags(given: Options) -> None:
     for name in useless:
         if was_given(name):
             raise click.UsageError(f"{options[name]} {why}")
-    if given.update and len(given.runtimes) != 1:
-        raise click.UsageError("a baseline is of one --runtime")
+    if given.update and (len(given.runtimes) > 1 or len(given.batches) > 1):
+        raise click.UsageError("a baseline is of one --runtime and one --batch")

@@ -37,6 +37,20 @@ class Command(click.Command):
             click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."),
         ]  # fmt: skip
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing and (args or not self.no_args_is_help):
+            self._refuse_repeated(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _refuse_repeated(self, ctx: click.Context, args: list[str]) -> None:
+        """An option of one value that is given twice is a mistake: click would silently keep the last one."""
+        _, _, given = self.make_parser(ctx).parse_args([*args])
+        for option in dict.fromkeys(given):
+            if isinstance(option, click.Option) and not (option.multiple or option.count or option.is_eager):
+                times = given.count(option)
+                if times > 1:
+                    raise click.UsageError(f"{option.opts[0]} is given {times} times, and takes one value", ctx)
+
     def invoke(self, ctx: click.Context) -> Any:
         as_json, debug, quiet, verbose = (ctx.params.pop(name) for name in ("as_json", "debug", "quiet", "verbose"))
         if quiet and verbose:

@@ -4,24 +4,39 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import click
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from dcvit.cli.batches import batch_named
 from dcvit.cli.command import Command
 from dcvit.cli.fields import takes
 from dcvit.cli.task import TaskOption, check_task
 from dcvit.flags import Argument, Flag
 from dcvit.settings import LabelSettings
-from dcvit.variant import Flavor, Precision, Variant
+from dcvit.variant import DEFAULT_BATCH, Flavor, Precision
 
 
-class Options(TaskOption, LabelSettings, Variant):
+def _numbers(value: Any) -> Any:
+    """`1,64,256` as the command line has it, or numbers already."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _batches(words: Any) -> Any:
+    return tuple(map(batch_named, words)) if isinstance(words, (tuple, list)) else words
+
+
+class Options(TaskOption, LabelSettings):
     """What is exported, and what it is checked on."""
 
     folder: Annotated[Path, Argument()]
+    batches: Annotated[tuple[str | int, ...], BeforeValidator(_batches), Flag("--batch", metavar="N|dynamic")] = Field(
+        default=(DEFAULT_BATCH,),
+        description="Images in every batch; repeatable, one file each. 'dynamic' leaves the number open.",
+    )
     precision: Annotated[Precision, Flag()] = Field(
         default="fp32",
-        description="Of the graph; images, logits and layer norms stay fp32. int8 is for the CPU, bf16 for "
-        "TensorRT (OpenVINO computes in bf16 from the fp32 file).",
+        description="Of the graph; images, logits and layer norms stay fp32. int8 is for the CPU, or with --trt for "
+        "TensorRT; fp8 (compute capability 8.9 and later) and bf16 are for TensorRT (OpenVINO computes in bf16 from "
+        "the fp32 file).",
     )
     with_preprocessing: Annotated[bool, Flag()] = Field(
         default=False,
@@ -29,7 +44,8 @@ class Options(TaskOption, LabelSettings, Variant):
     )
     data: Annotated[str | None, Flag()] = Field(
         default=None,
-        description="Images that int8 is calibrated on: a folder, a tar of one, or 'digits'; no labels needed.",
+        description="Images that int8 and fp8 are calibrated on: a folder, a tar of one, or 'digits'; no labels "
+        "needed.",
     )
     evaluate: Annotated[str | None, Flag(metavar="IMAGES")] = Field(
         default=None, description="Compare the file with the fp32 model on these, by labels where they have some."
@@ -51,6 +67,14 @@ class Options(TaskOption, LabelSettings, Variant):
         default=(),
         description="A GPU that the engine is for (TensorRT-RTX; repeatable; default 8.6, 8.9 and 12.0).",
     )
+    profile: Annotated[
+        tuple[int, int, int] | None,
+        BeforeValidator(_numbers),
+        Flag(metavar="MIN,OPT,MAX", separated=True, default="1,64,256"),
+    ] = Field(
+        default=None,
+        description="Images that the engine of --batch dynamic takes at least, is tuned for, and takes at most.",
+    )
 
 
 @click.command("export", cls=Command)
@@ -64,11 +88,11 @@ def command(given: Options) -> Any:
     check_task(given.folder, given.task)
     if not given.trt and (given.flavor or given.compute_capabilities):
         raise click.UsageError("--flavor and --compute-capability are about the engine; add --trt")
-    from dcvit.exporting import export
+    from dcvit.exporting import export_each
 
-    return export(
+    return export_each(
         given.folder,
-        given.batch,
+        [each if isinstance(each, int) else "dynamic" for each in given.batches],
         given.precision,
         with_preprocessing=given.with_preprocessing,
         data=given.data,
@@ -78,5 +102,6 @@ def command(given: Options) -> Any:
         trt=given.trt,
         flavor=given.flavor,
         compute_capabilities=given.compute_capabilities or None,
+        profile=given.profile,
         opset=given.opset,
     )

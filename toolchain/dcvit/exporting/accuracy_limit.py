@@ -12,6 +12,7 @@ from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import EvaluationRecord
 from dcvit.progress import track
 from dcvit.runtimes import Session, onnx_runtimes
+from dcvit.runtimes.onnx_runtime import CPU, OrtSession
 from dcvit.runtimes.pytorch import TorchSession
 from dcvit.subject import original_of
 from dcvit.variant import Variant
@@ -71,7 +72,9 @@ def _open(folder: ModelFolder, path: Path, variant: Variant) -> tuple[str, Sessi
     Only TensorRT does so with bf16; elsewhere PyTorch computes everything in bf16, which loses no less than the file.
     """
     precision = variant.precision
+    if variant.explicit:
+        return "onnxruntime", OrtSession(path, CPU, folder.manifest.preprocessing, batch=variant.batch, as_written=True)
     for runtime in onnx_runtimes():
         if precision in runtime.precisions and runtime.source(precision) == precision:
-            return runtime.name, runtime.open_file(path, precision, folder.manifest.preprocessing)
+            return runtime.name, runtime.open_file(path, precision, folder.manifest.preprocessing, variant.batch)
     return "torch", TorchSession(folder.load(), variant.batch, precision, device="cpu")

@@ -82,10 +82,10 @@ def name_attentions(model: ir.Model) -> None:
 
 
 def attentions_of(model: ModelProto) -> list[AttentionNode]:
-    """The attention operators of a file of static shapes, in order."""
+    """The attention operators of a file, in order; an open number of images is taken for one."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     values = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input, *graph.output)}
-    shapes = {name: tuple(each.dim_value for each in tensor.shape.dim) for name, tensor in values.items()}
+    shapes = {name: tuple(each.dim_value or 1 for each in tensor.shape.dim) for name, tensor in values.items()}
     types = {name: tensor.elem_type for name, tensor in values.items()}
     for weight in graph.initializer:
         shapes[weight.name], types[weight.name] = tuple(weight.dims), weight.data_type

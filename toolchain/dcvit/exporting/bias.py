@@ -33,12 +33,17 @@ def _biases(graph: ir.Graph) -> Iterator[tuple[ir.Node, int, tuple[int, ...]]]:
         if node.op_type == "Attention" and len(node.inputs) > 3:
             queries, keys = node.inputs[0], node.inputs[1]
             if queries is not None and keys is not None and queries.shape is not None and keys.shape is not None:
-                yield node, 3, (*queries.shape.numpy()[:-1], keys.shape.numpy()[-2])
+                yield node, 3, (*sizes(queries.shape)[:-1], sizes(keys.shape)[-2])
         elif node.op_type == "Softmax" and node.inputs[0] is not None:
             add = node.inputs[0].producer()
             if add is not None and add.op_type == "Add" and add.outputs[0].shape is not None:
                 for index in range(len(add.inputs)):
-                    yield add, index, add.outputs[0].shape.numpy()
+                    yield add, index, sizes(add.outputs[0].shape)
+
+
+def sizes(shape: ir.Shape) -> tuple[int, ...]:
+    """The dimensions as numbers; 0 stands for one that is left open."""
+    return tuple(size if isinstance(size, int) else 0 for size in shape)
 
 
 def _is_row(bias: ir.Value, logits: tuple[int, ...]) -> bool:

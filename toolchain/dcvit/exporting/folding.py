@@ -14,7 +14,7 @@ from dcvit.layers.folding import (
 )
 from dcvit.preprocessing import Preprocessing
 from dcvit.types import TimmModule
-from dcvit.variant import Precision, Variant
+from dcvit.variant import QUANTIZED, Precision, Variant
 
 FUSED_ATTENTION = 23
 """The first opset with an operator for attention as a whole, which scales the logits itself."""
@@ -39,10 +39,10 @@ def fold(
         preprocessing: How the images that the model takes were normalised.
     """
     model, folds = copy.deepcopy(model), []
-    if variant.precision in _FOR_GPUS and fold_patch_embedding(model):
+    if (variant.precision in _FOR_GPUS or variant.explicit) and fold_patch_embedding(model):
         folds.append(PATCH_EMBEDDING)
-    # int8 leaves the first product in float, and is calibrated on normalised images.
-    if variant.with_preprocessing and variant.precision != "int8" and fold_normalisation(model, preprocessing):
+    # int8 and fp8 leave the first product in float, and are calibrated on normalised images.
+    if variant.with_preprocessing and variant.precision not in QUANTIZED and fold_normalisation(model, preprocessing):
         model.register_forward_pre_hook(_as_images)
         folds.append(NORMALISATION)
     if fold_layer_scale(model):

@@ -4,10 +4,11 @@ import torch
 
 from dcvit.errors import InputError
 from dcvit.exporting import export
-from dcvit.exporting.int8 import Calibration
+from dcvit.exporting.quantization import Calibration
+from dcvit.exporting.tensorrt import Profile
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import Runtime
-from dcvit.variant import Flavor, Variant
+from dcvit.variant import QUANTIZED, Flavor, Variant
 
 
 def export_for(
@@ -15,6 +16,7 @@ def export_for(
     folder: ModelFolder,
     variant: Variant,
     compute_capabilities: tuple[str, ...] | None = None,
+    profile: Profile | None = None,
     *,
     latency_only: bool = False,
 ) -> None:
@@ -25,10 +27,11 @@ def export_for(
         folder: A model folder.
         variant: That it will be opened as.
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for.
-        latency_only: Nobody looks at the logits, so int8 may be calibrated on noise.
+        profile: Of an engine that takes any number of images.
+        latency_only: Nobody looks at the logits, so int8 and fp8 may be calibrated on noise.
 
     Raises:
-        InputError: If no engine can be built here, the runtime has no such precision, or int8 lacks images.
+        InputError: If no engine can be built here, the runtime has no such precision, or int8 or fp8 lack images.
     """
     runtime.require(variant.precision)
     if runtime.artifact == "weights":
@@ -38,21 +41,22 @@ def export_for(
         flavor = "tensorrt-rtx" if runtime.name == "tensorrt-rtx" else "tensorrt"
     source = variant.at(runtime.source(variant.precision))
     data: Calibration | None = None
-    if source.precision == "int8":
+    if source.precision in QUANTIZED:
         if not latency_only:
             raise InputError(
-                "--precision int8 is calibrated on images, so it is for model folders: "
-                "`dcvit-tool export FOLDER --precision int8 --data IMAGES`"
+                f"--precision {source.precision} is calibrated on images, so it is for model folders: "
+                f"`dcvit-tool export FOLDER --precision {source.precision} --data IMAGES`"
             )
         noise = torch.randn(3, *folder.manifest.preprocessing.input_size, generator=torch.Generator().manual_seed(0))
         data = Calibration(noise, {"source": "noise", "images": len(noise)}, search=False)
     export(
         folder,
-        source.batch,
+        "dynamic" if source.dynamic else source.batch,
         source.precision,
         with_preprocessing=source.with_preprocessing,
         data=data,
         trt=flavor is not None,
         flavor=flavor,
         compute_capabilities=compute_capabilities,
+        profile=profile,
     )

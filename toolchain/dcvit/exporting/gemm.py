@@ -3,6 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 
+from dcvit.exporting.bias import sizes
+
 
 def linears_to_gemm(model: ir.Model) -> None:
     """Writes MatMul by a weight, and Add of a bias after it, as Gemm on two dimensions, in place.
@@ -34,12 +36,13 @@ def _replace(graph: ir.Graph, product: ir.Node, add: ir.Node, bias: ir.Value) ->
     assert weight.shape is not None
     assert output.shape is not None
     name, (width_in, width_out) = product.name, weight.shape.numpy()
-    rows = int(np.prod(output.shape.numpy()[:-1]))
+    *outer, _ = sizes(output.shape)
+    rows = int(np.prod(outer)) or -1  # where the number of images is left open
     flat = _reshape(graph, f"{name}_rows", tokens, [rows, width_in])
     gemm = ir.node("Gemm", [flat.outputs[0], weight, bias], name=name)
     gemm.outputs[0].name = f"{name}_flat"
-    gemm.outputs[0].shape, gemm.outputs[0].type = ir.Shape([rows, width_out]), output.type
-    back = _reshape(graph, f"{name}_tokens", gemm.outputs[0], list(output.shape.numpy()))
+    gemm.outputs[0].shape, gemm.outputs[0].type = ir.Shape([None if rows < 0 else rows, width_out]), output.type
+    back = _reshape(graph, f"{name}_tokens", gemm.outputs[0], [size or -1 for size in sizes(output.shape)])
     graph.insert_before(add, [flat, gemm, back])
     if output.is_graph_output():
         graph.outputs[list(graph.outputs).index(output)] = back.outputs[0]
@@ -55,5 +58,6 @@ def _reshape(graph: ir.Graph, name: str, value: ir.Value, shape: list[int]) -> i
     )
     graph.register_initializer(constant)
     node = ir.node("Reshape", [value, constant], name=name)
-    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = f"{name}_output", ir.Shape(shape), value.type
+    open_sizes = ir.Shape([None if size == -1 else size for size in shape])
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = f"{name}_output", open_sizes, value.type
     return node

@@ -13,7 +13,7 @@ class ExportedFile:
     """One file that export wrote.
 
     Attributes:
-        bytes: Its size.
+        bytes: Its size, with that of the weights beside it where there are any.
         about: Flavor and compute capabilities of an engine, opset of an ONNX file.
     """
 
@@ -39,7 +39,7 @@ class ExportResult:
         """The keys that scripts read."""
         quantization, evaluation = self.record.quantization, self.record.evaluation
         return {
-            "batch": self.record.batch,
+            "batch": "dynamic" if self.record.dynamic else self.record.batch,
             "precision": self.record.precision,
             "onnx": str(self.onnx.path),
             "onnx_bytes": self.onnx.bytes,
@@ -59,8 +59,25 @@ class ExportResult:
         if quantization := self.record.quantization:
             layers, in_float = len(quantization.layers), len(quantization.in_float)
             yield (
-                f"{layers} of {layers + in_float} layers in int8, calibrated on "
+                f"{layers} of {layers + in_float} layers in {self.record.precision}, calibrated on "
                 f"{quantization.calibration['images']} images; cosine {quantization.agreement:.4f} with fp32"
             )
         if self.record.evaluation:
             yield str(self.record.evaluation)
+
+
+@dataclass(frozen=True)
+class ExportResults:
+    """What was written for each batch."""
+
+    results: tuple[ExportResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that scripts read: those of the first batch, and under `files` those of each."""
+        each = [result.to_json() for result in self.results]
+        return each[0] | {"files": each}
+
+    def lines(self) -> Iterable[Any]:
+        """Those of each batch."""
+        for result in self.results:
+            yield from result.lines()

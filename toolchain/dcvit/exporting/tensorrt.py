@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 
 from dcvit.errors import InputError
 from dcvit.exporting.attention import AttentionNode, attentions_of
+from dcvit.exporting.storage import load_graph
 from dcvit.folder.records import BuilderRecord, NetworkRecord, TensorRecord
 from dcvit.runtimes import flavors
 from dcvit.runtimes.caches import cache_folder
 from dcvit.runtimes.inspector import Layer
 from dcvit.variant import Flavor
+
+Profile = tuple[int, int, int]
+"""Least number of images, the one that kernels are chosen for, and the most."""
+
+DEFAULT_PROFILE: Profile = (1, 64, 256)
 
 DEFAULT_COMPUTE_CAPABILITIES = ("8.6", "8.9", "12.0")
 """GeForce and workstation GPUs from Ampere to Blackwell: what TensorRT-RTX is for."""
@@ -40,11 +45,21 @@ class EngineTarget:
     compute_capability: str | None = None
 
 
-def engine_target(flavor: Flavor | None, compute_capabilities: tuple[str, ...] | None) -> EngineTarget:
+def engine_target(
+    flavor: Flavor | None,
+    compute_capabilities: tuple[str, ...] | None,
+    least: tuple[int, int] | None = None,
+) -> EngineTarget:
     """Checks, before any work is done, that an engine can be built.
 
+    Args:
+        flavor: None takes the one that is installed.
+        compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for.
+        least: The first capability that has fp8, where that is what the engine computes in.
+
     Raises:
-        InputError: If the flavor is not installed, needs a GPU that is not there, or does not know a capability.
+        InputError: If the flavor is not installed, needs a GPU that is not there, or does not know a capability, or
+            the GPU has no fp8.
     """
     flavor = flavor or flavors.default_flavor()
     trt = flavors.load(flavor)
@@ -60,20 +75,45 @@ def engine_target(flavor: Flavor | None, compute_capabilities: tuple[str, ...] |
                 "--flavor tensorrt-rtx builds without one"
             )
         here = "{}.{}".format(*torch.cuda.get_device_capability())
+        _require_fp8((here,), least)
         return EngineTarget(flavor, trt.__version__, None, here)
-    chosen = tuple(dict.fromkeys(compute_capabilities or DEFAULT_COMPUTE_CAPABILITIES))
+    default = [each for each in DEFAULT_COMPUTE_CAPABILITIES if least is None or _numbers(each) >= least]
+    chosen = tuple(dict.fromkeys(compute_capabilities or default))
     known = _known_capabilities(trt)
     if unknown := [capability for capability in chosen if capability not in known]:
         raise InputError(
             f"--compute-capability {unknown[0]}: TensorRT-RTX {trt.__version__} builds for {', '.join(known)}"
         )
+    _require_fp8(chosen, least)
     return EngineTarget(flavor, trt.__version__, chosen)
 
 
-def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkRecord, BuilderRecord]:
+def _require_fp8(compute_capabilities: tuple[str, ...], least: tuple[int, int] | None) -> None:
+    if least is None:
+        return
+    for capability in compute_capabilities:
+        if _numbers(capability) < least:
+            raise InputError(
+                f"--precision fp8: GPUs of compute capability {capability} have no fp8, which begins with "
+                f"{'.'.join(map(str, least))}; choose --precision int8 or fp16"
+            )
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(map(int, capability.split(".")))
+
+
+def build_engine(
+    onnx_path: Path, target: EngineTarget, profile: Profile | None = None
+) -> tuple[bytes, NetworkRecord, BuilderRecord]:
     """Builds an engine, in the types that the ONNX file gives; TF32 is off, so fp32 is fp32.
 
     TensorRT times kernels to choose among them; the timings are kept in the user's cache for the next build.
+
+    Args:
+        onnx_path: The ONNX file.
+        target: What the engine is built with, and for.
+        profile: Numbers of images, for a file that takes any.
 
     Raises:
         InputError: If TensorRT does not take the file, or TensorRT-RTX has no fused kernel for one of its attentions,
@@ -93,7 +133,7 @@ def build_engine(onnx_path: Path, target: EngineTarget) -> tuple[bytes, NetworkR
             config.clear_flag(flavors.load(target.flavor).BuilderFlag.TF32)
             settings.append(_settings(config, target.flavor, timing_cache=timings is not None and timings.exists()))
 
-        config = PostprocessConfig(_config(target, timings), finish)
+        config = PostprocessConfig(_config(target, timings, _profiles(network, profile)), finish)
         engine = engine_bytes_from_network(
             (builder, network, parser), config=config, save_timing_cache=str(timings) if timings else None
         )
@@ -113,7 +153,7 @@ def no_kernel_for(attention: AttentionNode, target: EngineTarget) -> str | None:
 
 
 def _require_kernels(onnx_path: Path, target: EngineTarget) -> None:
-    for attention in attentions_of(onnx.load(onnx_path)):
+    for attention in attentions_of(load_graph(onnx_path)):
         if reason := attention.cannot_fuse(target.compute_capabilities or ()):
             raise InputError(
                 f"{target.flavor} cannot make an engine from {onnx_path.name}: {attention.name}: {reason}; "
@@ -190,17 +230,27 @@ def _parse(onnx_path: Path, flavor: Flavor) -> tuple[Any, Any, Any]:
     return builder, network, parser
 
 
-def _config(target: EngineTarget, timings: Path | None) -> Any:
+def _profiles(network: Any, profile: Profile | None) -> Any:
+    if profile is None:
+        return None
+    from polygraphy.backend.trt import Profile as Shapes
+
+    images = network.get_input(0)
+    least, usual, most = ((size, *tuple(images.shape)[1:]) for size in profile)
+    return [Shapes().add(images.name, min=least, opt=usual, max=most)]
+
+
+def _config(target: EngineTarget, timings: Path | None, profiles: Any) -> Any:
     # So that the engine can say which layers it has and what they compute in.
     verbosity = flavors.load(target.flavor).ProfilingVerbosity.DETAILED
     if target.compute_capabilities is None:
         from polygraphy.backend.trt import CreateConfig
 
-        return CreateConfig(profiling_verbosity=verbosity, load_timing_cache=str(timings))
+        return CreateConfig(profiling_verbosity=verbosity, load_timing_cache=str(timings), profiles=profiles)
     from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
-    pairs = [tuple(map(int, capability.split("."))) for capability in target.compute_capabilities]
-    return CreateConfigRTX(profiling_verbosity=verbosity, compute_capabilities=pairs)
+    pairs = [_numbers(capability) for capability in target.compute_capabilities]
+    return CreateConfigRTX(profiling_verbosity=verbosity, compute_capabilities=pairs, profiles=profiles)
 
 
 def _describe(network: Any) -> NetworkRecord:

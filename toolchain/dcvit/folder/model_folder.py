@@ -1,7 +1,7 @@
 """The model folder: all that export, verify, evaluate, bench and report know of a compressed model."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -127,7 +127,13 @@ class ModelFolder:
         found |= {} if classes is None else {"num_classes": classes}
         return found if self.manifest.classes is None else found | {"label_names": self.manifest.classes}
 
-    def add(self, name: str, write: Callable[[Path], None], export: dict[str, object] | None = None) -> Path:
+    def add(
+        self,
+        name: str,
+        write: Callable[[Path], None],
+        export: dict[str, object] | None = None,
+        beside: Collection[str] = (),
+    ) -> Path:
         """Adds or replaces a file, and its entry in the manifest: both or neither, whenever the process is killed.
 
         Args:
@@ -135,6 +141,8 @@ class ModelFolder:
             write: Called with the path to write to, while no other process changes the folder and `manifest` is as on
                 disk: what depends on other files of the folder can be read there.
             export: What to note under `exports` about an ONNX file or an engine.
+            beside: Names of files that belong to it. Those that `write` makes beside its path come along, in the same
+                step; those that it does not make are taken out.
 
         Raises:
             InputError: If another model has taken the folder's place meanwhile.
@@ -143,11 +151,15 @@ class ModelFolder:
         path = self.path / name
         with self._changing(), writing(path), aside(path) as place:
             write(place / name)
-            finish(place / name)
-            entry = _entry(place / name)
-            (place / name).replace(pending_path(self.path, name, entry.sha256))
+            for each in (name, *beside):
+                if (place / each).exists():
+                    finish(place / each)
+                    entry = _entry(place / each)
+                    (place / each).replace(pending_path(self.path, each, entry.sha256))
+                    self.manifest.files[each] = entry
+                else:
+                    self._take_out(each)
             sync(self.path)
-            self.manifest.files[name] = entry
             if export is not None:
                 self.manifest.exports[name] = export
             self._write_manifest()
@@ -163,12 +175,16 @@ class ModelFolder:
         with self._changing():
             gone = [name for name in names if name in self.manifest.files]
             for name in gone:
-                entry = self.manifest.files.pop(name)
-                self.manifest.exports.pop(name, None)
-                with suppress(FileNotFoundError):
-                    (self.path / name).replace(pending_path(self.path, name, entry.sha256))
+                self._take_out(name)
             if gone:
                 self._write_manifest()
+
+    def _take_out(self, name: str) -> None:
+        entry = self.manifest.files.pop(name, None)
+        self.manifest.exports.pop(name, None)
+        if entry is not None:
+            with suppress(FileNotFoundError):
+                (self.path / name).replace(pending_path(self.path, name, entry.sha256))
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

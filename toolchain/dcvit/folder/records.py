@@ -17,11 +17,11 @@ class _Record(BaseModel):
 
 
 class QuantizationRecord(_Record):
-    """What int8 became of a model.
+    """What int8 or fp8 became of a model.
 
     Attributes:
         calibration: Fingerprint of the images that set the ranges.
-        layers: Names of the nodes in int8.
+        layers: Names of the nodes that are quantized.
         in_float: Those that could be, and were left in float because they agreed worst.
         agreement: Cosine between its logits and those of fp32 on held-out images.
     """
@@ -70,10 +70,13 @@ class OnnxRecord(_Record):
     """An ONNX file.
 
     Attributes:
+        batch: Images in every batch; of a file that takes any number, the one that an engine is tuned for.
         weights_sha256: Of the weights that it was made from.
         with_preprocessing: Whether its input is pixels, uint8 [B, H, W, C].
         folds: What of the model's computation was folded into the weights; empty in folders of an older version.
-        quantization: What int8 became of the layers; None at another precision.
+        dynamic: Whether it takes any number of images.
+        for_engine: Whether an int8 file has the form that TensorRT takes.
+        quantization: What int8 or fp8 became of the layers; None at another precision.
         evaluation: What it lost against fp32, where that was measured.
     """
 
@@ -84,13 +87,16 @@ class OnnxRecord(_Record):
     weights_sha256: str
     with_preprocessing: bool = False
     folds: tuple[str, ...] = ()
+    dynamic: bool = False
+    for_engine: bool = False
     quantization: QuantizationRecord | None = None
     evaluation: EvaluationRecord | None = None
 
     @property
     def variant(self) -> Variant:
         """Batch, precision and input, as the file's name says them."""
-        return Variant.of(self.batch, self.precision, with_preprocessing=self.with_preprocessing)
+        variant = Variant.of(self.batch, self.precision, with_preprocessing=self.with_preprocessing)
+        return variant.model_copy(update={"dynamic": self.dynamic, "for_engine": self.for_engine})
 
 
 class TensorRecord(_Record):
@@ -140,6 +146,7 @@ class EngineRecord(_Record):
     Attributes:
         onnx: The ONNX file that it was built from.
         onnx_sha256: Of that file then.
+        profile: Least number of images, the one it is tuned for, and most, where it takes any number between.
         compute_capabilities: Those that a TensorRT-RTX engine is for; None for TensorRT, which builds for one GPU.
         compute_capability: Of the GPU that a TensorRT engine was built on, and for.
         tf32: Whether fp32 matrix products may be rounded to TF32.
@@ -151,6 +158,7 @@ class EngineRecord(_Record):
     precision: Precision
     onnx: FileName
     onnx_sha256: str
+    profile: tuple[int, int, int] | None = None
     flavor: Flavor
     version: str
     compute_capabilities: tuple[str, ...] | None
@@ -162,8 +170,10 @@ class EngineRecord(_Record):
     @property
     def variant(self) -> Variant:
         """That of the ONNX file that it was built from, whose name alone says here what its input is."""
-        pixels = Variant.of(self.batch, self.precision, with_preprocessing=True)
-        return pixels if self.onnx == pixels.onnx_name else Variant.of(self.batch, self.precision)
+        variant = Variant.of(self.batch, self.precision).of_engine()
+        variant = variant.of_any_batch() if self.profile is not None else variant
+        pixels = variant.model_copy(update={"with_preprocessing": True})
+        return pixels if self.onnx == pixels.onnx_name else variant
 
 
 R = TypeVar("R", OnnxRecord, EngineRecord)

@@ -17,4 +17,6 @@ def temporary_folder(model: TimmModule, plan: CompressionPlan, preprocessing: Pr
     """Writes a model folder that lasts as long as the block."""
     manifest = Manifest(model=plan.model, method="none", plan_digest=plan.digest, seed=0, preprocessing=preprocessing)
     with tempfile.TemporaryDirectory(prefix="dcvit-") as place:
-        yield ModelFolder.create(Path(place) / "model", model, plan, manifest)
+        folder = ModelFolder.create(Path(place) / "model", model, plan, manifest)
+        del model  # it may be large, and the folder has it now
+        yield folder

@@ -116,6 +116,7 @@ def _model(facts: Facts) -> dict[str, Any]:
         "bench_command": commands.bench(facts),
         "latency": both(partial(draw_latencies, facts.bench)) if facts.bench else "",
         "bench": tables.bench_table(facts),
+        "batches": tables.batches_table(facts),
         "protocol_in_words": "Times in ms, original → this model: one forward pass of a batch, both models in turn in "
         "one process, in random order. The interval is a bootstrap over rounds.",
         "machine": prose.machine_in_words(facts.machine),

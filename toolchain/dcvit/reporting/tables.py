@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dcvit.bench.side_by_side import SideBySide
 from dcvit.folder.records import error_measure
 from dcvit.reporting.accuracy import Accuracy
 from dcvit.reporting.facts import Facts
@@ -176,6 +177,12 @@ def bench_table(facts: Facts) -> Table:
         alike = ", no difference" if row["verdict"] == "no difference" else ""
         rows.append((where, *times, speedup(row) + alike, efficiency))
     return Table(columns, rows)
+
+
+def batches_table(facts: Facts) -> Table:
+    """Latency at the smallest batch beside throughput at the largest; no row where one batch was measured."""
+    columns = (Column("runtime"), Column("precision"), Column("latency", "n"), Column("throughput", "n"))
+    return Table(columns, [each.cells() for each in SideBySide.of(facts.bench)])
 
 
 def file_table(facts: Facts) -> Table:

@@ -72,6 +72,8 @@ batch[0] = {_prepared(facts, record)}
 {_answer(facts, "logits[0].argmax(0)")}
 """
     fixed = f"the file takes exactly {record.batch} images; fill up the last batch with zeros"
+    if record.dynamic:
+        fixed = "the file takes any number of images"
     others = [other for other in facts.onnx if other != name]
     return Snippet("ONNX Runtime", code, fixed + (f". Also here: {', '.join(others)}" if others else ""))
 
@@ -130,7 +132,7 @@ def _preferred(files: dict[str, OnnxRecord]) -> tuple[str, OnnxRecord] | None:
     """fp32 if there is one, as the others need a word on accuracy first; bf16 never, as the CPU provider lacks it."""
     for precision in ("fp32", "fp16", "int8"):
         for name, record in files.items():
-            if record.precision == precision:
+            if record.precision == precision and not record.variant.explicit:
                 return name, record
     return None
 

@@ -5,7 +5,7 @@ from dcvit.runtimes.base import Runtime, Session, available_cores, limited_to
 from dcvit.runtimes.onnx_file import OnnxFileRuntime
 from dcvit.runtimes.onnx_runtime import CPU, CUDA, TENSORRT, OnnxRuntime
 from dcvit.runtimes.openvino import OpenVino
-from dcvit.runtimes.pytorch import CompiledPyTorch, PyTorch
+from dcvit.runtimes.pytorch import CompiledPyTorch, GraphedPyTorch, PyTorch
 from dcvit.runtimes.tensorrt import TensorRT
 
 __all__ = [
@@ -23,8 +23,13 @@ RUNTIMES: dict[str, Runtime] = {
     for runtime in (
         PyTorch(),
         CompiledPyTorch(),
+        GraphedPyTorch(),
+        CompiledPyTorch("torch-compile-graph", graph=True),
+        # The graph is ours here too.
+        CompiledPyTorch("torch-max-autotune", "max-autotune-no-cudagraphs", graph=True),
         OnnxRuntime("onnxruntime", CPU),
         OnnxRuntime("onnxruntime-cuda", CUDA),
+        OnnxRuntime("onnxruntime-cuda-graph", CUDA, graph=True),
         OnnxRuntime("onnxruntime-tensorrt", TENSORRT),
         OpenVino(),
         TensorRT("tensorrt"),

@@ -17,13 +17,14 @@ from dcvit.runtimes import flavors
 from dcvit.runtimes.base import Session, available_cores, gpu_name, pixels_of
 from dcvit.runtimes.caches import cache_folder
 from dcvit.runtimes.onnx_file import OnnxFileRuntime
-from dcvit.variant import Precision
+from dcvit.variant import DEFAULT_BATCH, Precision
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     # It has next to no kernels for bf16.
-    CPU: ("fp32", "fp16", "int8"),
+    # In fp8 it computes what the file says, to know its accuracy; there is no speed to be had.
+    CPU: ("fp32", "fp16", "int8", "fp8"),
     CUDA: ("fp32", "fp16"),
     # It has no switch for TF32, which would round fp32 in silence.
     TENSORRT: ("fp16", "bf16"),
@@ -50,8 +51,10 @@ def installed_twice() -> str | None:
 class OnnxRuntime(OnnxFileRuntime):
     """One execution provider of ONNX Runtime; never falls back to another one in silence."""
 
-    def __init__(self, name: str, provider: str) -> None:
-        self.name, self._provider, self.title = name, provider, _TITLES[provider]
+    def __init__(self, name: str, provider: str, *, graph: bool = False) -> None:
+        self.name, self._provider, self._graph = name, provider, graph
+        self.title = _TITLES[provider] + (" in a CUDA graph" if graph else "")
+        self.fixed_batch = graph  # shapes that are computed, are so on the CPU, and no graph holds that
         self.precisions = _PRECISIONS[provider]
 
     def unavailable(self) -> str | None:
@@ -69,16 +72,41 @@ class OnnxRuntime(OnnxFileRuntime):
             return flavors.not_installed("tensorrt")
         return None
 
-    def open_file(self, path: Path, precision: Precision, preprocessing: Preprocessing | None = None) -> Session:
+    def open_file(
+        self,
+        path: Path,
+        precision: Precision,
+        preprocessing: Preprocessing | None = None,
+        batch: int = DEFAULT_BATCH,
+    ) -> Session:
         self.require(precision)
-        return OrtSession(path, self._provider, preprocessing)
+        return OrtSession(path, self._provider, preprocessing, batch=batch, as_written=precision == "fp8",
+                          graph=self._graph)  # fmt: skip
 
 
 class OrtSession(Session):
-    """An ONNX file of fixed shapes, its input and output bound to two buffers once and for all."""
+    """An ONNX file, its input and output bound to two buffers of one batch once and for all."""
 
-    def __init__(self, path: Path, provider: str = CPU, preprocessing: Preprocessing | None = None) -> None:
-        """Loads the file; `preprocessing` is needed for one that takes pixels.
+    def __init__(
+        self,
+        path: Path,
+        provider: str = CPU,
+        preprocessing: Preprocessing | None = None,
+        *,
+        batch: int = DEFAULT_BATCH,
+        as_written: bool = False,
+        graph: bool = False,
+    ) -> None:
+        """Loads the file.
+
+        Args:
+            path: The ONNX file.
+            provider: What computes.
+            preprocessing: Needed for a file that takes pixels.
+            batch: Images at once, for a file that leaves it open.
+            as_written: Compute each operator as it stands: for files with TensorRT's quantization, of which the
+                optimizer makes integer kernels that are not theirs, or nothing that loads.
+            graph: Record the pass in a CUDA graph when it first runs. All of it must be on the GPU.
 
         Raises:
             InputError: If it cannot be loaded, or not by this provider.
@@ -86,7 +114,8 @@ class OrtSession(Session):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL if as_written else levels.ORT_ENABLE_ALL
         options.intra_op_num_threads = available_cores()
         options.log_severity_level = 4
         # A session's threads go on spinning after a run; in an interleaved benchmark they would take the cores from
@@ -98,7 +127,7 @@ class OrtSession(Session):
             import_module("tensorrt")  # loads the libraries that the provider looks for
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            chosen = [(provider, _settings(provider))]
+            chosen = [(provider, _settings(provider) | ({"enable_cuda_graph": "1"} if graph else {}))]
             self._session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # its exceptions share no base of their own
             raise InputError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
@@ -106,12 +135,13 @@ class OrtSession(Session):
             raise InputError(f"ONNX Runtime cannot use {provider} here; see `dcvit-tool doctor`")
         (images,), (logits,) = self._session.get_inputs(), self._session.get_outputs()
         on_gpu = provider != CPU
-        super().__init__(images.shape[0], gpu_name() if on_gpu else "CPU", None if on_gpu else available_cores())
+        batch = batch if isinstance(images.shape[0], str) else images.shape[0]
+        super().__init__(batch, gpu_name() if on_gpu else "CPU", None if on_gpu else available_cores())
         device = "cuda" if on_gpu else "cpu"
         self._preprocessing = preprocessing if images.type == "tensor(uint8)" else None
         pixels = torch.uint8 if self._preprocessing else torch.float32
-        self._images = torch.zeros(images.shape, device=device, dtype=pixels)
-        self._logits = torch.zeros(logits.shape, device=device)
+        self._images = torch.zeros(batch, *images.shape[1:], device=device, dtype=pixels)
+        self._logits = torch.zeros(batch, *logits.shape[1:], device=device)
         self._binding = self._session.io_binding()
         self._binding.bind_input(images.name, **_buffer(self._images))
         self._binding.bind_output(logits.name, **_buffer(self._logits))

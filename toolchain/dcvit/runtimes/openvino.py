@@ -13,14 +13,14 @@ from dcvit.errors import InputError, first_line
 from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes.base import Session, available_cores, pixels_of
 from dcvit.runtimes.onnx_file import OnnxFileRuntime
-from dcvit.variant import PRECISIONS, Precision
+from dcvit.variant import DEFAULT_BATCH, Precision
 
 # What the floating-point part is computed in; int8 is in the file.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 _CAPABILITIES: dict[Precision, str] = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16", "int8": "INT8"}
 
 
-def _imported() -> Any:
+def imported() -> Any:
     """OpenVINO, imported without the package that reports each import to its maker and leaves an id in the home folder.
 
     OpenVINO has an empty stand-in of its own for where that package is not installed.
@@ -45,9 +45,9 @@ class OpenVino(OnnxFileRuntime):
     def precisions(self) -> tuple[Precision, ...]:  # type: ignore[override]
         """Those that this processor has instructions for; without them OpenVINO would compute in fp32 in silence."""
         if self.unavailable():
-            return PRECISIONS
-        here = _imported().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return tuple(precision for precision in PRECISIONS if _CAPABILITIES[precision] in here)
+            return tuple(_CAPABILITIES)
+        here = imported().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return tuple(precision for precision, capability in _CAPABILITIES.items() if capability in here)
 
     def unavailable(self) -> str | None:
         return None if find_spec("openvino") else "openvino is not installed; `pip install 'dcvit-tool[openvino]'`"
@@ -55,21 +55,33 @@ class OpenVino(OnnxFileRuntime):
     def source(self, precision: Precision) -> Precision:
         return "fp32" if precision == "bf16" else precision
 
-    def open_file(self, path: Path, precision: Precision, preprocessing: Preprocessing | None = None) -> Session:
+    def open_file(
+        self,
+        path: Path,
+        precision: Precision,
+        preprocessing: Preprocessing | None = None,
+        batch: int = DEFAULT_BATCH,
+    ) -> Session:
         self.require(precision)
-        return OpenVinoSession(path, precision, preprocessing)
+        return OpenVinoSession(path, precision, preprocessing, batch)
 
 
 class OpenVinoSession(Session):
-    """An ONNX file of fixed shapes, compiled for this processor."""
+    """An ONNX file, compiled for this processor and one batch."""
 
-    def __init__(self, path: Path, precision: Precision, preprocessing: Preprocessing | None = None) -> None:
-        """Loads the file; `preprocessing` is needed for one that takes pixels.
+    def __init__(
+        self,
+        path: Path,
+        precision: Precision,
+        preprocessing: Preprocessing | None = None,
+        batch: int = DEFAULT_BATCH,
+    ) -> None:
+        """Loads the file; `preprocessing` is needed for one that takes pixels, `batch` for one that takes any.
 
         Raises:
             InputError: If it cannot be loaded, or not in this precision.
         """
-        openvino = _imported()
+        openvino = imported()
         threads, hint = available_cores(), _HINTS[precision]
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
@@ -77,7 +89,11 @@ class OpenVinoSession(Session):
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
-            compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+            core = openvino.Core()
+            model = core.read_model(str(path))
+            if model.is_dynamic():
+                model.reshape([batch, *list(model.input(0).partial_shape)[1:]])
+            compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise InputError(f"OpenVINO cannot load {path}: {first_line(error)}") from error
         used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()

@@ -12,6 +12,7 @@ from dcvit.errors import InputError, first_line
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.layers.folding import fold_layer_scale, fold_patch_embedding
 from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name
+from dcvit.runtimes.cuda_graph import GraphedPass
 from dcvit.types import TimmModule
 from dcvit.variant import Precision, Variant
 
@@ -42,14 +43,33 @@ class PyTorch(Runtime):
         return TorchSession(folder.load(), variant.batch, variant.precision)
 
 
-class CompiledPyTorch(PyTorch):
-    """The same through `torch.compile`, which compiles when a session is opened."""
+class GraphedPyTorch(PyTorch):
+    """The same in a CUDA graph, not compiled."""
 
-    name = "torch-compile"
+    name = "torch-graph"
+
+    def unavailable(self) -> str | None:
+        return _no_gpu()
+
+    def open(self, folder: ModelFolder, variant: Variant) -> Session:
+        self.file(folder, variant)
+        return TorchSession(folder.load(), variant.batch, variant.precision, graph=True)
+
+
+class CompiledPyTorch(PyTorch):
+    """The same through `torch.compile`, which compiles when a session is opened; `graph` records it in a CUDA graph.
+
+    The graph is ours, not that of `mode="reduce-overhead"`, which copies the images into its own memory at each pass.
+    """
+
+    def __init__(self, name: str = "torch-compile", mode: str | None = None, *, graph: bool = False) -> None:
+        self.name, self._mode, self._graph = name, mode, graph
 
     def unavailable(self) -> str | None:
         if torch.cuda.is_available():
             return None  # Triton comes with torch
+        if self._graph:
+            return _no_gpu()
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:
             return f"torch.compile needs a C++ compiler, and there is no {compiler}; install one, or name it in CXX"
@@ -57,7 +77,9 @@ class CompiledPyTorch(PyTorch):
 
     def open(self, folder: ModelFolder, variant: Variant) -> Session:
         self.file(folder, variant)
-        session = TorchSession(folder.load(), variant.batch, variant.precision, compiled=True)
+        session = TorchSession(
+            folder.load(), variant.batch, variant.precision, compiled=True, mode=self._mode, graph=self._graph
+        )
         session.load(torch.zeros(variant.batch, *folder.manifest.preprocessing.input_size))
         try:
             session.execute()
@@ -66,8 +88,14 @@ class CompiledPyTorch(PyTorch):
         return session
 
 
+def _no_gpu() -> str | None:
+    if torch.cuda.is_available():
+        return None
+    return "there is no NVIDIA GPU that torch can use, and a CUDA graph needs one; --runtime torch runs on the CPU"
+
+
 class TorchSession(Session):
-    """A module in evaluation mode; `device` overrides the choice of where it runs. On a GPU the module is changed."""
+    """A module in evaluation mode. On a GPU the module is changed."""
 
     def __init__(
         self,
@@ -77,7 +105,20 @@ class TorchSession(Session):
         device: str | None = None,
         *,
         compiled: bool = False,
+        mode: str | None = None,
+        graph: bool = False,
     ) -> None:
+        """Prepares the module.
+
+        Args:
+            model: The module.
+            batch: Images in every batch.
+            precision: It is cast to.
+            device: Where it runs; None takes the GPU where there is one.
+            compiled: Run it through `torch.compile`.
+            mode: Of `torch.compile`.
+            graph: Record the pass in a CUDA graph when it first runs.
+        """
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         on_gpu = self._device == "cuda"
         super().__init__(batch, gpu_name() if on_gpu else "CPU", None if on_gpu else torch.get_num_threads())
@@ -87,16 +128,29 @@ class TorchSession(Session):
             fold_layer_scale(model)
         self._model = model.eval().to(self._device, self._dtype)
         if compiled:
-            self._model = torch.compile(self._model, dynamic=False)
+            self._model = torch.compile(self._model, dynamic=False, mode=mode)
+        self._images: Tensor | None = None
+        self._graphed = GraphedPass(self._forward) if graph else None
 
     def load(self, images: Tensor) -> None:
-        self._images = images.to(self._device)
+        if self._graphed is not None and self._images is not None:
+            self._images.copy_(images)  # a graph reads where it read before
+            torch.cuda.synchronize()
+        else:
+            self._images = images.to(self._device)
 
     @torch.inference_mode()
     def execute(self) -> None:
-        self._logits = self._model(self._images.to(self._dtype)).float()
+        if self._graphed is not None:
+            self._logits = self._graphed()
+            return
+        self._logits = self._forward()
         if self._device == "cuda":
             torch.cuda.synchronize()
+
+    def _forward(self) -> Tensor:
+        assert self._images is not None
+        return self._model(self._images.to(self._dtype)).float()
 
     def logits(self) -> Tensor:
         return self._logits.cpu()

@@ -15,14 +15,15 @@ from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes import flavors
 from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name, pixels_of
 from dcvit.runtimes.caches import cache_folder
-from dcvit.variant import Flavor, Precision, Variant
+from dcvit.runtimes.cuda_graph import record_if_possible
+from dcvit.variant import DEFAULT_BATCH, Flavor, Precision, Variant
 
 
 class TensorRT(Runtime):
     """One flavor of TensorRT."""
 
     artifact: Artifact = "engine"
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 
     def __init__(self, flavor: Flavor) -> None:
         self.name = self.flavor = flavor
@@ -37,7 +38,8 @@ class TensorRT(Runtime):
     def file(self, folder: ModelFolder, variant: Variant) -> Path:
         self.require(variant.precision)
         made_by = variant.export_command(folder.path, self.flavor)
-        return folder.file(variant.engine_name(self.flavor), made_by=made_by)
+        names = [each.engine_name(self.flavor) for each in (variant, variant.of_any_batch())]
+        return folder.file(next((each for each in names if each in folder.manifest.files), names[0]), made_by=made_by)
 
     def open(self, folder: ModelFolder, variant: Variant) -> Session:
         path = self.file(folder, variant)
@@ -47,7 +49,10 @@ class TensorRT(Runtime):
             made_by = variant.export_command(folder.path, self.flavor)
             more = f" --compute-capability {capability}" if self.flavor == "tensorrt-rtx" else ""
             raise InputError(f"{path} cannot be used: {reason}; build it here with `{made_by}{more}`")
-        return EngineSession(path, trt, folder.manifest.preprocessing)
+        if record.profile is not None and not record.profile[0] <= variant.batch <= record.profile[-1]:
+            least, _, most = record.profile
+            raise InputError(f"--batch {variant.batch}: {path} takes {least} to {most} images; export with --profile")
+        return EngineSession(path, trt, folder.manifest.preprocessing, variant.batch)
 
 
 def stale(folder: ModelFolder, record: EngineRecord) -> str | None:
@@ -69,7 +74,7 @@ def mismatch(record: EngineRecord, version: str, capability: str) -> str | None:
 
 
 class EngineSession(Session):
-    """An engine of fixed shapes; torch holds its buffers and the stream.
+    """An engine and one batch; torch holds its buffers and the stream. After its first pass it is a CUDA graph.
 
     TensorRT-RTX compiles kernels when an engine first runs. They are kept in the user's cache, and serve the next
     session of the same engine.
@@ -78,8 +83,16 @@ class EngineSession(Session):
         engine: The `ICudaEngine`, to read inputs, outputs, layers and dtypes from.
     """
 
-    def __init__(self, path: Path, trt: Any, preprocessing: Preprocessing | None = None) -> None:
-        """Loads the file; `trt` is the flavor's package, `preprocessing` is needed for one that takes pixels.
+    def __init__(
+        self, path: Path, trt: Any, preprocessing: Preprocessing | None = None, batch: int = DEFAULT_BATCH
+    ) -> None:
+        """Loads the file.
+
+        Args:
+            path: The engine.
+            trt: The flavor's package.
+            preprocessing: Needed for an engine that takes pixels.
+            batch: Images at once, for an engine that takes any number.
 
         Raises:
             InputError: If this GPU or this version cannot run it.
@@ -100,10 +113,14 @@ class EngineSession(Session):
             self._context = self.engine.create_execution_context()
         names = [self.engine.get_tensor_name(index) for index in range(self.engine.num_io_tensors)]
         modes = {self.engine.get_tensor_mode(name): name for name in names}
+        shape = tuple(self.engine.get_tensor_shape(modes[trt.TensorIOMode.INPUT]))
+        if shape[0] == -1:
+            self._context.set_input_shape(modes[trt.TensorIOMode.INPUT], (batch, *shape[1:]))
         self._images = self._bind(modes[trt.TensorIOMode.INPUT])
         self._logits = self._bind(modes[trt.TensorIOMode.OUTPUT])
         self._preprocessing = preprocessing if self._images.dtype == torch.uint8 else None
         self._stream = torch.cuda.Stream()
+        self._name, self._has_run, self._graph = path.name, False, None
         super().__init__(len(self._images), gpu_name(), None)
 
     def _compiled_before(self) -> Any:
@@ -117,7 +134,10 @@ class EngineSession(Session):
 
     def _bind(self, name: str) -> Tensor:
         dtype = torch.uint8 if self.engine.get_tensor_dtype(name).name == "UINT8" else torch.float32
-        buffer = torch.zeros(tuple(self.engine.get_tensor_shape(name)), device="cuda", dtype=dtype)
+        shape = tuple(self.engine.get_tensor_shape(name))
+        if -1 in shape:  # the context knows it, once it knows the batch
+            shape = tuple(self._context.get_tensor_shape(name))
+        buffer = torch.zeros(shape, device="cuda", dtype=dtype)
         self._context.set_tensor_address(name, buffer.data_ptr())
         return buffer
 
@@ -126,13 +146,27 @@ class EngineSession(Session):
         torch.cuda.synchronize()
 
     def execute(self) -> None:
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise RuntimeError("TensorRT could not run the engine")
+        if self._graph is not None:
+            with torch.cuda.stream(self._stream):
+                self._graph.replay()
+        else:
+            self._enqueue(self._stream)
         self._stream.synchronize()
-        if self._kernels is not None:  # the first run has compiled them all
+        if not self._has_run:
+            self._after_first_run()
+
+    def _enqueue(self, stream: Any) -> None:
+        if not self._context.execute_async_v3(stream.cuda_stream):
+            raise RuntimeError("TensorRT could not run the engine")
+
+    def _after_first_run(self) -> None:
+        """Keeps the kernels, all of which that run has compiled, and records the pass."""
+        self._has_run = True
+        if self._kernels is not None:
             with whole_file(self._kernels_file) as aside:
                 aside.write_bytes(bytes(self._kernels.serialize()))
             self._kernels = None
+        self._graph = record_if_possible(self._enqueue, self._stream, f"the engine {self._name}")
 
     def logits(self) -> Tensor:
         return self._logits.cpu()

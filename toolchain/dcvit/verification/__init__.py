@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dcvit.preprocessing import Preprocessing
 from dcvit.progress import track
 from dcvit.runtimes import onnx_runtimes
 from dcvit.runtimes.onnx_file import OnnxFileRuntime
+from dcvit.runtimes.onnx_runtime import CPU, OrtSession
 from dcvit.runtimes.openvino import OpenVino
 from dcvit.runtimes.pytorch import TorchSession
 from dcvit.variant import Precision, Variant
@@ -139,25 +141,50 @@ def _check_onnx(folder: ModelFolder, name: str, record: OnnxRecord, expected: li
     yield holds(f"{name}: origin", [f"it was made from other weights than {WEIGHTS}"] * stale, "the folder's weights")
     yield from check_graph(folder.path / name, record, metadata_of(folder, record.variant))
     alone = _file_of_one(folder, name, record)
-    yield from check_fused_file(folder.path / name, record.precision)
+    yield from check_fused_file(folder.path / name, record.variant)
+    if record.variant.explicit:
+        yield from _as_written(folder, name, record, expected)
+        return
     ran = False
     for runtime in onnx_runtimes():
         for precision in runtime.precisions:
-            if runtime.source(precision) == record.precision:
-                session = runtime.open_file(folder.path / name, precision, folder.manifest.preprocessing)
-                title = f"{name}: {runtime.title}" + ("" if precision == record.precision else f" {precision}")
-                yield from check_session(
-                    title, session, expected, precision, _opened(folder, alone, runtime, precision)
-                )
+            if runtime.source(precision) == record.precision and not (record.dynamic and runtime.fixed_batch):
+                yield from _run(folder, name, record, expected, runtime, precision, alone)
                 ran = True
     if not ran:
         yield from _read_only(folder, name, record, expected)
 
 
+def _run(
+    folder: ModelFolder,
+    name: str,
+    record: OnnxRecord,
+    expected: list[Expected],
+    runtime: OnnxFileRuntime,
+    precision: Precision,
+    alone: Path | None,
+) -> Iterator[Check]:
+    """One runtime, whose memory is given back before the next one is opened."""
+    session = runtime.open_file(folder.path / name, precision, folder.manifest.preprocessing, record.batch)
+    title = f"{name}: {runtime.title}" + ("" if precision == record.precision else f" {precision}")
+    yield from check_session(title, session, expected, precision, _opened(folder, alone, runtime, precision))
+
+
+def _as_written(folder: ModelFolder, name: str, record: OnnxRecord, expected: list[Expected]) -> Iterator[Check]:
+    """TensorRT's quantization, computed by ONNX Runtime operator by operator."""
+    if find_spec("onnxruntime") is None:
+        yield Check(f"{name}: not run", True, "it is computed by ONNX Runtime; `pip install onnxruntime`")
+        return
+    session = OrtSession(folder.path / name, CPU, folder.manifest.preprocessing, batch=record.batch, as_written=True)
+    yield from check_session(f"{name}: ONNX Runtime, as written", session, expected, record.precision)
+
+
 def _file_of_one(folder: ModelFolder, name: str, record: OnnxRecord) -> Path | None:
-    """The ONNX file of batch 1 beside this one, if there is one of the same weights."""
+    """The ONNX file of batch 1 beside this one, if there is one of the same weights; itself, if it takes any."""
+    if record.dynamic:
+        return folder.path / name
     variant = record.variant
-    one = Variant.of(1, variant.precision, with_preprocessing=variant.with_preprocessing).onnx_name
+    one = variant.model_copy(update={"batch": 1}).onnx_name
     other = onnx_records(folder).get(one)
     if one == name or other is None or other.weights_sha256 != record.weights_sha256:
         return None
@@ -170,7 +197,7 @@ def _opened(
     """What a runtime makes of images by a file; it is loaded when it is asked."""
     if path is None:
         return None
-    return lambda images: runtime.open_file(path, precision, folder.manifest.preprocessing).infer(images)
+    return lambda images: runtime.open_file(path, precision, folder.manifest.preprocessing, 1).infer(images)
 
 
 def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, expected: list[Expected]) -> Iterator[Check]:
@@ -179,7 +206,7 @@ def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, expected: lis
     if reason := openvino.unavailable():
         yield Check(f"{name}: not run", True, f"nothing here computes {record.precision} from ONNX files; {reason}")
         return
-    session = openvino.open_file(folder.path / name, "fp32", folder.manifest.preprocessing)
+    session = openvino.open_file(folder.path / name, "fp32", folder.manifest.preprocessing, record.batch)
     title = f"{name}: {openvino.title}, its weights in fp32 arithmetic,"
     yield from check_session(title, session, expected, record.precision)
 
@@ -190,7 +217,8 @@ def _expected(folder: ModelFolder, source: ImageSource | None) -> list[Expected]
     if source is not None:
         shots = draw_few_shot(source, IMAGES, seed=0, channels=preprocessing.input_size[0], at_most=True)
         sets.append(("real images", shots.tensor(preprocessing)))
-    session = TorchSession(folder.load(), IMAGES, device="cpu")
+    model = folder.load()
+    session, one_by_one = (TorchSession(model, batch, device="cpu") for batch in (IMAGES, 1))
     return [
         Expected(
             what,
@@ -198,7 +226,7 @@ def _expected(folder: ModelFolder, source: ImageSource | None) -> list[Expected]
             session.infer(images),
             what == "real images",
             cache(partial(_at_bf16, folder, images)),
-            cache(partial(_alone, folder, images[:ALONE])),
+            one_by_one.infer(images[:ALONE]),
         )
         for what, images in sets
     ]
@@ -206,10 +234,6 @@ def _expected(folder: ModelFolder, source: ImageSource | None) -> list[Expected]
 
 def _at_bf16(folder: ModelFolder, images: Tensor) -> Tensor:
     return TorchSession(folder.load(), IMAGES, "bf16", device="cpu").infer(images)
-
-
-def _alone(folder: ModelFolder, images: Tensor) -> Tensor:
-    return TorchSession(folder.load(), 1, device="cpu").infer(images)
 
 
 def _random_images(preprocessing: Preprocessing) -> Tensor:

@@ -16,9 +16,10 @@ from dcvit.verification.parity import RELATIVE_TOLERANCE, Expected, agrees, chec
 ALONE = 4
 """Images that are computed one by one."""
 
-INT8_SHARE = RELATIVE_TOLERANCE["bf16"]
-"""For int8, which has no bound against PyTorch: between two rows of one runtime the scales are the same and integer
-sums are exact, so that only a rounding that tips to the next of 256 steps differs, and that is the share of bf16's.
+QUANTIZED_SHARE = RELATIVE_TOLERANCE["bf16"]
+"""For int8 and fp8, which have no bound against PyTorch: between two rows of one runtime the scales are the same and
+integer sums are exact, so that only a rounding that tips to the next of 256 steps differs, and that is the share of
+bf16's.
 """
 
 TIMES_NEAREST = 2
@@ -74,13 +75,13 @@ def check_batches(
         precision: Of the computation.
         batch_of_one: Logits of images by the same runtime's file of batch 1; without it PyTorch computes them alone.
     """
-    share = RELATIVE_TOLERANCE.get(precision, INT8_SHARE)
+    share = RELATIVE_TOLERANCE.get(precision, QUANTIZED_SHARE)
     tolerance = share * max(logits.abs().max().item(), 1e-6)
     yield _equal_images(f"{name}: equal images", session, expected.images[0], tolerance)
     yield _permuted(f"{name}: permuted batch", session, expected.images, logits, tolerance)
     some = min(ALONE, len(logits))
     if batch_of_one is None:
-        alone, what, times = expected.alone()[:some], "PyTorch, one image at a time", 1
+        alone, what, times = expected.alone[:some], "PyTorch, one image at a time", 1
     else:  # which may be off from PyTorch as much as this file is, the other way
         alone, what, times = batch_of_one(expected.images[:some]), "the file of batch 1", 2
     yield agrees(f"{name}: batch 1", logits[:some], alone, expected, precision, times, f"against {what}: ")

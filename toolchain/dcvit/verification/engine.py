@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from dcvit.exporting.storage import load_graph
 from dcvit.exporting.tensorrt import header_faults, read_network
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import EngineRecord, NetworkRecord, TensorRecord, engine_records
@@ -39,7 +40,7 @@ def check_engine(folder: ModelFolder, name: str, record: EngineRecord, expected:
         network = read_network(onnx_path, record.flavor)
         differs = [] if network == record.network or _other_version(record) else ["the manifest notes other layers"]
         yield holds(f"{name}: network", differs, f"read again from {record.onnx} by {record.flavor}")
-    yield _precision(name, network, record.precision)
+    yield _precision(name, network, record)
     yield from check_fused_engine(name, onnx_path, record)
     if missing:
         yield Check(f"{name}: file", True, f"as it was written, by its sha256; not opened: {missing}")
@@ -47,7 +48,7 @@ def check_engine(folder: ModelFolder, name: str, record: EngineRecord, expected:
         yield _header(folder.path / name, record, reason)
     else:
         trt = flavors.load(record.flavor)
-        session = EngineSession(folder.path / name, trt, folder.manifest.preprocessing)
+        session = EngineSession(folder.path / name, trt, folder.manifest.preprocessing, record.batch)
         yield _read_back(name, session.engine, network)
         yield _layers(name, layers_of(session.engine, trt), record.precision)
         yield from check_session(
@@ -56,16 +57,16 @@ def check_engine(folder: ModelFolder, name: str, record: EngineRecord, expected:
 
 
 def _alone(folder: ModelFolder, name: str, record: EngineRecord, trt: Any) -> Callable[[Tensor], Tensor] | None:
-    """The engine of batch 1 beside this one, if there is one that this machine can run."""
-    one = name.replace(f"model.b{record.batch}.", "model.b1.", 1)
+    """The engine of batch 1 beside this one, or itself if it takes any, where this machine can run it."""
+    one = name if record.profile else name.replace(f"model.b{record.batch}.", "model.b1.", 1)
     other = engine_records(folder).get(one)
-    if one == name or other is None or stale(folder, other) or _cannot_run(other):
+    if (one == name and not record.profile) or other is None or stale(folder, other) or _cannot_run(other):
         return None
-    return lambda images: EngineSession(folder.path / one, trt, folder.manifest.preprocessing).infer(images)
+    return lambda images: EngineSession(folder.path / one, trt, folder.manifest.preprocessing, 1).infer(images)
 
 
 def _interface(name: str, network: NetworkRecord, onnx_path: Path) -> Check:
-    graph = onnx.load(onnx_path).graph
+    graph = load_graph(onnx_path).graph
     faults = [
         f"{built.name} is {built.dtype} {list(built.shape)}, and {tensor.dtype} {list(tensor.shape)} in the ONNX file"
         for built, tensor in zip(
@@ -80,16 +81,17 @@ def _interface(name: str, network: NetworkRecord, onnx_path: Path) -> Check:
 
 def _tensor_of(value: onnx.ValueInfoProto) -> TensorRecord:
     tensor = value.type.tensor_type
-    shape = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+    shape = tuple(-1 if dimension.dim_param else dimension.dim_value for dimension in tensor.shape.dim)
     dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).replace(
         "FLOAT16", "HALF"
     )  # images and logits are never bf16
     return TensorRecord(name=value.name, shape=shape, dtype=dtype)
 
 
-def _precision(name: str, network: NetworkRecord, precision: Precision) -> Check:
+def _precision(name: str, network: NetworkRecord, record: EngineRecord) -> Check:
     """No silent fp32 (roboflow/rf-detr#1453): the types of the strongly typed network are those of the engine."""
-    wanted = {"fp16": "HALF", "bf16": "BF16"}.get(precision, "FLOAT")
+    explicit = record.variant.explicit
+    wanted = "HALF" if explicit else {"fp16": "HALF", "bf16": "BF16"}.get(record.precision, "FLOAT")
     faults = [
         f"{count} {kind} layers compute in {dtype}, not {right}"
         for kinds, right in ((_PRODUCTS, wanted), (_KEPT_FP32, "FLOAT"))
@@ -100,7 +102,14 @@ def _precision(name: str, network: NetworkRecord, precision: Precision) -> Check
     products = network.layers.get("MATRIX_MULTIPLY", {}).get(wanted, 0)
     if not products:
         faults.append(f"no matrix product computes in {wanted}")
-    return holds(f"{name}: types", faults, f"{products} matrix products in {wanted}; norms and softmax in FLOAT")
+    found = f"{products} matrix products in {wanted}"
+    if explicit:
+        eight_bits = record.precision.upper()
+        inputs = network.layers.get("QUANTIZE", {}).get(eight_bits, 0)
+        if not inputs:
+            faults.append(f"nothing is quantized to {eight_bits}")
+        found += f", the inputs of {inputs} of them in {eight_bits}"
+    return holds(f"{name}: types", faults, f"{found}; norms and softmax in FLOAT")
 
 
 def _other_version(record: EngineRecord) -> bool:
@@ -134,7 +143,9 @@ def _read_back(name: str, engine: Any, network: NetworkRecord) -> Check:
 def _layers(name: str, layers: list[Layer], precision: Precision) -> Check:
     """What the engine itself says of its layers: those that compute in the precision, by their outputs."""
     found = Counter(layer.dtype for layer in layers)
-    names = {"fp16": ("Half", "FP16"), "bf16": ("BFloat16", "BF16")}.get(precision, ("Float", "FP32"))
+    names = {
+        "fp16": ("Half", "FP16"), "bf16": ("BFloat16", "BF16"), "int8": ("Int8", "INT8"), "fp8": ("FP8", "Float8"),
+    }.get(precision, ("Float", "FP32"))  # fmt: skip
     some = any(name in dtype for dtype in found for name in names)
     faults = [] if some else [f"no layer of the engine has an output in {precision}"]
     told = ", ".join(f"{count} {dtype}" for dtype, count in found.most_common())

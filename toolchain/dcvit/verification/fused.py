@@ -4,24 +4,23 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import onnx
-
 from dcvit.exporting.attention import AttentionNode, attentions_of, in_pieces
 from dcvit.exporting.folding import FUSED_ATTENTION
+from dcvit.exporting.storage import load_graph
 from dcvit.exporting.tensorrt import DEFAULT_COMPUTE_CAPABILITIES, engine_target, no_kernel_for
 from dcvit.folder.records import EngineRecord
 from dcvit.runtimes import flavors
-from dcvit.variant import Precision
+from dcvit.variant import Variant
 from dcvit.verification.checks import Check, holds
 
 
-def check_fused_file(path: Path, precision: Precision) -> list[Check]:
-    """A check of an ONNX file in fp16 or bf16; none of another, for which there are no fused kernels.
+def check_fused_file(path: Path, variant: Variant) -> list[Check]:
+    """A check of an ONNX file whose attention is in fp16 or bf16; none of another, which no kernel fuses.
 
     Where TensorRT-RTX is installed it builds each attention alone, by its shapes, for the GPUs that engines are built
     for by default. Elsewhere the shapes are judged by what is known of its kernels.
     """
-    return _check(path.name, path, precision, DEFAULT_COMPUTE_CAPABILITIES, [])
+    return _check(path.name, path, variant, DEFAULT_COMPUTE_CAPABILITIES, [])
 
 
 def check_fused_engine(name: str, path: Path, record: EngineRecord) -> list[Check]:
@@ -35,17 +34,17 @@ def check_fused_engine(name: str, path: Path, record: EngineRecord) -> list[Chec
     if record.flavor != "tensorrt-rtx":
         return []
     built = sum(record.network.layers.get("ATTENTION_OUTPUT", {}).values())
-    of_file = len(attentions_of(onnx.load(path)))
+    of_file = len(attentions_of(load_graph(path)))
     missing = [f"the engine has {built} attentions as one layer, and {path.name} has {of_file}"] * (built != of_file)
-    return _check(name, path, record.precision, record.compute_capabilities or (), missing)
+    return _check(name, path, record.variant, record.compute_capabilities or (), missing)
 
 
 def _check(
-    name: str, path: Path, precision: Precision, compute_capabilities: tuple[str, ...], faults: list[str]
+    name: str, path: Path, variant: Variant, compute_capabilities: tuple[str, ...], faults: list[str]
 ) -> list[Check]:
-    if precision not in ("fp16", "bf16"):
+    if variant.precision not in ("fp16", "bf16") and not variant.explicit:
         return []
-    title, model = f"{name}: fused attention", onnx.load(path)
+    title, model = f"{name}: fused attention", load_graph(path)
     pieces, nodes = in_pieces(model), attentions_of(model)
     if not pieces and not nodes:
         return []

@@ -7,7 +7,9 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
 from dcvit.exporting.half import KEPT_FP32
+from dcvit.exporting.storage import load_graph
 from dcvit.folder.records import OnnxRecord
+from dcvit.variant import QUANTIZED
 from dcvit.verification.checks import Check, holds
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -28,15 +30,15 @@ def check_graph(path: Path, record: OnnxRecord, metadata: dict[str, str]) -> lis
         record: What it should be.
         metadata: What its `metadata_props` should say.
     """
-    model = onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)
+    model = onnx.shape_inference.infer_shapes(load_graph(path), check_type=True, strict_mode=True, data_prop=True)
     checks = [
         _metadata(path.name, model, metadata),
-        _static_shapes(path.name, model),
+        _open_batch(path.name, model) if record.dynamic else _static_shapes(path.name, model),
         _operators(path.name, model),
         _types(path.name, model, record),
     ]
-    if record.precision == "int8":
-        checks.append(_integers(path.name, model, record))
+    if record.precision in QUANTIZED:
+        checks.append(_quantized(path.name, model, record))
     return checks
 
 
@@ -63,6 +65,18 @@ def _static_shapes(file: str, model: ModelProto) -> Check:
         elif not all(dimension.HasField("dim_value") for dimension in tensor.shape.dim):
             faults.append(f"'{name}' has a dynamic dimension")
     return holds(f"{file}: static shapes", faults, f"all dimensions of {len(set(names))} tensors are fixed")
+
+
+def _open_batch(file: str, model: ModelProto) -> Check:
+    """Of a file that takes any number of images, this is all that may be open of its input and output."""
+    faults = []
+    for value in (*model.graph.input, *model.graph.output):
+        first, *others = value.type.tensor_type.shape.dim
+        if not first.dim_param:
+            faults.append(f"the batch of '{value.name}' is fixed")
+        if not all(dimension.HasField("dim_value") for dimension in others):
+            faults.append(f"'{value.name}' has another dynamic dimension than its batch")
+    return holds(f"{file}: open batch", faults, "any number of images; all other dimensions are fixed")
 
 
 def _operators(file: str, model: ModelProto) -> Check:
@@ -93,49 +107,61 @@ def _types(file: str, model: ModelProto, record: OnnxRecord) -> Check:
                               *((value, TensorProto.FLOAT) for value in graph.output))
         if value.type.tensor_type.elem_type != wanted
     ]  # fmt: skip
+    computed_in = TensorProto.FLOAT16 if record.variant.explicit else _COMPUTED_IN[record.precision]
     products = 0
     for node in graph.node:
         if node.op_type in _PRODUCTS or node.op_type == "Attention":
             products += node.op_type in _PRODUCTS
-            faults += _not_in(node, _COMPUTED_IN[record.precision], types)
+            faults += _not_in(node, computed_in, types)
         elif node.op_type in KEPT_FP32:
             faults += _not_in(node, TensorProto.FLOAT, types)
         elif node.op_type == "Cast" and any(weight.name == node.input[0] for weight in graph.initializer):
             faults.append(f"the weight '{node.input[0]}' is cast at run time")
     if not products:
         faults.append("there is no matrix product")
-    computed = "fp32 or, by their quantized inputs, int8" if record.precision == "int8" else record.precision
+    computed: str = record.precision
+    if record.precision in QUANTIZED:
+        rest = "fp16" if record.variant.explicit else "fp32"
+        computed = f"{rest} or, by their quantized inputs, {record.precision}"
     images = "logits in fp32, images in uint8" if record.with_preprocessing else "images and logits in fp32"
     return holds(f"{file}: types", faults, f"{products} matrix products in {computed}; norms, softmax, {images}")
 
 
-def _integers(file: str, model: ModelProto, record: OnnxRecord) -> Check:
-    """No silent fp32: what the manifest calls int8 has both inputs from 8-bit integers, and most layers are so."""
-    graph, quantization = model.graph, record.quantization
+def _quantized(file: str, model: ModelProto, record: OnnxRecord) -> Check:
+    """No silent fp32: what the manifest calls quantized has both inputs from eight bits, and most layers are so."""
+    graph, quantization, precision = model.graph, record.quantization, record.precision
+    title = f"{file}: {precision}"
     if quantization is None:
-        return Check(f"{file}: int8", False, "the manifest does not say which layers are int8; export again")
+        return Check(title, False, f"the manifest does not say which layers are {precision}; export again")
     producers = {name: node for node in graph.node for name in node.output}
     weights = {weight.name: weight.data_type for weight in graph.initializer}
     nodes = {node.name: node for node in graph.node}
+    inputs = precision if record.variant.explicit else "uint8"
+    of_weight = TensorProto.FLOAT8E4M3FN if precision == "fp8" else TensorProto.INT8
+    of_input = of_weight if record.variant.explicit else TensorProto.UINT8
     faults = []
     for name in quantization.layers:
         if name not in nodes:
             faults.append(f"there is no {name}")
-        elif not _from_integers(nodes[name], producers, weights):
-            faults.append(f"{name} is not computed from int8 weights and uint8 inputs")
+        elif not _from_eight_bits(nodes[name], producers, weights, of_weight, of_input):
+            faults.append(f"{name} is not computed from {precision} weights and {inputs} inputs")
     layers, of = len(quantization.layers), len(quantization.layers) + len(quantization.in_float)
     if 2 * layers < of or not layers:
-        faults.append(f"only {layers} of {of} layers are int8")
-    return holds(f"{file}: int8", faults, f"{layers} of {of} layers have int8 weights and uint8 inputs")
+        faults.append(f"only {layers} of {of} layers are {precision}")
+    return holds(title, faults, f"{layers} of {of} layers have {precision} weights and {inputs} inputs")
 
 
-def _from_integers(node: NodeProto, producers: dict[str, NodeProto], weights: dict[str, int]) -> bool:
+def _from_eight_bits(
+    node: NodeProto, producers: dict[str, NodeProto], weights: dict[str, int], of_weight: int, of_input: int
+) -> bool:
     inputs = [producers.get(name) for name in node.input[:2]]
     if not all(given is not None and given.op_type == "DequantizeLinear" for given in inputs):
         return False
     activation, weight = (given.input[0] for given in inputs if given is not None)
     quantize = producers.get(activation)
-    return weights.get(weight) == TensorProto.INT8 and quantize is not None and quantize.op_type == "QuantizeLinear"
+    if quantize is None or quantize.op_type != "QuantizeLinear" or len(quantize.input) < 3:
+        return False
+    return weights.get(weight) == of_weight and weights.get(quantize.input[2]) == of_input
 
 
 def _not_in(node: NodeProto, wanted: int, types: dict[str, int]) -> Iterator[str]:

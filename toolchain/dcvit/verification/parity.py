@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dcvit.agreement import cosine
-from dcvit.variant import Precision
+from dcvit.variant import QUANTIZED, Precision
 from dcvit.verification.checks import Check
 
 RELATIVE_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 0.16}
@@ -28,14 +28,14 @@ random walk, u·√(10·D) = 11u … 20u, and the farthest of 10⁵ logits lies 
   so the cosine must hold too.
 """
 
-LEAST_COSINE: dict[Precision, float] = {"bf16": 0.99, "int8": 0.98}
+LEAST_COSINE: dict[Precision, float] = {"bf16": 0.99, "int8": 0.98, "fp8": 0.98}
 """Least cosine between two runtimes' logits, a noise of the share ε giving 1 − ε²/2.
 
 - bf16: a rounding is off by u/√3 = 2.3e-3 on average, √(10·D) of them by 2.5 … 4.5 %. Three times that is 14 %, 0.99.
   That is for the model least fit for bf16; for the model at hand `Expected.least_cosine` asks for more.
-- int8: a noise of 2 … 8 % (see `exporting/int8.py`), and twice to three times that is 20 %, 0.98. Measured: 0.9999; a
-  tensor with a wrong scale changes logits by tens of percent. There is no bound on a single logit: where one value of
-  a token was never seen in calibration it is clipped, which is what int8 does.
+- int8 and fp8: a noise of 2 … 8 % (see `exporting/quantization.py`), and twice to three times that is 20 %, 0.98.
+  Measured: 0.9999; a tensor with a wrong scale changes logits by tens of percent. There is no bound on a single logit:
+  where one value of a token was never seen in calibration it is clipped, as eight bits do.
 """
 
 TIMES_PYTORCH = 3
@@ -53,8 +53,8 @@ LEAST_NOISE = 0.02
 √10·u/√3 = 0.7 %."""
 
 LEAST_COSINE_ON_NOISE = 0.8
-"""For int8 on random pixels. Its ranges were set on images, and noise lies outside them: this finds broken files only.
-Measured: 0.9999 on a trained DeiT-Tiny, calibrated on CIFAR-10."""
+"""For int8 and fp8 on random pixels. Their ranges were set on images, and noise lies outside them: this finds broken
+files only. Measured: 0.9999 on a trained DeiT-Tiny, calibrated on CIFAR-10."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Expected:
     logits: Tensor
     real: bool
     at_bf16: Callable[[], Tensor]
-    alone: Callable[[], Tensor]
+    alone: Tensor
 
     def tolerance(self, precision: Precision) -> float | None:
         """Largest difference that passes, in logits; None where single logits have no bound."""
@@ -84,7 +84,7 @@ class Expected:
 
     def least_cosine(self, precision: Precision) -> float | None:
         """Least cosine that passes; None where the largest difference says enough."""
-        if precision == "int8" and not self.real:
+        if precision in QUANTIZED and not self.real:
             return LEAST_COSINE_ON_NOISE
         if precision == "bf16":
             return max(LEAST_COSINE["bf16"], self._least_cosine_by_pytorch())
@@ -97,7 +97,8 @@ class Expected:
     def tie(self, precision: Precision) -> float:
         """A lead in logits that noise of this precision may turn.
 
-        For int8 that is 4.5 deviations of the difference of two logits, each off by the noise that the cosine allows.
+        For int8 and fp8 that is 4.5 deviations of the difference of two logits, each off by the noise that the cosine
+        allows.
         """
         tolerance = self.tolerance(precision)
         if tolerance is not None:

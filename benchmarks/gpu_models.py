@@ -1,0 +1,186 @@
+"""The models of `gpu.py`: the originals and what they are cut to, a pass of each in every runtime, and their times."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from gpu_clock import Call, Clock
+
+RUNTIMES = {
+    "eager": "PyTorch, launched from Python",
+    "graph": "PyTorch in a CUDA graph",
+    "compile": "torch.compile, launched from Python",
+    "compile + graph": "torch.compile in a CUDA graph",
+    "max-autotune + graph": "torch.compile(mode='max-autotune-no-cudagraphs') in a CUDA graph of ours",
+    "onnxruntime-cuda": "ONNX Runtime CUDA, input and output bound to GPU memory",
+    "onnxruntime-cuda-graph": "the same with ONNX Runtime's CUDA graph",
+    "tensorrt": "a TensorRT engine of the same ONNX file, in a CUDA graph",
+}
+FROM_ONNX = ("onnxruntime-cuda", "onnxruntime-cuda-graph", "tensorrt")
+COMPILED = ("compile", "max-autotune")
+CUTS = (0.166, 0.33, 0.5)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured: whole on a GPU, tiny in a trial."""
+
+    families: dict[str, tuple[str, str | None]]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    batches: tuple[int, ...] = (64, 1, 256)
+    shapes: tuple[tuple[str, int], ...] = (("deit_small", 64), ("deit_base", 256))
+    image: int = 224
+    merge: str = "horizontal@4,vertical@8"
+
+
+FULL = Sizes({
+    "DeiT-S": ("deit_small_patch16_224", "cait-small"),
+    "DeiT-Ti": ("deit_tiny_patch16_224", "cait-tiny"),
+    "DeiT-B": ("deit_base_patch16_224", None),
+    "ViT-B": ("vit_base_patch16_224", None),
+})  # fmt: skip
+TINY = Sizes(
+    {"DeiT-S": ("deit_small_patch16_224", "cait-small")},
+    {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 6, "num_heads": 2, "num_classes": 4},
+    (1,), (("deit_small", 1),), 32, "horizontal@2,vertical@4",
+)  # fmt: skip
+
+
+class Models:
+    """The originals and what they are cut to, made when they are first asked for."""
+
+    def __init__(self, sizes: Sizes, device: str) -> None:
+        self.sizes, self.device = sizes, device
+        self.image: int = sizes.kwargs.get("img_size", 224)
+        self._plans: dict[str, dict[str, Any]] = {}
+
+    def plans(self, family: str) -> dict[str, Any]:
+        """The plan of each variant: the preset, if the family has one, and the cuts."""
+        if family not in self._plans:
+            from dcvit.compression import compress
+            from dcvit.folder.model_folder import ModelFolder
+            from dcvit.methods.cait.presets import PRESETS
+            from dcvit.methods.cait.settings import CaitSettings
+
+            name, preset = self.sizes.families[family]
+            targets: dict[str, dict[str, Any]] = {f"DC-ViT -{cut:.1%}": {"macs_reduction": cut} for cut in CUTS}
+            if preset is not None:
+                aim = PRESETS[preset].macs_reduction
+                targets = {
+                    preset: {"merge": self.sizes.merge, "macs_reduction": aim, "settings": CaitSettings()}
+                } | targets
+            made = {}
+            with tempfile.TemporaryDirectory() as place:
+                for variant, target in targets.items():
+                    out = Path(place) / str(len(made))
+                    random_weights = {"recover": "none", "weights": "random", "model_kwargs": self.sizes.kwargs}
+                    compress(name, out=out, **random_weights, **target)
+                    made[variant] = ModelFolder(out).plan
+            self._plans[family] = made
+        return self._plans[family]
+
+    def variants(self, family: str) -> dict[str, nn.Module]:
+        """The original and its cuts, in evaluation mode, on the CPU in fp32."""
+        from dcvit.model import build, create
+
+        plans = self.plans(family)
+        original = create(self.sizes.families[family][0], self.sizes.kwargs)
+        return {"original": original} | {variant: build(plan) for variant, plan in plans.items()}
+
+
+def prepared(model: nn.Module, runtime: str, batch: int, image: int, clock: Clock) -> Call:
+    """One forward of a batch in a runtime, images where it reads them."""
+    if runtime in FROM_ONNX:
+        return onnx_pass(model, runtime, batch, image, clock)
+    dtype = torch.float16 if clock.device == "cuda" else torch.float32
+    model = model.to(clock.device, dtype)
+    images = torch.randn(batch, 3, image, image, device=clock.device, dtype=dtype)
+    run: Callable[..., Any] = model
+    if runtime.startswith(COMPILED):
+        mode = "max-autotune-no-cudagraphs" if runtime.startswith("max") else None
+        run = torch.compile(model, dynamic=False, mode=mode)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            run(images)
+
+    return clock.graph(forward) if runtime.endswith("graph") else forward
+
+
+def onnx_pass(model: nn.Module, runtime: str, batch: int, image: int, clock: Clock, precision: Any = "fp16") -> Call:
+    """The same of an exported file; int8 and fp8 are calibrated on noise, for nobody looks at the logits."""
+    from dcvit.data.transforms import preprocessing_of
+    from dcvit.exporting.onnx import write_onnx
+    from dcvit.exporting.quantization import Calibration
+    from dcvit.runtimes.onnx_runtime import CPU, CUDA, OrtSession
+    from dcvit.variant import Variant
+
+    noise = Calibration(torch.randn(3, 3, image, image), {"source": "noise"}, search=False)
+    variant = Variant.of(batch, precision)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "model.onnx"
+        variant = variant.of_engine() if runtime == "tensorrt" else variant
+        write_onnx(model, path, preprocessing_of(model, (3, image, image)), variant, {}, noise)
+        if runtime == "tensorrt":
+            return engine_pass(path)
+        provider = CUDA if clock.device == "cuda" else CPU
+        return OrtSession(path, provider, graph=runtime.endswith("graph") and provider == CUDA).execute
+
+
+def engine_pass(path: Path) -> Call:
+    """A pass of the engine that TensorRT builds of an ONNX file, here and for this GPU."""
+    from dcvit.exporting.tensorrt import build_engine, engine_target
+    from dcvit.runtimes import flavors
+    from dcvit.runtimes.tensorrt import EngineSession
+
+    engine, _, _ = build_engine(path, engine_target("tensorrt", None))
+    path.with_suffix(".engine").write_bytes(engine)
+    return EngineSession(path.with_suffix(".engine"), flavors.load("tensorrt")).execute
+
+
+def unavailable(runtime: str, clock: Clock) -> str | None:
+    """Why a runtime cannot be measured here."""
+    if runtime in FROM_ONNX:
+        from dcvit.runtimes import RUNTIMES as KNOWN
+
+        on_cpu = clock.device == "cpu" and runtime != "tensorrt"
+        return KNOWN["onnxruntime" if on_cpu else runtime].unavailable()
+    return None
+
+
+def measure_models(models: Models, family: str, runtime: str, batch: int, clock: Clock) -> dict[str, Any]:
+    """Median ms of the original and its cuts in one runtime, interleaved, and how much faster each is."""
+    from dcvit.cost import count_macs
+
+    variants, image = models.variants(family), models.image
+    macs = {name: count_macs(model, (3, image, image)).total for name, model in variants.items()}
+    torch._dynamo.reset()
+    times = clock.interleaved({name: prepared(model, runtime, batch, image, clock) for name, model in variants.items()})
+    return {
+        "runtime": RUNTIMES[runtime], "batch": batch, "precision": "fp16", "median_ms": times,
+        "speedup": {name: times["original"] / times[name] for name in times},
+        "macs_ratio": {name: macs["original"] / macs[name] for name in macs},
+    }  # fmt: skip
+
+
+def measure_quantized(models: Models, family: str, batch: int, clock: Clock) -> dict[str, Any]:
+    """Median ms of TensorRT engines of the original in fp16, int8 and fp8, interleaved, and what the last two gain."""
+    from dcvit.model import create
+
+    precisions = ("fp16", "int8", "fp8") if torch.cuda.get_device_capability() >= (8, 9) else ("fp16", "int8")
+    calls = {
+        each: onnx_pass(
+            create(models.sizes.families[family][0], models.sizes.kwargs), "tensorrt", batch, models.image, clock, each
+        )
+        for each in precisions
+    }
+    times = clock.interleaved(calls)
+    return {
+        "runtime": RUNTIMES["tensorrt"], "batch": batch, "median_ms": times,
+        "speedup": {name: times["fp16"] / times[name] for name in times},
+    }  # fmt: skip
