@@ -1,13 +1,16 @@
 """The state of a training, and its log, as they are found after a run that was killed."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from dcvit.errors import InputError
+from dcvit.sealed import read_sealed, write_sealed
 from dcvit.training.checkpoint import TrainingState, read_state, write_state
 from dcvit.training.log import TrainingLog
 
@@ -59,3 +62,29 @@ def test_another_broken_line_is_named_and_nothing_is_changed(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"train\.jsonl: line 2 is no record .* --overwrite"):
         TrainingLog(path).resume(3)
     assert path.read_bytes() == before
+
+
+def strict(text: str) -> Any:
+    """What JSON says; NaN and Infinity are no JSON."""
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_the_log_is_strict_json(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path / "train.jsonl")
+    log.resume(0)
+    log.add(RECORDS[0] | {"losses": {"kl": math.nan}, "lr": math.inf}, 3)
+    assert [strict(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()] == [
+        RECORDS[0] | {"losses": {"kl": None}, "lr": None}
+    ]
+    assert strict(log.text) == strict((tmp_path / "train.jsonl").read_text())
+
+
+def test_a_sealed_record_is_strict_json_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    record = {"kl": math.nan, "each": [1.5, math.inf, {"low": -math.inf}], "name": "nan", "none": None, "pair": (1, 2)}
+    write_sealed(tmp_path / "stage", {"w": torch.ones(2)}, record)
+    with safe_open(tmp_path / "stage", framework="pt") as file:
+        strict(file.metadata()["record"])
+    found = read_sealed(tmp_path / "stage")
+    assert found is not None
+    assert math.isnan(found[1].pop("kl"))
+    assert found[1] == {"each": [1.5, math.inf, {"low": -math.inf}], "name": "nan", "none": None, "pair": [1, 2]}
