@@ -35,7 +35,9 @@ def test_a_damaged_checkpoint_is_refused_wherever_the_bit_is(tmp_path: Path) -> 
             read_state(path, "run")
 
 
-@pytest.mark.parametrize("end", ['{"step": 3, "lo', "{", "\0\0\0", "3", '{"step": null}\n', "\udcff"])
+@pytest.mark.parametrize(
+    "end", ['{"step": 3, "lo', "{", "\0\0\0", "3", '{"step": null}\n', '{"step": 3, "loss": "low"}', "\udcff"]
+)
 def test_a_last_line_that_was_being_written_is_dropped(tmp_path: Path, end: str) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in RECORDS) + end, errors="surrogateescape")
@@ -88,3 +90,27 @@ def test_a_sealed_record_is_strict_json_and_comes_back_as_it_was(tmp_path: Path)
     assert found is not None
     assert math.isnan(found[1].pop("kl"))
     assert found[1] == {"each": [1.5, math.inf, {"low": -math.inf}], "name": "nan", "none": None, "pair": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": {}},
+        {"parts": {"items": 3}},
+        {"parts": {"items": [["model", {"tensor": "/none"}]]}},
+        {"parts": {"value": 3}},
+        {"parts": [1, 2]},
+        {"step": "3"},
+        {"step": None},
+        {"seconds": []},
+        None,
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused_though_its_checksum_is_right(tmp_path: Path, change: Any) -> None:
+    path = tmp_path / "training.safetensors"
+    write_state(path, "run", TrainingState(3, 1.5, {"model": {"w": torch.ones(2)}}))
+    found = read_sealed(path)
+    assert found is not None
+    write_sealed(path, found[0], {} if change is None else found[1] | change)
+    with pytest.raises(InputError, match=r"training\.safetensors is no state of this training \(.*--overwrite$"):
+        read_state(path, "run")

@@ -26,6 +26,9 @@ _REFUSED = {
     errno.EACCES: "choose another place, or get the permission",
     errno.EPERM: "choose another place, or get the permission",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "choose another place: a file stands where a folder is needed",
+    errno.EISDIR: "choose another place: a folder stands where a file is needed",
+    errno.ELOOP: "choose another place: its links lead in a circle",
     errno.EIO: "see to the disk",
 }
 """What a machine answers that is no fault of the program, and what to do about it."""
@@ -39,16 +42,21 @@ def base_name(path: str | Path) -> str:
     return name if name not in ("", "..") else Path(path).resolve().name
 
 
+MAX_NAME_BYTES = 255
+
+
 def plain_name(name: Any) -> str:
     """A name that a file gives for another one beside it, as it is.
 
     Raises:
-        InputError: If it could lead out of the folder, or hides.
+        InputError: If it could lead out of the folder, hides, or is longer than file systems take.
     """
     if not isinstance(name, str) or not name or name.startswith("."):
         leads_out = True
     else:
         leads_out = any(letter in "/\\:" or ord(letter) < ord(" ") for letter in name)
+    if not leads_out and len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+        raise InputError(f"{name[:20]!r}… is too long a name of a file ({len(name)} letters)")
     if leads_out:
         raise InputError(f"{name!r} is no name of a file in the folder itself")
     return name

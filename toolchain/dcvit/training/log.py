@@ -66,7 +66,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            record["step"] + 0
+            record["step"] + 0, record["loss"] + 0.0
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break

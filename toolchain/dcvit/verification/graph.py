@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
+from dcvit.exporting.graphs import read_graph, reading_graph
 from dcvit.exporting.half import KEPT_FP32
 from dcvit.folder.records import OnnxRecord
 from dcvit.verification.checks import Check, holds
@@ -27,16 +28,20 @@ def check_graph(path: Path, record: OnnxRecord, metadata: dict[str, str]) -> lis
         path: The file.
         record: What it should be.
         metadata: What its `metadata_props` should say.
+
+    Raises:
+        InputError: If it is no ONNX file, or its shapes and types contradict each other.
     """
-    model = onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True, data_prop=True)
-    checks = [
-        _metadata(path.name, model, metadata),
-        _static_shapes(path.name, model),
-        _operators(path.name, model),
-        _types(path.name, model, record),
-    ]
-    if record.precision == "int8":
-        checks.append(_integers(path.name, model, record))
+    with reading_graph(path):
+        model = onnx.shape_inference.infer_shapes(read_graph(path), check_type=True, strict_mode=True, data_prop=True)
+        checks = [
+            _metadata(path.name, model, metadata),
+            _static_shapes(path.name, model),
+            _operators(path.name, model),
+            _types(path.name, model, record),
+        ]
+        if record.precision == "int8":
+            checks.append(_integers(path.name, model, record))
     return checks
 
 
