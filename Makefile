@@ -3,7 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint bench-check clean
+# One file or folder of tests for each package.
+LOWEST := tests/folder tests/data tests/runtimes tests/families tests/test_plan.py tests/test_compression.py \
+	tests/exporting/test_export.py tests/exporting/test_half.py tests/exporting/test_tensorrt.py \
+	tests/verification/test_verify.py tests/verification/test_graph.py tests/evaluation/test_evaluation.py \
+	tests/training/test_finetune.py tests/reporting/test_report.py tests/layers tests/kernels/test_reference.py \
+	tests/cli/test_main.py
+
+.PHONY: setup demo test test-lowest lint bench-check clean
 
 setup: $(STAMP)
 
@@ -27,9 +34,16 @@ test: setup lint
 	$(BIN)/python -m pytest
 	$(BIN)/python benchmarks/gate.py --short --undecided pass
 
+# The lowest versions that pyproject.toml allows, in an environment of their own; on a Python that they have wheels for.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+		-e '.[openvino,tensorrt-rtx]' pytest pytest-timeout pytest-xdist hypothesis
+	.venv-lowest/bin/python -m pytest -m 'not slow' $(LOWEST)
+
 # Is every compressed model still as much faster as the baselines say? See benchmarks/README.md.
 bench-check: setup
 	$(BIN)/python benchmarks/gate.py
 
 clean:
-	rm -rf .venv runs build *.egg-info toolchain/*.egg-info
+	rm -rf .venv .venv-lowest runs build *.egg-info toolchain/*.egg-info

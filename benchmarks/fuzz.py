@@ -6,7 +6,7 @@ a connection that was started, a worker that was killed for its memory or its ti
 
 Cases run in forked workers, some dozens of one kind in each. A worker may map 3 GiB more than it began with, so that a
 file which asks for more ends there; its peak is the kernel's figure of resident memory (`ru_maxrss`), and stands in the
-JSON by kind. 30,000 cases take some 25 minutes of one core. The JSON is written as it goes; a run that was stopped goes
+JSON by kind. 30,000 cases take some 15 minutes of one core. The JSON is written as it goes; a run that was stopped goes
 on where it stood, and `--kind` does a kind again.
 
     OMP_NUM_THREADS=1 nice python benchmarks/fuzz.py --cases 30000 --seed 0
@@ -100,8 +100,8 @@ def _work(kind: Kind, cases: Iterable[bytes], place: Path, told: Path) -> NoRetu
                 (place / "file").write_bytes(data)
                 os.chdir(place / "work")
                 started.events.clear()
-                signal.setitimer(signal.ITIMER_PROF, kind.seconds)  # of computing, and ten times that on the clock
-                signal.alarm(10 * kind.seconds)
+                signal.setitimer(signal.ITIMER_PROF, kind.seconds)  # of computing, and three times that on the clock
+                signal.alarm(3 * kind.seconds)
                 said = _one(kind, place)
                 signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.alarm(0)

@@ -78,14 +78,14 @@ def kinds(place: Path) -> list[Kind]:
         raise RuntimeError((place / "output").read_text()[-2000:])
     whole, exported, data = place / "model", place / "exported", place / "data"
     found = [
-        Kind("plan", (whole / PLAN).read_bytes(), readers.plan, 3000, json_changed),
-        Kind("manifest", (whole / MANIFEST).read_bytes(), partial(readers.folder, whole, MANIFEST), 1000, json_changed),
-        Kind("weights", (whole / WEIGHTS).read_bytes(), partial(readers.folder, whole, WEIGHTS), 1000),
+        Kind("plan", (whole / PLAN).read_bytes(), readers.plan, 4000, json_changed),
+        Kind("manifest", (whole / MANIFEST).read_bytes(), partial(readers.folder, whole, MANIFEST), 700, json_changed),
+        Kind("weights", (whole / WEIGHTS).read_bytes(), partial(readers.folder, whole, WEIGHTS), 500),
         *(
-            Kind(name, (whole / name).read_bytes(), partial(readers.folder, whole, name), 300, json_changed)
+            Kind(name, (whole / name).read_bytes(), partial(readers.folder, whole, name), 80, json_changed)
             for name in ("evaluations.json", "verify.json", "bench.json", "train.jsonl")
         ),
-        Kind(FRONTIER, (place / FRONTIER).read_bytes(), partial(readers.frontier, whole), 700, json_changed),
+        Kind(FRONTIER, (place / FRONTIER).read_bytes(), partial(readers.frontier, whole), 300, json_changed),
         Kind("baseline", BASELINE.read_bytes(), readers.baseline, 1500, json_changed),
         Kind("safetensors", (place / "a.safetensors").read_bytes(), partial(readers.checkpoint, ".safetensors"), 1500),
         Kind("pth", (place / "a.pth").read_bytes(), partial(readers.checkpoint, ".pth"), 1500),
@@ -98,9 +98,9 @@ def kinds(place: Path) -> list[Kind]:
         Kind("training log", readers.log_file(place).read_bytes(), partial(readers.training_log, place), 800,
              json_changed),
         Kind("record of a run", (place / "run.json").read_bytes(), readers.run_record, 800, json_changed),
-        Kind("onnx", (exported / readers.ONNX).read_bytes(), partial(readers.verified, exported, readers.ONNX), 250),
+        Kind("onnx", (exported / readers.ONNX).read_bytes(), partial(readers.verified, exported, readers.ONNX), 200),
         Kind("onnx, graph", (exported / readers.ONNX).read_bytes(), partial(readers.verified, exported, readers.ONNX),
-             250, graph_changed),
+             200, graph_changed),
         *(Kind(f"image {name}", (place / f"a.{name}").read_bytes(), partial(readers.image, data, name), 500)
           for name in FORMATS),
         Kind("mask", (place / "pairs" / "masks" / "0.png").read_bytes(), partial(readers.mask, place / "pairs"), 1500),
@@ -113,7 +113,7 @@ def kinds(place: Path) -> list[Kind]:
     ]  # fmt: skip
     if (exported / ENGINE).is_file():
         read = partial(readers.verified, exported, ENGINE)
-        found.append(Kind("engine", (exported / ENGINE).read_bytes(), read, 150))
+        found.append(Kind("engine", (exported / ENGINE).read_bytes(), read, 80))
         found.append(Kind("engine, cut", b"", read, 10, nothing_changed))
     return found
 

@@ -1,5 +1,6 @@
 """Good files made hostile, by a seed: their bytes, their JSON, their ONNX graph, the tree of a data folder."""
 
+import copy
 import json
 import random
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def record_changed(good: bytes, choice: random.Random) -> bytes:
 def _exchanged(document: Any, choice: random.Random) -> Any:
     places = list(_places(document))
     if not places:
-        return choice.choice(VALUES)
+        return copy.deepcopy(choice.choice(VALUES))
     inside, key = choice.choice(places)
     how = choice.randrange(4)
     if how == 0:
@@ -72,7 +73,7 @@ def _exchanged(document: Any, choice: random.Random) -> Any:
     elif how == 1 and isinstance(inside, dict):
         inside[choice.choice(NAMES)] = inside.pop(key)
     else:
-        inside[key] = choice.choice(VALUES)
+        inside[key] = copy.deepcopy(choice.choice(VALUES))
     return document
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from dcvit import repeat, run_record
 from dcvit.data import ImageSource, open_source, seeded
 from dcvit.errors import InputError, TargetError
+from dcvit.files import require_utf8
 from dcvit.flags import flags_of
 from dcvit.folder.lock import running
 from dcvit.folder.model_folder import ModelFolder, require_free
@@ -242,6 +243,7 @@ def check_cache(cache: Path | None, out: Path) -> Path:
     """
     if cache is None:
         return out / CHECKPOINTS
+    require_utf8(cache)
     if cache.exists() and not cache.is_dir():
         raise InputError(f"--cache: {cache} is a file; give a folder")
     if cache.resolve().is_relative_to(out.resolve()):

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcvit.data.formats import is_picture
-from dcvit.data.listing import described, listed, members, printable
+from dcvit.data.listing import described, listed, members
 from dcvit.errors import InputError, first_line
+from dcvit.files import printable
 
 IMAGES, MASKS = "images", "masks"
 

@@ -16,12 +16,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from dcvit.data.listing import described, listed, natural_key, printable
+from dcvit.data.listing import described, listed, natural_key
 from dcvit.data.pairs import PairSource
 from dcvit.data.protocols import ImageSource
 from dcvit.data.shapes import SHAPES, ShapesSource
 from dcvit.errors import InputError
-from dcvit.files import base_name
+from dcvit.files import base_name, printable
 
 DIGITS = "digits"
 
