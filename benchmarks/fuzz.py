@@ -41,7 +41,7 @@ from hostile import Kind, kinds
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
 MEMORY = 3 << 30
-ROUNDS = 25
+ROUNDS = 10
 LATE = ("onnxruntime", "openvino", "matplotlib.pyplot", "jinja2", "sklearn.datasets",
         "rich.table", "dcvit.compression", "dcvit.exporting.int8", "dcvit.cli.compress", "dcvit.cli.frontier",
         "dcvit.cli.evaluate", "dcvit.cli.bench", "dcvit.cli.export", "dcvit.cli.verify", "dcvit.cli.inspect",

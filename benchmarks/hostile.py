@@ -78,33 +78,33 @@ def kinds(place: Path) -> list[Kind]:
         raise RuntimeError((place / "output").read_text()[-2000:])
     whole, exported, data = place / "model", place / "exported", place / "data"
     found = [
-        Kind("plan", (whole / PLAN).read_bytes(), readers.plan, 4000, json_changed),
-        Kind("manifest", (whole / MANIFEST).read_bytes(), partial(readers.folder, whole, MANIFEST), 700, json_changed),
-        Kind("weights", (whole / WEIGHTS).read_bytes(), partial(readers.folder, whole, WEIGHTS), 500),
+        Kind("plan", (whole / PLAN).read_bytes(), readers.plan, 2500, json_changed),
+        Kind("manifest", (whole / MANIFEST).read_bytes(), partial(readers.folder, whole, MANIFEST), 400, json_changed),
+        Kind("weights", (whole / WEIGHTS).read_bytes(), partial(readers.folder, whole, WEIGHTS), 300),
         *(
-            Kind(name, (whole / name).read_bytes(), partial(readers.folder, whole, name), 80, json_changed)
+            Kind(name, (whole / name).read_bytes(), partial(readers.folder, whole, name), 40, json_changed)
             for name in ("evaluations.json", "verify.json", "bench.json", "train.jsonl")
         ),
-        Kind(FRONTIER, (place / FRONTIER).read_bytes(), partial(readers.frontier, whole), 300, json_changed),
-        Kind("baseline", BASELINE.read_bytes(), readers.baseline, 1500, json_changed),
-        Kind("safetensors", (place / "a.safetensors").read_bytes(), partial(readers.checkpoint, ".safetensors"), 1500),
+        Kind(FRONTIER, (place / FRONTIER).read_bytes(), partial(readers.frontier, whole), 160, json_changed),
+        Kind("baseline", BASELINE.read_bytes(), readers.baseline, 4000, json_changed),
+        Kind("safetensors", (place / "a.safetensors").read_bytes(), partial(readers.checkpoint, ".safetensors"), 1800),
         Kind("pth", (place / "a.pth").read_bytes(), partial(readers.checkpoint, ".pth"), 1500),
         Kind("evil pth", (place / "evil.pth").read_bytes(), partial(readers.checkpoint, ".pth"), 800),
         Kind("pickle", pickle.dumps(Payload()), partial(readers.checkpoint, ".pth"), 200),
-        Kind("stage", (place / "stage").read_bytes(), readers.stage, 800),
+        Kind("stage", (place / "stage").read_bytes(), readers.stage, 1500),
         Kind("training checkpoint", readers.state_file(place).read_bytes(), partial(readers.training, place), 500),
-        Kind("training checkpoint, sealed", readers.state_record(place), partial(readers.sealed_training, place), 800,
+        Kind("training checkpoint, sealed", readers.state_record(place), partial(readers.sealed_training, place), 400,
              record_changed),
-        Kind("training log", readers.log_file(place).read_bytes(), partial(readers.training_log, place), 800,
+        Kind("training log", readers.log_file(place).read_bytes(), partial(readers.training_log, place), 400,
              json_changed),
-        Kind("record of a run", (place / "run.json").read_bytes(), readers.run_record, 800, json_changed),
-        Kind("onnx", (exported / readers.ONNX).read_bytes(), partial(readers.verified, exported, readers.ONNX), 200),
+        Kind("record of a run", (place / "run.json").read_bytes(), readers.run_record, 3000, json_changed),
+        Kind("onnx", (exported / readers.ONNX).read_bytes(), partial(readers.verified, exported, readers.ONNX), 120),
         Kind("onnx, graph", (exported / readers.ONNX).read_bytes(), partial(readers.verified, exported, readers.ONNX),
-             200, graph_changed),
-        *(Kind(f"image {name}", (place / f"a.{name}").read_bytes(), partial(readers.image, data, name), 500)
+             120, graph_changed),
+        *(Kind(f"image {name}", (place / f"a.{name}").read_bytes(), partial(readers.image, data, name), 520)
           for name in FORMATS),
-        Kind("mask", (place / "pairs" / "masks" / "0.png").read_bytes(), partial(readers.mask, place / "pairs"), 1500),
-        Kind("tar", (place / "a.tar").read_bytes(), readers.tar, 1500),
+        Kind("mask", (place / "pairs" / "masks" / "0.png").read_bytes(), partial(readers.mask, place / "pairs"), 2000),
+        Kind("tar", (place / "a.tar").read_bytes(), readers.tar, 2000),
         Kind("class folders", json.dumps(_tree(data)).encode(), partial(readers.tree, data), 1500, tree_changed),
         Kind("--model-kwargs", json.dumps(readers.TINY).encode(), readers.model_kwargs, 1500, json_changed),
         *(Kind(f"options of {name}", name.encode(), partial(readers.options, place, name), share,
