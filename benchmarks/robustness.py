@@ -21,7 +21,7 @@ def kills(found: Report) -> str:
     """What kills, full disks and second writers left."""
     rows = [
         [name, str(scene["changes"]), str(len(scene["each"])), _faults(scene["each"]),
-         _held(list(scene.get("hardships", {}).values())), "yes" if "two_writers" in scene and _together(scene["two_writers"]) else "no"]
+         _held(list(scene.get("hardships", {}).values())), _together(scene.get("two_writers"))]
         for name, scene in found["scenes"].items()
     ]  # fmt: skip
     faults = ("bricked", "not_gone_on_with", "other_bits", "other_files", "stale_files")
@@ -111,8 +111,10 @@ def _held(rows: list[Report]) -> str:
     return f"{sum(row['status'] in (0, 1, 2) for row in held)} of {len(rows)}"
 
 
-def _together(row: Report) -> bool:
-    return _whole(row) and set(row["statuses"]) <= {0, 2} and 0 in row["statuses"]
+def _together(row: Report | None) -> str:
+    if row is None:
+        return "–"
+    return "yes" if _whole(row) and set(row["statuses"]) <= {0, 2} and 0 in row["statuses"] else "no"
 
 
 def _section(title: str, text: str, more: str) -> str:
@@ -128,15 +130,15 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def main() -> None:
-    """Writes the page."""
+def page() -> str:
+    """The page, with a section for each study whose results are there."""
     parts = [f"# What was tried to break it\n\n{_filled(START)}\n"]
     for name, section in SECTIONS.items():
         path = HERE / "results" / f"{name}.json"
         if path.is_file():
             parts.append(section(json.loads(path.read_text())))
-    PAGE.write_text("\n".join(parts), encoding="utf-8")
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(page(), encoding="utf-8")
