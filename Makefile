@@ -3,7 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint bench-check docs clean
+# One file or folder of tests for each package.
+LOWEST := tests/folder tests/data tests/runtimes tests/families tests/test_plan.py tests/test_compression.py \
+	tests/exporting/test_export.py tests/exporting/test_half.py tests/exporting/test_tensorrt.py \
+	tests/verification/test_verify.py tests/verification/test_graph.py tests/evaluation/test_evaluation.py \
+	tests/training/test_finetune.py tests/reporting/test_report.py tests/layers tests/kernels/test_reference.py \
+	tests/cli/test_main.py
+
+.PHONY: setup demo test test-lowest lint bench-check docs clean
 
 setup: $(STAMP)
 
@@ -27,6 +34,13 @@ test: setup lint
 	$(BIN)/python -m pytest
 	$(BIN)/python benchmarks/gate.py --short --undecided pass
 
+# The lowest versions that pyproject.toml allows, in an environment of their own; on a Python that they have wheels for.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+		-e '.[openvino,tensorrt-rtx]' pytest pytest-timeout pytest-xdist hypothesis
+	.venv-lowest/bin/python -m pytest -m 'not slow' $(LOWEST)
+
 # Is every compressed model still as much faster as the baselines say? See benchmarks/README.md.
 bench-check: setup
 	$(BIN)/python benchmarks/gate.py
@@ -37,4 +51,4 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf .venv runs build site *.egg-info toolchain/*.egg-info
+	rm -rf .venv .venv-lowest runs build site *.egg-info toolchain/*.egg-info

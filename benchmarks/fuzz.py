@@ -1,362 +1,247 @@
 """Hostile files, seeded, against the functions that read them: what comes of each kind.
 
-Every case is a file that was good, changed by a seed: bytes flipped, cut off, doubled; in JSON a value or a key
-exchanged for one that nobody expects. It is read in a forked worker with bounded memory and time. A good end is a
-result or an `InputError`; anything else is a defect: another exception, code that ran, a worker that was killed. 1,000
-cases take some five minutes on two cores; the JSON is written as it goes.
+Every case is a file that was good, changed by a seed (`mutations.py`), and read as commands read it (`readers.py`). A
+good end is a result or an error of one line; anything else is a defect: another exception, code that ran, a process or
+a connection that was started, a worker that was killed for its memory or its time.
 
-    python benchmarks/fuzz.py --cases 30000 --seed 0
+Cases run in forked workers, some dozens of one kind in each. A worker may map 3 GiB more than it began with, so that a
+file which asks for more ends there; its peak is the kernel's figure of resident memory (`ru_maxrss`), and stands in the
+JSON by kind. 30,000 cases take some 15 minutes of one core. The JSON is written as it goes; a run that was stopped goes
+on where it stood, and `--kind` does a kind again.
+
+    OMP_NUM_THREADS=1 nice python benchmarks/fuzz.py --cases 30000 --seed 0
 """
 
+import gc
+import importlib
 import json
+import math
 import os
-import pickle
 import random
 import resource
 import shutil
 import signal
 import sys
-import tarfile
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import torch
-from PIL import Image
-from safetensors.torch import save_file
 
-from dcvit.bench.baseline import Baseline
-from dcvit.cli.fields import JsonObject
-from dcvit.data import batches, open_source
-from dcvit.data.reading import CorruptImages
 from dcvit.errors import DcvitError
-from dcvit.files import sha256_of, whole_file
-from dcvit.folder.manifest import Manifest
-from dcvit.folder.model_folder import MANIFEST, PLAN, WEIGHTS, ModelFolder
-from dcvit.folder.records import engine_records, onnx_records
-from dcvit.frontiers.result import FRONTIER, read_frontier
-from dcvit.model import build, create, load_checkpoint
-from dcvit.plan import CompressionPlan
-from dcvit.preprocessing import Preprocessing
-from dcvit.reporting import report
-from dcvit.sealed import DamagedError, read_sealed, write_sealed
+from dcvit.files import whole_file
+from dcvit.runtimes import flavors
 from dcvit.versions import package_versions
+from hostile import Kind, kinds
 
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
-PREPROCESSING = Preprocessing(
-    input_size=(3, 32, 32),
-    interpolation="bicubic",
-    crop_pct=0.9,
-    crop_mode="center",
-    mean=(0.5,) * 3,
-    std=(0.5,) * 3,
-)
+MEMORY = 3 << 30
+ROUNDS = 10
+LATE = ("onnxruntime", "openvino", "matplotlib.pyplot", "jinja2", "sklearn.datasets",
+        "rich.table", "dcvit.compression", "dcvit.exporting.int8", "dcvit.cli.compress", "dcvit.cli.frontier",
+        "dcvit.cli.evaluate", "dcvit.cli.bench", "dcvit.cli.export", "dcvit.cli.verify", "dcvit.cli.inspect",
+        "dcvit.cli.report", "dcvit.cli.plan")  # fmt: skip
+"""What commands import where they use it: here once, for all workers."""
 
-TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
-VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**70, 1e308, float("nan"), float("inf"), "", "x", "../x", "/etc/passwd", "\0",
-    "{{7*7}}", "\ud800", [], [[]], {}, {"": None}, [1, 2, 3], "9" * 5000,
-)  # fmt: skip
-MEMORY, SECONDS = 6 << 30, 30
+STARTS = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "socket.getaddrinfo"}
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Files of one kind.
+class Started:
+    """An audit hook: what was started, of that which no file may start."""
 
-    Attributes:
-        good: The file's name and good bytes.
-        read: Reads a folder that holds the changed file.
-        is_json: Whether its values are exchanged too.
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in STARTS:
+            self.events.append(f"{event} {arguments[:2]}"[:120])
+
+
+def outcomes(kind: Kind, cases: list[bytes]) -> tuple[list[tuple[str, str]], float]:
+    """What comes of files of a kind, one worker after the other, and the most memory in MiB that one had.
+
+    Returns:
+        For each case what it came to (fine, refused, internal error, code run, killed), and where that was.
     """
-
-    name: str
-    good: bytes
-    read: Callable[[Path], Any]
-    is_json: bool = False
-
-
-class Payload:
-    """What a pickle runs: it leaves a file."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("code-ran",)
-
-
-def changed(good: bytes, choice: random.Random, *, is_json: bool) -> bytes:
-    """A good file with one to four changes."""
-    if is_json and choice.random() < 0.8:
-        document = json.loads(good)
-        for _ in range(choice.randint(1, 3)):
-            document = _exchanged(document, choice)
-        return json.dumps(document).encode("utf-8", "surrogatepass")
-    found = bytearray(good)
-    for _ in range(choice.randint(1, 4)):
-        at, how = choice.randrange(len(found) + 1), choice.randrange(5)
-        if how == 0 and at < len(found):
-            found[at] ^= 1 << choice.randrange(8)
-        elif how == 1:
-            del found[at:]
-        elif how == 2:
-            found[at:at] = choice.randbytes(choice.randint(1, 64))
-        elif how == 3:
-            found[at : at + choice.randint(1, 64)] = b""
-        else:
-            found[at:at] = found[at : at + 256]
-    return bytes(found)
-
-
-def _exchanged(document: Any, choice: random.Random) -> Any:
-    places = list(_places(document))
-    if not places:
-        return choice.choice(VALUES)
-    inside, key = choice.choice(places)
-    how = choice.randrange(4)
-    if how == 0:
-        del inside[key]
-    elif how == 1 and isinstance(inside, dict):
-        inside[choice.choice(["x", "../x", "", "checkpoint_path", "__class__"])] = inside.pop(key)
-    else:
-        inside[key] = choice.choice(VALUES)
-    return document
-
-
-def _places(document: Any) -> Iterator[tuple[Any, Any]]:
-    pairs = (
-        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
-    )
-    for key, value in list(pairs):
-        yield document, key
-        yield from _places(value)
-
-
-def kinds(place: Path) -> list[Kind]:
-    """Every kind, with a good file of it."""
-    torch.manual_seed(0)
-    plan = CompressionPlan(model="vit_tiny_patch16_224", model_kwargs=TINY, blocks=({"index": 1, "mlp_hidden": 8},))
-    manifest = Manifest(model=plan.model, method="search", plan_digest="", seed=0, preprocessing=PREPROCESSING)
-    manifest.settings = {"target": {"macs_reduction": 0.1}, "weights": "random"}
-    manifest.metrics = {"kl": 0.1, "seconds": 1.0, "stages": {"refit": 0.5}}
-    manifest.exports = {
-        "model.b2.fp32.onnx": {"kind": "onnx", "batch": 2, "precision": "fp32", "opset": 18, "weights_sha256": ""}
-    }
-    folder = ModelFolder.create(place / "model", build(plan), plan, manifest)
-    found = {"results": [{"top1": 50.0, "top5": 90.0, "images": 9, "corrupt": 0, "data": "digits", "runtime": "torch",
-                          "precision": "fp32", "device": "cpu", "batch": 64, "original": True}]}  # fmt: skip
-    folder.add("evaluations.json", lambda path: path.write_text(json.dumps(found)) and None)
-    checks = {
-        "checks": [{"name": f"{PLAN}: equal", "passed": True, "max_abs_error": 0.0, "tolerance": 1e-3, "detail": ""}]
-    }
-    files = {PLAN: folder.manifest.files[PLAN].sha256}
-    folder.add("verify.json", lambda path: path.write_text(json.dumps(checks | {"files": files})) and None)
-    log = {"step": 1, "epoch": 0.1, "loss": 1.0, "losses": {"kl": 1.0}, "lr": 1e-3, "seconds": 1.0}
-    log |= {"images_per_second": 9.0}
-    folder.add("train.jsonl", lambda path: path.write_text(json.dumps(log) + "\n") and None)
-    state = create(plan.model, TINY).state_dict()
-    save_file(state, place / "a.safetensors")
-    torch.save(state, place / "a.pth")
-    torch.save({**state, "evil": Payload()}, place / "evil.pth")
-    write_sealed(place / "a.sealed", {"a": torch.ones(3)}, {"step": 1})
-    for number in range(3):
-        (place / "images" / str(number)).mkdir(parents=True)
-        Image.effect_noise((40, 40), 60).convert("RGB").save(place / "images" / str(number) / "a.png")
-    images = {}
-    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "DDS", "TGA", "ICO"):
-        Image.effect_noise((24, 24), 60).convert("RGB").save(place / f"a.{kind.lower()}", kind)
-        images[kind.lower()] = (place / f"a.{kind.lower()}").read_bytes()
-    with tarfile.open(place / "a.tar", "w") as tar:
-        tar.add(place / "images", "images")
-    point = {"folder": "r0.1", "target": 0.1, "macs_reduction": 0.1, "macs": 9, "params": 9, "blocks_compressed": 1}
-    point |= {"kl": 0.1, "seconds": 1.0, "plan_digest": "", "pareto": True}
-    frontier = {"folder": "f", "model": plan.model, "original": {"macs": 10, "params": 10}, "points": [point]}
-    frontier |= {
-        "macs_convention": "full",
-        "data": {"images": 1, "source": "x"},
-        "scored_on": "x",
-        "evaluated_on": None,
-    }
-    frontier |= {"seed": 0, "settings": {}, "versions": {}, "machine": None, "seconds": 1.0}
-    whole = place / "model"
-    bytes_of = {name: (whole / name).read_bytes() for name in (PLAN, MANIFEST, WEIGHTS)}
-    return [
-        Kind("plan", bytes_of[PLAN], _read_plan, is_json=True),
-        Kind("manifest", bytes_of[MANIFEST], partial(_read_folder, whole, MANIFEST), is_json=True),
-        Kind("weights", bytes_of[WEIGHTS], partial(_read_folder, whole, WEIGHTS)),
-        *(
-            Kind(name, (whole / name).read_bytes(), partial(_read_folder, whole, name), is_json=True)
-            for name in ("evaluations.json", "verify.json", "train.jsonl")
-        ),
-        Kind("frontier", json.dumps(frontier).encode(), partial(_read_frontier, whole), is_json=True),
-        Kind(
-            "baseline",
-            (RESULTS.parents[1] / "baselines" / "deit_tiny-cut.json").read_bytes(),
-            _read_baseline,
-            is_json=True,
-        ),
-        Kind("safetensors", (place / "a.safetensors").read_bytes(), partial(_read_checkpoint, "a.safetensors")),
-        Kind("pth", (place / "a.pth").read_bytes(), partial(_read_checkpoint, "a.pth")),
-        Kind("evil pth", (place / "evil.pth").read_bytes(), partial(_read_checkpoint, "a.pth")),
-        Kind("pickle", pickle.dumps(Payload()), partial(_read_checkpoint, "a.pth")),
-        Kind("sealed", (place / "a.sealed").read_bytes(), _read_sealed),
-        Kind("options", json.dumps(TINY).encode(), _read_options, is_json=True),
-        *(Kind(f"image {name}", data, partial(_read_image, place / "images", name)) for name, data in images.items()),
-        Kind("tar", (place / "a.tar").read_bytes(), _read_tar),
-    ]
-
-
-def _read_plan(place: Path) -> None:
-    build(CompressionPlan.read(place / "file"))
-
-
-def _read_options(place: Path) -> None:
-    try:
-        arguments = JsonObject().convert((place / "file").read_text(encoding="utf-8", errors="replace"), None, None)
-    except click.ClickException as error:
-        raise DcvitError(error.format_message()) from error
-    build(CompressionPlan(model="vit_tiny_patch16_224", model_kwargs=arguments))
-
-
-def _read_folder(whole: Path, name: str, place: Path) -> None:
-    folder = place / "model"
-    shutil.copytree(whole, folder)
-    shutil.copy(place / "file", folder / name)
-    if name != MANIFEST:  # whoever changes a file can change its sum
-        manifest = json.loads((folder / MANIFEST).read_text())
-        manifest["files"][name]["sha256"] = sha256_of(folder / name)
-        (folder / MANIFEST).write_text(json.dumps(manifest))
-    opened = ModelFolder(folder)
-    opened.load()
-    onnx_records(opened)
-    engine_records(opened)
-    report(folder)
-
-
-def _read_frontier(whole: Path, place: Path) -> None:
-    shutil.copytree(whole, place / "r0.1")
-    shutil.copy(place / "file", place / FRONTIER)
-    read_frontier(place)
-    report(place)
-
-
-def _read_baseline(place: Path) -> None:
-    Baseline.read(place / "file")
-
-
-def _read_checkpoint(name: str, place: Path) -> None:
-    shutil.copy(place / "file", place / name)
-    load_checkpoint(create("vit_tiny_patch16_224", TINY), place / name)
-
-
-def _read_sealed(place: Path) -> None:
-    try:
-        read_sealed(place / "file")
-    except DamagedError as error:
-        raise DcvitError(str(error)) from error
-
-
-def _read_image(good: Path, name: str, place: Path) -> None:
-    shutil.copytree(good, place / "images")
-    shutil.copy(place / "file", place / "images" / "0" / f"b.{name}")
-    _read_source(place / "images")
-
-
-def _read_tar(place: Path) -> None:
-    shutil.copy(place / "file", place / "a.tar")
-    _read_source(place / "a.tar")
-
-
-def _read_source(path: Path) -> None:
-    for _ in batches(open_source(path, "test"), PREPROCESSING, 4, CorruptImages(), threads=1):
-        pass
-
-
-def outcome(kind: Kind, data: bytes) -> tuple[str, str]:
-    """What comes of a file, and where it went wrong: fine, refused, internal error, code run, killed."""
+    found: list[tuple[str, str]] = []
+    peak = 0.0
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
-        place = Path(name)
-        (place / "file").write_bytes(data)
-        (place / "work").mkdir()
-        told = place / "told"
-        worker = os.fork()
-        if not worker:
-            _work(kind, place, told)
-        _, status = os.waitpid(worker, 0)
-        if (place / "work" / "code-ran").exists():
-            return "code run", ""
-        if os.WIFSIGNALED(status):
-            return "killed", signal.Signals(os.WTERMSIG(status)).name
-        said, _, where = told.read_text(errors="replace").partition("\n")
-        return said, where
+        told = Path(name) / "told"
+        while len(found) < len(cases):
+            told.write_bytes(b"")
+            if not (worker := os.fork()):
+                _work(kind, cases[len(found) :], Path(name) / "case", told)
+            _, status, usage = os.wait4(worker, 0)
+            peak = max(peak, usage.ru_maxrss / 1024)
+            lines = told.read_bytes().splitlines()
+            found += [(said, where) for said, where in map(json.loads, lines)]
+            if os.WIFSIGNALED(status):
+                found.append(("killed", signal.Signals(os.WTERMSIG(status)).name))
+    return found, peak
 
 
-def _work(kind: Kind, place: Path, told: Path) -> None:
-    said = "fine"
+def _work(kind: Kind, cases: Iterable[bytes], place: Path, told: Path) -> NoReturn:
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        bound = _pages(0) + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        signal.alarm(SECONDS)
-        os.chdir(place / "work")
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        kind.read(place)
-    except DcvitError:
-        said = "refused"
+        started = Started()
+        sys.addaudithook(started)
+        with told.open("a") as file:
+            for data in cases:
+                shutil.rmtree(place, ignore_errors=True)
+                (place / "work").mkdir(parents=True)
+                (place / "file").write_bytes(data)
+                os.chdir(place / "work")
+                started.events.clear()
+                signal.setitimer(signal.ITIMER_PROF, kind.seconds)  # of computing, and three times that on the clock
+                signal.alarm(3 * kind.seconds)
+                said = _one(kind, place)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.alarm(0)
+                if (place / "work" / "code-ran").exists() or started.events:
+                    said = "code run", " ".join(started.events)
+                file.write(json.dumps(said) + "\n")
+                file.flush()
     except BaseException as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "dcvit" in frame.filename]
-        last = frames[-1] if frames else traceback.extract_tb(error.__traceback__)[-1]
-        said = f"internal error\n{Path(last.filename).name}:{last.name}: {type(error).__name__}: {str(error)[:120]}"
-    told.write_text(said, errors="replace")
+        with suppress(OSError):
+            told.open("a").write(json.dumps(["internal error", f"the study itself: {error!r}"]) + "\n")
     os._exit(0)
 
 
-def run(cases: int, seed: int, note: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
-    """Cases of every kind in turn.
+def _one(kind: Kind, place: Path) -> tuple[str, str]:
+    try:
+        kind.read(place)
+    except DcvitError:
+        return "refused", ""
+    except BaseException as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "dcvit" in frame.filename]
+        last = frames[-1] if frames else traceback.extract_tb(error.__traceback__)[-1]
+        return "internal error", f"{Path(last.filename).name}:{last.name}: {type(error).__name__}: {str(error)[:200]}"
+    return "fine", ""
+
+
+def _pages(which: int) -> int:
+    """Bytes that this process has mapped (0), or resident (1)."""
+    return int(Path("/proc/self/statm").read_text().split()[which]) * resource.getpagesize()
+
+
+class Study:
+    """Cases of every kind, and what came of those that are done.
 
     Args:
-        cases: How many.
+        cases: How many in all, shared out over the kinds by what they cost.
         seed: Of all changes.
-        note: Called every now and then with what was found so far.
-
-    Returns:
-        Counts by kind and outcome, and of each place of a defect one example.
+        before: What an earlier run of the same study wrote.
     """
-    torch.set_num_threads(1)  # a forked worker has no other threads
-    counts: dict[str, Counter[str]] = {}
-    defects: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
-        every = kinds(Path(name))
-        for number in range(cases):
-            kind = every[number % len(every)]
-            data = changed(kind.good, random.Random(f"{seed}/{number}"), is_json=kind.is_json)
-            said, where = outcome(kind, data)
-            counts.setdefault(kind.name, Counter())[said] += 1
+
+    def __init__(self, every: list[Kind], cases: int, seed: int, before: dict[str, Any] | None = None) -> None:
+        shares = sum(kind.share for kind in every)
+        self.every, self.seed = every, seed
+        self.wanted = {kind.name: math.ceil(cases * kind.share / shares) for kind in every}
+        self.asked = {"seed": seed, "cases_wanted": cases}
+        same = before is not None and {key: before.get(key) for key in self.asked} == self.asked
+        kept = before if same and before is not None else {}
+        self.kinds: dict[str, dict[str, Any]] = {
+            name: row for name, row in kept.get("kinds", {}).items() if name in self.wanted
+        }
+        self.defects: dict[str, dict[str, Any]] = kept.get("defects", {})
+        self.cpu_seconds: float = kept.get("cpu_seconds", 0.0)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Lets kinds be done again."""
+        for name in names:
+            self.kinds.pop(name, None)
+            self.defects = {where: one for where, one in self.defects.items() if one["kind"] != name}
+
+    def run(self, note: Callable[[dict[str, Any]], None]) -> None:
+        """Does what is not done yet: a part of every kind, then the next part."""
+        for part in range(1, ROUNDS + 1):
+            for kind in self.every:
+                done = self.kinds.get(kind.name, {}).get("cases", 0)
+                numbers = range(done, self.wanted[kind.name] * part // ROUNDS)
+                if numbers:
+                    self._do(kind, numbers)
+                    note(self.to_json())
+
+    def _do(self, kind: Kind, numbers: range) -> None:
+        began = _cpu_seconds()
+        cases = [kind.change(kind.good, random.Random(f"{self.seed}/{kind.name}/{number}")) for number in numbers]
+        found, peak = outcomes(kind, cases)
+        row = self.kinds.setdefault(kind.name, {"cases": 0, "peak_mib": 0.0})
+        for number, (said, where) in zip(numbers, found, strict=True):
+            row[said] = row.get(said, 0) + 1
             if said not in ("fine", "refused"):
-                one = defects.setdefault(f"{kind.name}: {said}: {where}", {"case": number, "times": 0})
-                one["times"] += 1
-            if number % 100 == 99 or number == cases - 1:
-                kept = {"cases": number + 1, "seed": seed, "outcomes": sum(counts.values(), Counter())}
-                note(kept | {"kinds": counts, "defects": defects, "versions": package_versions()})
-    return {"kinds": counts, "defects": defects}
+                case = {"kind": kind.name, "case": number, "times": 0}
+                self.defects.setdefault(f"{kind.name}: {said}: {where}", case)["times"] += 1
+        row["cases"] += len(cases)
+        row["peak_mib"] = round(max(row["peak_mib"], peak), 1)
+        self.cpu_seconds += _cpu_seconds() - began
+
+    def to_json(self) -> dict[str, Any]:
+        counts = Counter[str]()
+        for row in self.kinds.values():
+            counts.update({key: value for key, value in row.items() if key not in ("cases", "peak_mib")})
+        return self.asked | {
+            "cases": counts.total(),
+            "outcomes": dict(counts),
+            "memory": {
+                "measured": "ru_maxrss of the workers of a kind, MiB; what they share with their parent counts too",
+                "parent_mib": round(_pages(1) / 2**20, 1),
+                "peak_mib": max(row["peak_mib"] for row in self.kinds.values()),
+                "bound_mib": MEMORY >> 20,
+            },
+            "cpu_seconds": round(self.cpu_seconds, 1),
+            "kinds": self.kinds,
+            "defects": self.defects,
+            "versions": package_versions(),
+        }
+
+
+def _cpu_seconds() -> float:
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def prepare() -> None:
+    """What every worker has from its parent."""
+    torch.set_num_threads(1)  # a forked worker has no other threads
+    for name in LATE:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    if flavors.installed("tensorrt-rtx") and not flavors.installed("tensorrt"):
+        importlib.import_module("polygraphy.config").USE_TENSORRT_RTX = True  # type: ignore[attr-defined]
+        importlib.import_module("polygraphy.backend.trt")
+    gc.collect()
+    gc.freeze()
 
 
 @click.command()
 @click.option("--cases", type=click.IntRange(min=1), default=30_000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
+@click.option("--kind", "again", multiple=True, help="A kind that is done again; all others go on.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=RESULTS, show_default=True)
-def main(cases: int, seed: int, output: Path) -> None:
+def main(cases: int, seed: int, again: tuple[str, ...], output: Path) -> None:
     """Counts what comes of hostile files."""
+    prepare()
 
     def note(found: dict[str, Any]) -> None:
         with whole_file(output) as aside:
             aside.write_text(json.dumps(found, indent=1) + "\n")
-        click.echo(f"{found['cases']}: {dict(found['outcomes'])}", err=True)
+        click.echo(f"{found['cases']}: {found['outcomes']}, {found['cpu_seconds']:.0f} s", err=True)
 
-    sys.exit(1 if run(cases, seed, note)["defects"] else 0)
+    with tempfile.TemporaryDirectory(prefix="fuzz-good-") as name:
+        before = json.loads(output.read_text()) if output.is_file() else None
+        study = Study(kinds(Path(name)), cases, seed, before)
+        study.forget(again)
+        study.run(note)
+    sys.exit(1 if study.defects else 0)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def test_a_full_disk_is_one_line_whoever_says_it(tmp_path: Path) -> None:
         said = "weights cannot be written: no space left on device; free some space"
         with pytest.raises(WriteError, match=said), whole_file(tmp_path / "weights"):
             raise error
+    assert "a file stands where" in str(refusal(NotADirectoryError(errno.ENOTDIR, "x")))
     assert refusal(FileNotFoundError(errno.ENOENT, "No such file")) is None
     assert refusal(ValueError("os error 28")) is None
     assert list(tmp_path.iterdir()) == []
@@ -89,3 +90,9 @@ def test_a_name_that_leads_out_of_a_folder_is_refused(name: str) -> None:
 def test_json_is_strict() -> None:
     found = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (float("-inf"), "NaN")}}
     assert json_text(found) == '{"a": null, "b": [1.5, null], "c": {"d": [null, "NaN"]}}'
+
+
+def test_a_name_that_no_file_system_takes_is_refused() -> None:
+    assert plain_name("ä" * 127) == "ä" * 127
+    with pytest.raises(InputError, match=r"^'ääää.*'… is too long a name of a file \(128 letters\)$"):
+        plain_name("ä" * 128)

@@ -204,6 +204,14 @@ def test_pairs_that_are_not_used_are_counted(pair_folder: Path, caplog: pytest.L
     assert "1 masks without an image" in caplog.text
 
 
+def test_a_picture_beside_images_and_masks_is_counted(pair_folder: Path) -> None:
+    before = PairSource(pair_folder)
+    (pair_folder / "preview.png").write_bytes(before.read(0)[0])
+    source = PairSource(pair_folder)
+    assert len(source) == len(before)
+    assert source.left_out["not in images/"] == before.left_out["not in images/"] + 1
+
+
 def test_two_images_of_one_mask_are_refused(pair_folder: Path) -> None:
     Image.new("RGB", (56, 40)).save(pair_folder / "images" / "1.webp")
     with pytest.raises(InputError, match=r"images/1\.jpg and images/1\.webp of .* would have one mask"):

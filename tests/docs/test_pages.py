@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,8 @@ def test_latencies_are_those_of_the_results(case: str) -> None:
     assert cells in (ROOT / "docs" / "latency.md").read_text()
     if "--preset" in case:
         assert speedup in (ROOT / "README.md").read_text()
+
+
+def test_what_was_tried_is_what_the_studies_found() -> None:
+    found = runpy.run_path(str(ROOT / "benchmarks" / "robustness.py"))
+    assert (ROOT / "docs" / "robustness.md").read_text() == found["page"]()

@@ -50,6 +50,7 @@ def test_tokens_are_those_that_timm_makes(
 @pytest.mark.parametrize(("kwargs", "reason"), [
     ({"img_size": 50, "dynamic_img_size": True}, "dynamic_img_size and images of 50×50, which its patches of 8×8 do"),
     ({"img_size": 50, "dynamic_img_pad": True}, "dynamic_img_pad and images of 50×50, which its patches of 8×8 do not"),
+    ({"patch_size": [8, 8, 8]}, r"images of \[224, 224\] in patches of \[8, 8, 8\], not two sides each, is not "),
 ])  # fmt: skip
 def test_what_timm_cannot_run_is_refused_by_name(kwargs: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):

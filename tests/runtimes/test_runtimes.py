@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from dcvit.errors import InputError
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes import RUNTIMES, available_cores, runtime_named
+from dcvit.runtimes.onnx_file import OnnxFileRuntime
 from dcvit.runtimes.onnx_runtime import OrtSession
 from dcvit.runtimes.pytorch import TorchSession
 from dcvit.variant import Variant
@@ -179,3 +182,45 @@ def test_torch_compile_computes_the_folders_model(
 def test_a_precision_that_a_runtime_lacks(exported: Path, name: str, precision: str) -> None:
     with pytest.raises(InputError, match=f"--precision {precision}: runtime {name} has fp"):
         RUNTIMES[name].file(ModelFolder(exported), Variant.of(4, precision))
+
+
+def graph(inputs: dict[str, list[int | str]], outputs: dict[str, list[int | str]]) -> bytes:
+    """A file that sums whatever it is given; the shapes are those that it claims."""
+    values = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends.items()]
+        for ends in (inputs, outputs)
+    ]
+    nodes = [helper.make_node("ReduceMean", [next(iter(inputs))], [name], keepdims=0, axes=[2, 3]) for name in outputs]
+    model = helper.make_model(helper.make_graph(nodes, "g", *values), opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ({"x": [4, 3, 32, 32]}, {"y": [4, 3]}, None),
+        ({"x": ["n", 3, 32, 32]}, {"y": ["n", 3]}, r"takes (n|None)×3×32×32 and gives (n|None)×3, not one batch of "),
+        ({"x": [4, 3, 32, 32]}, {"y": [4, 3], "z": [4, 3]}, "gives 4×3 and 4×3, not one batch of images and a row "),
+        ({"x": [4, 3, 32, 32], "u": [1]}, {"y": [4, 3]}, "takes 4×3×32×32 and 1 and gives 4×3, not one batch"),
+        ({"x": [4, 3, 2**20, 2**10]}, {"y": [4, 3]}, "takes 4×3×1048576×1024 and gives 4×3; exp|cannot load"),
+    ],
+)
+def test_a_file_of_another_interface_is_refused_before_it_runs(
+    tmp_path: Path, name: str, inputs: Any, outputs: Any, message: str | None
+) -> None:
+    if RUNTIMES[name].unavailable():
+        pytest.skip(f"{name} is not installed")
+    (tmp_path / "a.onnx").write_bytes(graph(inputs, outputs))
+    runtime = RUNTIMES[name]
+    assert isinstance(runtime, OnnxFileRuntime)
+    if message is not None:
+        with pytest.raises(InputError, match=message):
+            runtime.open_file(tmp_path / "a.onnx", "fp32")
+        return
+    session = runtime.open_file(tmp_path / "a.onnx", "fp32")
+    images = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(session.infer(images), images.mean((2, 3)))
+    with pytest.raises(InputError, match=r"a\.onnx takes 4×3×32×32, and not 4×3×16×16; export it again"):
+        session.infer(torch.randn(4, 3, 16, 16))

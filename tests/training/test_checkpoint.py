@@ -1,13 +1,16 @@
 """The state of a training, and its log, as they are found after a run that was killed."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from dcvit.errors import InputError
+from dcvit.sealed import read_sealed, write_sealed
 from dcvit.training.checkpoint import TrainingState, read_state, write_state
 from dcvit.training.log import TrainingLog
 
@@ -32,7 +35,9 @@ def test_a_damaged_checkpoint_is_refused_wherever_the_bit_is(tmp_path: Path) -> 
             read_state(path, "run")
 
 
-@pytest.mark.parametrize("end", ['{"step": 3, "lo', "{", "\0\0\0", "3", '{"step": null}\n', "\udcff"])
+@pytest.mark.parametrize(
+    "end", ['{"step": 3, "lo', "{", "\0\0\0", "3", '{"step": null}\n', '{"step": 3, "loss": "low"}', "\udcff"]
+)
 def test_a_last_line_that_was_being_written_is_dropped(tmp_path: Path, end: str) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in RECORDS) + end, errors="surrogateescape")
@@ -59,3 +64,53 @@ def test_another_broken_line_is_named_and_nothing_is_changed(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"train\.jsonl: line 2 is no record .* --overwrite"):
         TrainingLog(path).resume(3)
     assert path.read_bytes() == before
+
+
+def strict(text: str) -> Any:
+    """What JSON says; NaN and Infinity are no JSON."""
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_the_log_is_strict_json(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path / "train.jsonl")
+    log.resume(0)
+    log.add(RECORDS[0] | {"losses": {"kl": math.nan}, "lr": math.inf}, 3)
+    assert [strict(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()] == [
+        RECORDS[0] | {"losses": {"kl": None}, "lr": None}
+    ]
+    assert strict(log.text) == strict((tmp_path / "train.jsonl").read_text())
+
+
+def test_a_sealed_record_is_strict_json_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    record = {"kl": math.nan, "each": [1.5, math.inf, {"low": -math.inf}], "name": "nan", "none": None, "pair": (1, 2)}
+    write_sealed(tmp_path / "stage", {"w": torch.ones(2)}, record)
+    with safe_open(tmp_path / "stage", framework="pt") as file:
+        strict(file.metadata()["record"])
+    found = read_sealed(tmp_path / "stage")
+    assert found is not None
+    assert math.isnan(found[1].pop("kl"))
+    assert found[1] == {"each": [1.5, math.inf, {"low": -math.inf}], "name": "nan", "none": None, "pair": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": {}},
+        {"parts": {"items": 3}},
+        {"parts": {"items": [["model", {"tensor": "/none"}]]}},
+        {"parts": {"value": 3}},
+        {"parts": [1, 2]},
+        {"step": "3"},
+        {"step": None},
+        {"seconds": []},
+        None,
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused_though_its_checksum_is_right(tmp_path: Path, change: Any) -> None:
+    path = tmp_path / "training.safetensors"
+    write_state(path, "run", TrainingState(3, 1.5, {"model": {"w": torch.ones(2)}}))
+    found = read_sealed(path)
+    assert found is not None
+    write_sealed(path, found[0], {} if change is None else found[1] | change)
+    with pytest.raises(InputError, match=r"training\.safetensors is no state of this training \(.*--overwrite$"):
+        read_state(path, "run")

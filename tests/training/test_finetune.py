@@ -12,7 +12,8 @@ from dcvit.errors import CheckFailedError, InputError
 from dcvit.model import build, create
 from dcvit.plan import CompressionPlan
 from dcvit.preprocessing import Preprocessing
-from dcvit.stages import StageStore
+from dcvit.stages import StageStore, digest_of
+from dcvit.training.checkpoint import TrainingState, read_state, write_state
 from dcvit.training.ema import MovingAverage
 from dcvit.training.finetune import SAME_IMAGES, Checkpoints, Finetuning
 from dcvit.training.images import TrainingImages
@@ -248,3 +249,34 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(student: TimmModule, data:
 def test_what_is_said_to_change_no_image_is_there() -> None:
     """A field that is renamed must not stay in the list."""
     assert set(TrainingRecipe.model_fields) >= SAME_IMAGES
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("model", {}),
+        ("model", None),
+        ("optimizer", 3),
+        ("average", {"no": torch.ones(1)}),
+        ("step", 10**6),
+        ("step", -1),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_the_training_is_refused(
+    tmp_path: Path, student: TimmModule, teacher: TimmModule, data: TrainingImages, part: str, value: Any
+) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 0.25, "ema": 0.9})
+    checkpoints = Checkpoints(tmp_path, "one", {"run": 1}, minutes=0)
+
+    def run() -> None:
+        training(copy.deepcopy(student), data, recipe, teacher=Teacher(teacher), checkpoints=checkpoints).run("test")
+
+    run()
+    key = digest_of(checkpoints.key | {"steps": recipe.steps(128), "seed": 0})
+    state = read_state(checkpoints.path, key)
+    assert state is not None
+    run()  # it is good
+    step = value if part == "step" else state.step
+    write_state(checkpoints.path, key, TrainingState(step, state.seconds, {**state.parts, part: value}))
+    with pytest.raises(InputError, match=r"one\.training\.safetensors is no state of this training \(.*--overwrite$"):
+        run()

@@ -3,17 +3,21 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from dcvit.errors import InputError
 from dcvit.exporting import metadata_of
+from dcvit.exporting.graphs import read_graph
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import OnnxRecord, QuantizationRecord, onnx_records
 from dcvit.variant import Variant
 from dcvit.verification.checks import Check
+from dcvit.verification.fused import check_fused_file
 from dcvit.verification.graph import check_graph
 
 
@@ -146,3 +150,32 @@ def test_int8_in_name_only(failed_int8: Callable[..., list[str]]) -> None:
 
 def test_pixels_where_normalised_images_are_promised(failed_int8: Callable[..., list[str]]) -> None:
     assert failed_int8(nothing, with_preprocessing=False) == ["types: 'images' is UINT8, not FLOAT"]
+
+
+@pytest.mark.parametrize("content", [b"no ONNX file", b"\x3a\x04\x0a\x02\x1a"])
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path, exported: Path, content: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    record = OnnxRecord(batch=4, precision="fp16", opset=23, weights_sha256="")
+    readers: list[Callable[[], Any]] = [
+        lambda: check_graph(tmp_path / "model.onnx", record, {}),
+        lambda: check_fused_file(tmp_path / "model.onnx", "fp16"),
+        lambda: read_graph(tmp_path / "model.onnx").graph.node[0],
+    ]
+    for read in readers:
+        with pytest.raises(InputError, match=r"model\.onnx is no ONNX file of ours \(.*\); export it again$"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model.graph.input[0].type.tensor_type, "elem_type", 99),
+        lambda model: model.graph.output[0].type.tensor_type.shape.dim.add(dim_value=-7),
+        lambda model: model.graph.node[3].ClearField("input"),
+    ],
+)
+def test_a_graph_that_contradicts_itself_is_refused(
+    failed: Callable[..., list[str]], change: Callable[[ModelProto], None]
+) -> None:
+    with pytest.raises(InputError, match=r"model\.onnx is no ONNX file of ours"):
+        failed(change)

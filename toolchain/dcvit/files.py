@@ -26,9 +26,15 @@ _REFUSED = {
     errno.EACCES: "choose another place, or get the permission",
     errno.EPERM: "choose another place, or get the permission",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "choose another place: a file stands where a folder is needed",
+    errno.EISDIR: "choose another place: a folder stands where a file is needed",
+    errno.ELOOP: "choose another place: its links lead in a circle",
     errno.EIO: "see to the disk",
 }
 """What a machine answers that is no fault of the program, and what to do about it."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python has in a name for a byte that is not UTF-8, and what JSON may say in place of a letter."""
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust, such as safetensors, tell theirs
 
@@ -36,34 +42,63 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries in Rust, such as 
 def base_name(path: str | Path) -> str:
     """The last part of a path: where something lies on the machine that made a file is nobody's business."""
     name = Path(path).name
-    return name if name not in ("", "..") else Path(path).resolve().name
+    return printable(name if name not in ("", "..") else Path(path).resolve().name)
+
+
+MAX_NAME_BYTES = 255
 
 
 def plain_name(name: Any) -> str:
     """A name that a file gives for another one beside it, as it is.
 
     Raises:
-        InputError: If it could lead out of the folder, or hides.
+        InputError: If it could lead out of the folder, hides, or is longer than file systems take.
     """
     if not isinstance(name, str) or not name or name.startswith("."):
         leads_out = True
     else:
         leads_out = any(letter in "/\\:" or ord(letter) < ord(" ") for letter in name)
+    if not leads_out and len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+        raise InputError(f"{name[:20]!r}… is too long a name of a file ({len(name)} letters)")
     if leads_out:
         raise InputError(f"{name!r} is no name of a file in the folder itself")
     return name
 
 
+def printable(text: str) -> str:
+    """The text with an escape for each byte that is not UTF-8: so it can be printed, hashed and kept in JSON."""
+    return _SURROGATE.sub(_escape, text)
+
+
+def require_utf8(path: str | Path) -> None:
+    """Checks a path that libraries are to be given: safetensors and the runtimes know no other names.
+
+    Raises:
+        InputError: If a part of it is not UTF-8.
+    """
+    if _SURROGATE.search(str(path)):
+        raise InputError(
+            f"{printable(str(path))} is no name in UTF-8, and those that read and write models take no other; rename it"
+        )
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Strict JSON, which has no NaN and no infinity: null stands for a number that is not finite."""
+    """Strict JSON, which has no NaN and no infinity: null stands for a number that is not finite; UTF-8."""
     return json.dumps(_strict(value), indent=indent, allow_nan=False)
 
 
 def _strict(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _strict(inner) for key, inner in value.items()}
+        return {printable(key) if isinstance(key, str) else key: _strict(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_strict(inner) for inner in value]
+    if isinstance(value, str):
+        return printable(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from dcvit.dense import attach_head
 from dcvit.errors import InputError, first_line
 from dcvit.families import family_of, matching_family
+from dcvit.files import require_utf8
 from dcvit.model_arguments import check_arguments, check_name
 from dcvit.plan import CompressionPlan
 
@@ -82,6 +83,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise InputError(f"--checkpoint: there is no file {path}")
+    require_utf8(path)
     try:
         state = read_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # torch interprets a pickle itself, and raises whatever a broken one leads to

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dcvit import run_record
 from dcvit.errors import InputError, TargetError
+from dcvit.files import require_utf8
 from dcvit.folder.model_folder import require_free
 
 CHECKPOINTS = "checkpoints"
@@ -20,6 +21,7 @@ def check_cache(cache: Path | None, out: Path) -> Path:
     """
     if cache is None:
         return out / CHECKPOINTS
+    require_utf8(cache)
     if cache.exists() and not cache.is_dir():
         raise InputError(f"--cache: {cache} is a file; give a folder")
     if cache.resolve().is_relative_to(out.resolve()):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dcvit.errors import InputError
-from dcvit.files import base_name, whole_file
+from dcvit.files import base_name, json_text, whole_file
 from dcvit.flags import option_named
 from dcvit.methods.base import MethodSettings
 from dcvit.methods.target import Target
@@ -49,7 +49,7 @@ def describe(
     }
     if run.checkpoint is not None:
         said["--checkpoint"] = run.checkpoint.name
-    return dict(json.loads(json.dumps(said)))
+    return dict(json.loads(json_text(said)))
 
 
 def check_same(place: Path, said: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ def check_same(place: Path, said: Mapping[str, Any]) -> None:
 def write(place: Path, said: Mapping[str, Any]) -> None:
     """Keeps what a run is started with."""
     with whole_file(place / RUN) as aside:
-        aside.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json_text(said, indent=2) + "\n", encoding="utf-8")
 
 
 def _by_option(values: BaseModel, model: type[BaseModel], leaves_out: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]

@@ -22,7 +22,7 @@ from dcvit.folder.model_folder import ModelFolder
 from dcvit.progress import say
 from dcvit.runtimes import limited_to, runtime_named
 from dcvit.runtimes.choice import choose_variant
-from dcvit.variant import Precision
+from dcvit.variant import DEFAULT_BATCH, Precision, Variant
 
 __all__ = ["BenchResult", "BenchRow", "Limits", "Machine", "benchmark"]
 

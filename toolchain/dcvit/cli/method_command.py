@@ -38,9 +38,9 @@ class MethodCommand(Command):
             groups[title] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            title = _group(str(parameter.name), method)
-            if record is not None and title is not None and not isinstance(parameter, click.Argument):
-                groups[title].append(record)
+            group = _group(str(parameter.name), method)
+            if record is not None and group is not None and not isinstance(parameter, click.Argument):
+                groups[group].append(record)
         for title, records in groups.items():
             if records:
                 with formatter.section(title):

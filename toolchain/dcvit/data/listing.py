@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from dcvit.data.formats import is_picture
 from dcvit.errors import InputError, first_line
+from dcvit.files import printable
 
 HIDDEN, BROKEN_LINK = "hidden", "a link to nothing"
 
@@ -37,11 +38,6 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     parts: list[str | int] = list(re.split(r"(\d+)", name.lower()))
     parts[1::2] = [int(part) for part in parts[1::2]]
     return parts, name
-
-
-def printable(name: str) -> str:
-    """The name with an escape for each byte that is not UTF-8: so it can be printed, hashed and kept in JSON."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def listed(root: Path) -> Listing:

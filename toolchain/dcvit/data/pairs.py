@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcvit.data.formats import is_picture
-from dcvit.data.listing import described, listed, members, printable
+from dcvit.data.listing import described, listed, members
 from dcvit.errors import InputError, first_line
+from dcvit.files import printable
 
 IMAGES, MASKS = "images", "masks"
 
@@ -57,15 +58,18 @@ class PairSource:
         images: dict[str, int] = {}
         masks: dict[str, int] = {}
         for index, name in enumerate(self._paths):
+            if len(name.parts) == 1:  # it lies beside the two folders
+                self.left_out[f"not in {IMAGES}/"] += 1
+                continue
             stem, under = str(PurePosixPath(*name.parts[1:]).with_suffix("")), name.parts[0]
-            if under == IMAGES and len(name.parts) > 1:
+            if under == IMAGES:
                 if stem in images:
                     raise InputError(
                         f"--data: {self.filename_of(images[stem])} and {self.filename_of(index)} of {self.name} "
                         "would have one mask; give them different names"
                     )
                 images[stem] = index
-            elif under == MASKS and len(name.parts) > 1 and name.suffix.lower() == ".png":
+            elif under == MASKS and name.suffix.lower() == ".png":
                 masks[stem] = index
             else:
                 self.left_out[f"not in {IMAGES}/" if under != MASKS else "masks that are no PNG"] += 1

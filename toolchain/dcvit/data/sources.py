@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from dcvit.data.classes import MappedSource, some
 from dcvit.data.digits import DIGITS, DigitsSource
-from dcvit.data.listing import described, listed, natural_key, printable
+from dcvit.data.listing import described, listed, natural_key
 from dcvit.data.objects import source_in_memory
 from dcvit.data.pairs import PairSource
 from dcvit.data.protocols import ImageSource, is_source
 from dcvit.data.shapes import SHAPES, ShapesSource
 from dcvit.errors import InputError
-from dcvit.files import base_name
+from dcvit.files import base_name, printable
 
 Images = Any
 """What images may be given as: a path or a name, a source, or what `memory.WORKS` lists. Checked when it is opened."""

@@ -14,7 +14,7 @@ import torch
 
 from dcvit.errors import InputError
 from dcvit.exporting.attention import AttentionNode, attentions_of
-from dcvit.exporting.storage import load_graph
+from dcvit.exporting.graphs import read_graph, reading_graph
 from dcvit.folder.records import BuilderRecord, NetworkRecord, TensorRecord
 from dcvit.runtimes import flavors
 from dcvit.runtimes.caches import cache_folder
@@ -153,7 +153,9 @@ def no_kernel_for(attention: AttentionNode, target: EngineTarget) -> str | None:
 
 
 def _require_kernels(onnx_path: Path, target: EngineTarget) -> None:
-    for attention in attentions_of(load_graph(onnx_path)):
+    with reading_graph(onnx_path):
+        attentions = attentions_of(read_graph(onnx_path))
+    for attention in attentions:
         if reason := attention.cannot_fuse(target.compute_capabilities or ()):
             raise InputError(
                 f"{target.flavor} cannot make an engine from {onnx_path.name}: {attention.name}: {reason}; "

@@ -16,6 +16,8 @@ def unfit_images(model: TimmModule) -> str | None:
     patches = model.patch_embed
     if patches.img_size is None:
         return "images of any size; give img_size in --model-kwargs: it"
+    if len(patches.img_size) != 2 or len(patches.patch_size) != 2:
+        return f"images of {list(patches.img_size)} in patches of {list(patches.patch_size)}, not two sides each,"
     sides = tuple(zip(patches.img_size, patches.patch_size, strict=True))
     divided = all(side % patch == 0 for side, patch in sides)
     if divided or hasattr(patches, "backbone"):

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from dcvit.errors import InputError
-from dcvit.files import clear, make_parents, restore, writing
+from dcvit.files import clear, make_parents, require_utf8, restore, writing
 from dcvit.locks import LOCK, HeldError, exclusive
 
 
@@ -18,12 +18,13 @@ def running(out: Path) -> Iterator[None]:
     the first holds it for all.
 
     Raises:
-        InputError: If another run is at work on it.
+        InputError: If another run is at work on it, or its name is not UTF-8.
         WriteError: If nothing can be written there.
     """
     if os.environ.get("RANK", "0") != "0":
         yield
         return
+    require_utf8(out)
     place = out.resolve()
     with ExitStack() as stack:
         with writing(out):

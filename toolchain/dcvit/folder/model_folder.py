@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dcvit.errors import InputError, WriteError, first_line
-from dcvit.files import aside, finish, restore, sha256_of, sync, whole_file, whole_folder, writing
+from dcvit.files import aside, finish, require_utf8, restore, sha256_of, sync, whole_file, whole_folder, writing
 from dcvit.folder.lock import adding
 from dcvit.folder.manifest import FileEntry, Manifest
 from dcvit.folder.pending import is_pending, pending_path, settle
@@ -46,6 +46,7 @@ class ModelFolder:
             InputError: If it is no model folder, or a file in it is missing or not the one that was written.
         """
         self.path = Path(path)
+        require_utf8(path)
         restore(self.path)
         if not (self.path / MANIFEST).is_file():
             raise InputError(

@@ -9,6 +9,7 @@ import onnx
 import torch
 from rich.table import Table
 
+from dcvit.exporting.graphs import read_graph, reading_graph
 from dcvit.exporting.tensorrt import network_layers
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import EngineRecord, engine_records, onnx_records
@@ -51,13 +52,14 @@ def exported_layers(folder: ModelFolder) -> list[FileLayers]:
 
 
 def _operators(folder: ModelFolder, name: str) -> list[Layer]:
-    model = onnx.shape_inference.infer_shapes(onnx.load(folder.path / name))
-    graph = model.graph
-    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
-    return [
-        Layer(node.name, node.op_type, onnx.TensorProto.DataType.Name(types.get(node.output[0], 0)))
-        for node in graph.node
-    ]
+    path = folder.path / name
+    with reading_graph(path):
+        graph = onnx.shape_inference.infer_shapes(read_graph(path)).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+        return [
+            Layer(node.name, node.op_type, onnx.TensorProto.DataType.Name(types.get(node.output[0], 0)))
+            for node in graph.node
+        ]
 
 
 def _engine(folder: ModelFolder, name: str, record: EngineRecord) -> FileLayers:

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import UndefinedError
 
 from dcvit.errors import InputError, first_line
-from dcvit.files import whole_file
+from dcvit.files import printable, whole_file
 from dcvit.folder.lock import adding
 from dcvit.folder.model_folder import MANIFEST, ModelFolder
 from dcvit.frontiers.result import FRONTIER, read_frontier
@@ -101,4 +101,4 @@ def _frontier(path: Path) -> ReportResult:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(printable(text), encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from dcvit.files import whole_file
+from dcvit.files import printable, whole_file
 from dcvit.reporting import prose, tables
 from dcvit.reporting.facts import Facts
 from dcvit.reporting.page import environment
@@ -59,6 +59,7 @@ def write_card(path: Path, text: str) -> bool:
     Returns:
         Whether it was written.
     """
+    text = printable(text)
     if path.exists() and not _is_ours(path.read_text(encoding="utf-8")):
         return False
     with whole_file(path) as aside:

@@ -144,7 +144,19 @@ def _prepared(facts: Facts, record: OnnxRecord) -> str:
 
 
 def _transform(preprocessing: Preprocessing, *, pixels: bool = False) -> str:
-    """Resize and crop as timm evaluates the model; normalisation too, where the graph does not do it."""
+    """Resize and crop as timm evaluates the model; normalisation too, where the graph does not do it.
+
+    Of channels that no picture has, only the user knows how to read them.
+    """
+    if preprocessing.input_size[0] not in (1, 3):
+        dtype, what = ("uint8", "pixels") if pixels else ("float32", "normalised")
+        return f"""\
+def transform(file):  # no picture has {preprocessing.input_size[0]} channels: read the file here; {what}, [C, H, W]
+    import torch
+
+    return torch.zeros({preprocessing.input_size}, dtype=torch.{dtype})
+
+"""
     fields = preprocessing.model_dump(exclude={"mean", "std"} if pixels else None)
     lines = [f"    {name}={value!r}," for name, value in (fields | ({"normalize": False} if pixels else {})).items()]
     return "\n".join(["transform = create_transform(", *lines, ")"])
@@ -163,7 +175,10 @@ def _imports(facts: Facts) -> str:
 
 
 def _open_image(facts: Facts) -> str:
-    return _IMAGE.format(mode="L" if facts.manifest.preprocessing.input_size[0] == 1 else "RGB")
+    channels = facts.manifest.preprocessing.input_size[0]
+    if channels not in (1, 3):
+        return '"image.file"'
+    return _IMAGE.format(mode="L" if channels == 1 else "RGB")
 
 
 def _input_shape(facts: Facts, record: OnnxRecord) -> str:

@@ -16,7 +16,7 @@ from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes import flavors
 from dcvit.runtimes.base import Session, available_cores, gpu_name, pixels_of
 from dcvit.runtimes.caches import cache_folder
-from dcvit.runtimes.onnx_file import OnnxFileRuntime
+from dcvit.runtimes.onnx_file import OnnxFileRuntime, check_interface, put
 from dcvit.variant import DEFAULT_BATCH, Precision
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -133,7 +133,10 @@ class OrtSession(Session):
             raise InputError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
         if provider not in self._session.get_providers():
             raise InputError(f"ONNX Runtime cannot use {provider} here; see `dcvit-tool doctor`")
+        check_interface(path, *([each.shape for each in ends] for ends in
+                                (self._session.get_inputs(), self._session.get_outputs())))  # fmt: skip
         (images,), (logits,) = self._session.get_inputs(), self._session.get_outputs()
+        self._path = path
         on_gpu = provider != CPU
         batch = batch if isinstance(images.shape[0], str) else images.shape[0]
         super().__init__(batch, gpu_name() if on_gpu else "CPU", None if on_gpu else available_cores())
@@ -147,12 +150,15 @@ class OrtSession(Session):
         self._binding.bind_output(logits.name, **_buffer(self._logits))
 
     def load(self, images: Tensor) -> None:
-        self._images.copy_(pixels_of(images, self._preprocessing) if self._preprocessing else images)
+        put(self._images, pixels_of(images, self._preprocessing) if self._preprocessing else images, self._path)
         if self._images.is_cuda:
             torch.cuda.synchronize()
 
     def execute(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:  # its exceptions share no base of their own
+            raise InputError(f"ONNX Runtime cannot run {self._path}: {first_line(error)}") from error
         self._binding.synchronize_outputs()
 
     def logits(self) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dcvit.errors import InputError, first_line
 from dcvit.preprocessing import Preprocessing
 from dcvit.runtimes.base import Session, available_cores, pixels_of
-from dcvit.runtimes.onnx_file import OnnxFileRuntime
+from dcvit.runtimes.onnx_file import OnnxFileRuntime, check_interface, put
 from dcvit.variant import DEFAULT_BATCH, Precision
 
 # What the floating-point part is computed in; int8 is in the file.
@@ -100,18 +100,29 @@ class OpenVinoSession(Session):
         if used != hint:
             raise InputError(f"OpenVINO computes {path.name} in {used} here, not in {hint}; choose another --precision")
         self._request = compiled.create_infer_request()
-        images = compiled.input(0)
+        ends = ([each.partial_shape for each in ends] for ends in (compiled.inputs, compiled.outputs))
+        check_interface(path, *([_sizes(shape) for shape in shapes] for shapes in ends))
+        images, self._path = compiled.input(0), path
         super().__init__(images.shape[0], "CPU", threads)
         self._preprocessing = preprocessing if images.element_type.get_type_name() == "u8" else None
         self._images = torch.zeros(tuple(images.shape), dtype=torch.uint8 if self._preprocessing else torch.float32)
         self._request.set_input_tensor(openvino.Tensor(self._images.numpy(), shared_memory=True))
 
     def load(self, images: Tensor) -> None:
-        self._images.copy_(pixels_of(images, self._preprocessing) if self._preprocessing else images)
+        put(self._images, pixels_of(images, self._preprocessing) if self._preprocessing else images, self._path)
 
     def execute(self) -> None:
-        self._request.start_async()
-        self._request.wait()
+        try:
+            self._request.start_async()
+            self._request.wait()
+        except RuntimeError as error:
+            raise InputError(f"OpenVINO cannot run {self._path}: {first_line(error)}") from error
 
     def logits(self) -> Tensor:
         return torch.from_numpy(self._request.get_output_tensor(0).data)
+
+
+def _sizes(shape: Any) -> list[int | None]:
+    if shape.rank.is_dynamic:
+        return []
+    return [None if size.is_dynamic else size.get_length() for size in shape]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcvit.errors import InputError
+from dcvit.errors import InputError, first_line
 from dcvit.sealed import DamagedError, read_sealed, write_sealed
 
 
@@ -42,7 +42,7 @@ def read_state(path: Path, key: str) -> TrainingState | None:
     """The state of the run `key`; None where there is no file.
 
     Raises:
-        InputError: If the file belongs to a run with other settings, or is damaged.
+        InputError: If the file belongs to a run with other settings, is damaged, or holds no state of a training.
     """
     try:
         found = read_sealed(path)
@@ -50,13 +50,27 @@ def read_state(path: Path, key: str) -> TrainingState | None:
         raise InputError(f"{path} is damaged ({error}); start anew with --overwrite") from error
     if found is None:
         return None
-    tensors, record = found
+    try:
+        return _state(*found, path, key)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise unusable(path, error) from error
+
+
+def unusable(path: Path, error: Exception) -> InputError:
+    """The error to raise for a file that holds something else than the state of this training."""
+    return InputError(f"{path} is no state of this training ({first_line(error)}); start anew with --overwrite")
+
+
+def _state(tensors: dict[str, Tensor], record: dict[str, Any], path: Path, key: str) -> TrainingState:
     if record["key"] != key:
         raise InputError(
             f"{path} is of a run with another model, data or settings; give the same ones, "
             "or start anew with --overwrite"
         )
-    return TrainingState(record["step"], record["seconds"], _with_tensors(record["parts"], tensors))
+    step, parts = record["step"], _with_tensors(record["parts"], tensors)
+    if type(step) is not int or not isinstance(parts, dict):
+        raise TypeError("its step is no number, or its parts have no names")
+    return TrainingState(step, float(record["seconds"]), parts)
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -17,7 +17,7 @@ from dcvit.errors import CheckFailedError, InputError
 from dcvit.hardware import accelerator, fast_backward
 from dcvit.progress import track
 from dcvit.stages import StageStore, digest_of
-from dcvit.training.checkpoint import TrainingState, read_state, write_state
+from dcvit.training.checkpoint import TrainingState, read_state, unusable, write_state
 from dcvit.training.ema import MovingAverage
 from dcvit.training.images import TrainingData
 from dcvit.training.log import TrainingLog
@@ -249,6 +249,16 @@ class Finetuning:
             self.log.resume(state.step if state else 0)
         if state is None:
             return 0, 0.0
+        assert self.checkpoints is not None
+        try:
+            self._put_back(state)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise unusable(self.checkpoints.path, error) from error
+        return state.step, state.seconds
+
+    def _put_back(self, state: TrainingState) -> None:
+        if not 0 <= state.step <= self.steps:
+            raise ValueError(f"step {state.step} of {self.steps}")
         self.student.load_state_dict(state.parts["model"])
         fresh = self._optimizer.state_dict()
         self._optimizer.load_state_dict({"state": state.parts["optimizer"], "param_groups": fresh["param_groups"]})
@@ -256,7 +266,6 @@ class Finetuning:
             self._average.load(state.parts["average"])
         if self.pruner is not None:
             self.pruner.load_state_dict(state.parts["pruner"])
-        return state.step, state.seconds
 
     def _key(self) -> str:
         assert self.checkpoints is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcvit.errors import InputError
-from dcvit.files import whole_file, writing
+from dcvit.files import json_text, whole_file, writing
 from dcvit.progress import status
 
 LOG = "train.jsonl"
@@ -48,7 +48,7 @@ class TrainingLog:
         self.records.append(record)
         if self.path is not None:
             with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json_text(record) + "\n")
         status(_line(record, steps))
         if self._board is not None:
             for name, value in _scalars(record):
@@ -58,7 +58,7 @@ class TrainingLog:
     @property
     def text(self) -> str:
         """All records as JSON lines."""
-        return "".join(json.dumps(record) + "\n" for record in self.records)
+        return "".join(json_text(record) + "\n" for record in self.records)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            record["step"] + 0
+            record["step"] + 0, record["loss"] + 0.0
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break

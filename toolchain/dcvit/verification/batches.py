@@ -49,6 +49,10 @@ def check_session(
     """
     for each in expected:
         logits = session.infer(each.images)
+        if logits.shape != each.logits.shape:
+            given, wanted = ("×".join(map(str, shape)) for shape in (logits.shape, each.logits.shape))
+            yield Check(f"{name}: logits", False, f"they are {given}, and PyTorch's {wanted}")
+            return
         yield from check_logits(name, logits, each, precision)
     if bool(torch.isfinite(logits).all()) and bool(torch.isfinite(each.logits).all()):  # else parity has failed
         yield from check_batches(name, session, each, logits, precision, batch_of_one)

@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from dcvit.exporting.storage import load_graph
+from dcvit.exporting.graphs import read_graph, reading_graph
 from dcvit.exporting.tensorrt import header_faults, read_network
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import EngineRecord, NetworkRecord, TensorRecord, engine_records
@@ -66,7 +66,11 @@ def _alone(folder: ModelFolder, name: str, record: EngineRecord, trt: Any) -> Ca
 
 
 def _interface(name: str, network: NetworkRecord, onnx_path: Path) -> Check:
-    graph = load_graph(onnx_path).graph
+    with reading_graph(onnx_path):
+        return _interface_of(name, network, read_graph(onnx_path).graph)
+
+
+def _interface_of(name: str, network: NetworkRecord, graph: onnx.GraphProto) -> Check:
     faults = [
         f"{built.name} is {built.dtype} {list(built.shape)}, and {tensor.dtype} {list(tensor.shape)} in the ONNX file"
         for built, tensor in zip(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dcvit.exporting.attention import AttentionNode, attentions_of, in_pieces
 from dcvit.exporting.folding import FUSED_ATTENTION
-from dcvit.exporting.storage import load_graph
+from dcvit.exporting.graphs import read_graph, reading_graph
 from dcvit.exporting.tensorrt import DEFAULT_COMPUTE_CAPABILITIES, engine_target, no_kernel_for
 from dcvit.folder.records import EngineRecord
 from dcvit.runtimes import flavors
@@ -20,7 +20,8 @@ def check_fused_file(path: Path, variant: Variant) -> list[Check]:
     Where TensorRT-RTX is installed it builds each attention alone, by its shapes, for the GPUs that engines are built
     for by default. Elsewhere the shapes are judged by what is known of its kernels.
     """
-    return _check(path.name, path, variant, DEFAULT_COMPUTE_CAPABILITIES, [])
+    with reading_graph(path):
+        return _check(path.name, path, variant, DEFAULT_COMPUTE_CAPABILITIES, [])
 
 
 def check_fused_engine(name: str, path: Path, record: EngineRecord) -> list[Check]:
@@ -34,9 +35,11 @@ def check_fused_engine(name: str, path: Path, record: EngineRecord) -> list[Chec
     if record.flavor != "tensorrt-rtx":
         return []
     built = sum(record.network.layers.get("ATTENTION_OUTPUT", {}).values())
-    of_file = len(attentions_of(load_graph(path)))
-    missing = [f"the engine has {built} attentions as one layer, and {path.name} has {of_file}"] * (built != of_file)
-    return _check(name, path, record.variant, record.compute_capabilities or (), missing)
+    with reading_graph(path):
+        of_file = len(attentions_of(read_graph(path)))
+        differs = [f"the engine has {built} attentions as one layer, and {path.name} has {of_file}"]
+        missing = differs * (built != of_file)
+        return _check(name, path, record.variant, record.compute_capabilities or (), missing)
 
 
 def _check(
@@ -44,7 +47,7 @@ def _check(
 ) -> list[Check]:
     if variant.precision not in ("fp16", "bf16") and not variant.explicit:
         return []
-    title, model = f"{name}: fused attention", load_graph(path)
+    title, model = f"{name}: fused attention", read_graph(path)
     pieces, nodes = in_pieces(model), attentions_of(model)
     if not pieces and not nodes:
         return []

@@ -6,8 +6,8 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto
 
+from dcvit.exporting.graphs import read_graph, reading_graph
 from dcvit.exporting.half import KEPT_FP32
-from dcvit.exporting.storage import load_graph
 from dcvit.folder.records import OnnxRecord
 from dcvit.variant import QUANTIZED
 from dcvit.verification.checks import Check, holds
@@ -29,16 +29,20 @@ def check_graph(path: Path, record: OnnxRecord, metadata: dict[str, str]) -> lis
         path: The file.
         record: What it should be.
         metadata: What its `metadata_props` should say.
+
+    Raises:
+        InputError: If it is no ONNX file, or its shapes and types contradict each other.
     """
-    model = onnx.shape_inference.infer_shapes(load_graph(path), check_type=True, strict_mode=True, data_prop=True)
-    checks = [
-        _metadata(path.name, model, metadata),
-        _open_batch(path.name, model) if record.dynamic else _static_shapes(path.name, model),
-        _operators(path.name, model),
-        _types(path.name, model, record),
-    ]
-    if record.precision in QUANTIZED:
-        checks.append(_quantized(path.name, model, record))
+    with reading_graph(path):
+        model = onnx.shape_inference.infer_shapes(read_graph(path), check_type=True, strict_mode=True, data_prop=True)
+        checks = [
+            _metadata(path.name, model, metadata),
+            _open_batch(path.name, model) if record.dynamic else _static_shapes(path.name, model),
+            _operators(path.name, model),
+            _types(path.name, model, record),
+        ]
+        if record.precision in QUANTIZED:
+            checks.append(_quantized(path.name, model, record))
     return checks
 
 
