@@ -9,7 +9,6 @@ import onnx
 import pytest
 import torch
 
-import dcvit.exporting.onnx
 from dcvit.errors import InputError
 from dcvit.exporting import export
 from dcvit.folder.model_folder import ModelFolder
@@ -82,21 +81,6 @@ def test_a_changed_folder_is_refused(folder: ModelFolder) -> None:
     (folder.path / "plan.json").write_text("{}")
     with pytest.raises(InputError, match="has changed"):
         export(folder.path)
-
-
-def test_a_model_beyond_the_size_of_an_onnx_file_is_refused(
-    folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(folder)
-    params = sum(parameter.numel() for parameter in folder.load().parameters())
-    monkeypatch.setattr(dcvit.exporting.onnx, "_LIMIT", 3 * params)  # fp32 takes 4 bytes each, fp16 takes 2
-    with pytest.raises(InputError, match="--precision fp16 halves it"):
-        export(folder, 1)
-    assert contents(folder) == before
-    export(folder, 1, "fp16")
-    monkeypatch.setattr(dcvit.exporting.onnx, "_LIMIT", params)
-    with pytest.raises(InputError, match=r"less than 2$"):
-        export(folder, 1)
 
 
 def test_weights_beyond_fp16_are_named(make_folder: MakeFolder, tmp_path: Path, tiny_plan: CompressionPlan) -> None:
