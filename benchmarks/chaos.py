@@ -10,7 +10,7 @@ Then two of each command run at once, and each is refused what it wants to write
 at most), as on a read-only disk, and for want of permission. It must end with one line and no internal error, harm
 nothing, and end well when it is given again.
 
-Some fifteen minutes of one core. The JSON is written as it goes, and a run that was stopped goes on where it stood.
+Some half an hour of one core; `--most 12` takes a third of it. The JSON is written as it goes, and a run that was stopped goes on where it stood.
 
     OMP_NUM_THREADS=1 nice python benchmarks/chaos.py [--moments 10] [--seed 0]
 """
@@ -90,14 +90,15 @@ def at_once(stage: Stage) -> dict[str, Any]:
     return found | {"same_files": listed == stage.listed, "same_bits": bits == stage.bits}
 
 
-def study(stage: Stage, name: str, rows: dict[str, Any], moments: int, seed: int) -> Any:
+def study(stage: Stage, name: str, rows: dict[str, Any], most: int, moments: int, seed: int) -> Any:
     """Does what is not done yet of a scene; yields after each."""
     kills: list[dict[str, Any]] = rows.setdefault("each", [])
     rows.setdefault("changes", stage.changes)
-    for number in range(len(kills), rows["changes"] + moments):
+    count = min(rows["changes"], most)
+    for number in range(len(kills), count + moments):
         draw = random.Random(f"{seed}/{name}/{number}")
-        before = number < rows["changes"]
-        kills.append(killed(stage, at=number) if before else killed_by_chance(stage, draw))
+        at = number * rows["changes"] // count if number < count else None
+        kills.append(killed_by_chance(stage, draw) if at is None else killed(stage, at=at))
         yield
     for hardship, how in HARDSHIPS.items():
         if hardship not in rows.setdefault("hardships", {}):
@@ -131,10 +132,13 @@ def summary(scenes: dict[str, dict[str, Any]]) -> dict[str, int]:
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option(
+    "--most", default=1000, show_default=True, help="Changes of a command that it is killed before; by default all."
+)
 @click.option("--moments", default=10, show_default=True, help="Random ones, of each command.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--scene", "chosen", multiple=True, type=click.Choice(list(SCENES)), help="By default all.")
-def main(output: Path, moments: int, seed: int, chosen: tuple[str, ...]) -> None:
+def main(output: Path, most: int, moments: int, seed: int, chosen: tuple[str, ...]) -> None:
     """Kills commands, and counts what comes of it."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -142,7 +146,7 @@ def main(output: Path, moments: int, seed: int, chosen: tuple[str, ...]) -> None
         importlib.import_module(f"dcvit.{name}")  # once, for all forks
     engines = flavors.installed("tensorrt-rtx") and not flavors.installed("tensorrt")
     names = chosen or tuple(name for name in SCENES if engines or name != "export --trt")
-    asked = {"seed": seed, "moments": moments}
+    asked = {"seed": seed, "most": most, "moments": moments}
     before = json.loads(output.read_text()) if output.is_file() else {}
     scenes = before.get("scenes", {}) if {key: before.get(key) for key in asked} == asked else {}
     about = asked | {"versions": package_versions(), "machine": this_machine().to_json()}
@@ -153,7 +157,7 @@ def main(output: Path, moments: int, seed: int, chosen: tuple[str, ...]) -> None
             stage = Stage(Path(place) / str(number), SCENES[name])
             click.echo(f"{name}: {stage.changes} changes of files, {stage.seconds:.1f} s")
             rows = scenes.setdefault(name, {})
-            for _ in study(stage, name, rows, moments, seed):
+            for _ in study(stage, name, rows, most, moments, seed):
                 with whole_file(output) as aside:
                     aside.write_text(json.dumps(about | summary(scenes) | {"scenes": scenes}, indent=1) + "\n")
             click.echo(f"{name}: {summary({name: rows})}")

@@ -27,14 +27,14 @@ def kills(found: Report) -> str:
     faults = ("bricked", "not_gone_on_with", "other_bits", "other_files", "stale_files")
     counts = {key: found.get(key, 0) for key in faults}
     text = f"""
-    Each command is killed as SIGKILL does, before every change of its files once and at {found["moments"]} random
-    moments; then the same command is given again, with `--resume` where a run is unfinished. {found["kills"]} kills in
-    all: {counts["bricked"]} left a folder that cannot be opened, {counts["not_gone_on_with"]} could not be gone on
-    with, {counts["other_bits"]} ended with other weights, {counts["other_files"]} with other files, and
-    {counts["stale_files"]} hidden files stayed behind. *Refused*: of the disk full at once, after 2 kB and after
-    100 kB, read-only, and no permission, how many ended with a line (or with figures and a warning), left earlier
-    results whole, and ended well when the command was given again. *Two at once*: both end well, or one is refused by
-    name, and what is there is what one leaves.
+    Each command is killed as SIGKILL does, before every change of its files once (of a command that makes more, before
+    {found["most"]} of them, evenly spread) and at {found["moments"]} random moments; then the same command is given
+    again, with `--resume` where a run is unfinished. {found["kills"]} kills in all: {counts["bricked"]} left a folder
+    that cannot be opened, {counts["not_gone_on_with"]} could not be gone on with, {counts["other_bits"]} ended with
+    other weights, {counts["other_files"]} with other files, and {counts["stale_files"]} hidden files stayed behind.
+    *Refused*: of the disk full at once, after 2 kB and after 100 kB, read-only, and no permission, how many ended with
+    a line (or with figures and a warning), left earlier results whole, and ended well when the command was given again.
+    *Two at once*: both end well, or one is refused by name, and what is there is what one leaves.
     """
     head = ["command", "changes of files", "kills", "faults", "refused", "two at once"]
     return _section("Kills, full disks, second writers (`chaos.py`)", text, _table(head, rows))

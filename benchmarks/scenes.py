@@ -24,7 +24,7 @@ MODEL = ["vit_tiny_patch16_224", "--model-kwargs", json.dumps(TINY), "--random-i
 FEW_SHOT = ["compress", *MODEL, "--samples", "8", "--steps", "2", "--macs-reduction", "0.3", "-o", "out"]
 CAIT = [
     "compress", *MODEL, "--method", "cait", "--samples", "8", "--batch-size", "4", "--epochs", "1",
-    "--checkpoint-minutes", "0", "--macs-reduction", "0.3", "-o", "out",
+    "--checkpoint-every", "0", "--macs-reduction", "0.3", "-o", "out",
 ]  # fmt: skip
 SIZES = ["frontier", *MODEL, "--samples", "8", "--steps", "2", "--macs-reduction", "0.2", "--macs-reduction", "0.4",
          "-o", "out"]  # fmt: skip
