@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcvit.api import benchmark, compress, evaluate, export, frontier, inspect, load, report, verify
+    from dcvit.api import benchmark, compress, evaluate, export, frontier, inspect, latency, load, report, verify
     from dcvit.errors import CheckFailedError, DcvitError, InputError
     from dcvit.methods.cait.settings import CaitSettings
     from dcvit.methods.few_shot.settings import PractiseSettings, SearchSettings
@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 
 # torch and timm take seconds to import, and `dcvit-tool --help` must not wait for them: each name is imported on use.
 _HOMES = {
-    "dcvit.api": ("benchmark", "compress", "evaluate", "export", "frontier", "inspect", "load", "report", "verify"),
+    "dcvit.api": (
+        "benchmark",
+        "compress",
+        "evaluate",
+        "export",
+        "frontier",
+        "inspect",
+        "latency",
+        "load",
+        "report",
+        "verify",
+    ),
     "dcvit.errors": ("CheckFailedError", "DcvitError", "InputError"),
     "dcvit.methods.cait.settings": ("CaitSettings",),
     "dcvit.methods.few_shot.settings": ("PractiseSettings", "SearchSettings"),
@@ -49,6 +60,7 @@ __all__ = [
     "export",
     "frontier",
     "inspect",
+    "latency",
     "load",
     "report",
     "verify",

@@ -9,11 +9,12 @@ from dcvit.exporting import export
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.frontiers import frontier
 from dcvit.inspection import inspect
+from dcvit.pricing import latency
 from dcvit.reporting import report
 from dcvit.types import TimmModule
 from dcvit.verification import verify
 
-__all__ = ["benchmark", "compress", "evaluate", "export", "frontier", "inspect", "load", "report", "verify"]
+__all__ = ["benchmark", "compress", "evaluate", "export", "frontier", "inspect", "latency", "load", "report", "verify"]
 
 
 def load(folder: str | Path) -> TimmModule:

@@ -1,18 +1,19 @@
 """From a target to what a method has to do: the part that needs neither data nor weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
-from dcvit.methods.few_shot.allocate import BlockWidths
+from dcvit.methods.few_shot.allocate import NO_BLOCK, BlockWidths, Price
+from dcvit.methods.few_shot.prices import BlockPrice
 from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width, unit_cost
 from dcvit.methods.target import Reach, Target
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan, MacsConvention, parse_merges
+from dcvit.pricing.table import LatencyTable
 from dcvit.subject import Subject, original_of
-
-NO_BLOCK = BlockWidths(head_dim=0, mlp_hidden=0)
 
 Unit = tuple[int, ...]
 """Blocks that are compressed together."""
@@ -24,38 +25,40 @@ class Proposal:
 
     Attributes:
         base: The plan before any block is chosen: the start, with the merges and the blocks that are fixed.
-        macs: MACs that further cuts have to save; 0 where `base` meets the target already.
-        total: MACs of the given model.
-        saved: MACs that `base` saves of them.
+        wanted: What further cuts have to save: MACs, or milliseconds (`priced`); 0 where `base` meets the target.
+        total: What the given model costs.
+        saved: What `base` saves of it.
         units: What each unit that may be compressed costs under the base plan.
-        blocks: What each block that is still whole costs; those of no unit may only be narrowed.
+        blocks: What the cuts of each block that is still whole save; those of no unit may only be narrowed.
+        narrower_heads: Those whose heads may lose channels.
         whole: Widths of an uncompressed block.
         width_multiple: MLP widths are multiples of this.
         macs_convention: How MACs were counted.
     """
 
     base: CompressionPlan
-    macs: float = 0.0
-    total: int = 0
-    saved: int = 0
+    wanted: float = 0.0
+    total: float = 0
+    saved: float = 0
     units: dict[Unit, UnitCost] = field(default_factory=dict)
-    blocks: dict[int, UnitCost] = field(default_factory=dict)
+    blocks: Mapping[int, Price] = field(default_factory=dict)
+    narrower_heads: tuple[int, ...] = ()
     whole: BlockWidths = NO_BLOCK
     width_multiple: int = 8
     macs_convention: MacsConvention = "full"
 
-    def removing(self, macs_reduction: float) -> "Proposal":
-        """The same for a share of the model's MACs.
+    def removing(self, share: float) -> "Proposal":
+        """The same for a share of what the model costs.
 
         Raises:
             InputError: If `base` saves less and leaves nothing to compress.
         """
-        macs = macs_reduction * self.total - self.saved
-        if macs <= 0:
+        wanted = share * self.total - self.saved
+        if wanted <= 0:
             return Proposal(self.base, width_multiple=self.width_multiple)
         if not self.units:
             raise InputError("--macs-reduction: the plan leaves no block that could be compressed")
-        return replace(self, macs=macs)
+        return replace(self, wanted=wanted)
 
     def structure(self) -> Structure:
         """How many units DC-ViT compresses, and to which width.
@@ -64,11 +67,11 @@ class Proposal:
             InputError: If the target is out of its reach; the message gives the range.
         """
         return solve_structure(
-            list(self.units.values()), self.whole.mlp_hidden, self.macs, self.total, self.width_multiple, self.saved
+            list(self.units.values()), self.whole.mlp_hidden, self.wanted, self.total, self.width_multiple, self.saved
         )
 
     def reach(self) -> Reach:
-        """Shares of the MACs that DC-ViT's structure can remove, those that `base` removes included."""
+        """Shares of the cost that DC-ViT's structure can remove, those that `base` removes included."""
         costs = list(self.units.values())
         narrowest = 1 - self.width_multiple / self.whole.mlp_hidden if self.whole.mlp_hidden else 0.0
         least = sum(cost.removed for cost in costs) / len(costs)
@@ -89,10 +92,10 @@ class Proposal:
             units = ranked[:count]
             costs = [self.units[unit] for unit in units]
             if structure.mlp_hidden is None:
-                if sum(cost.removed for cost in costs) >= self.macs * (1 - 1e-9):
+                if sum(cost.removed for cost in costs) >= self.wanted * (1 - 1e-9):
                     return [_entries(unit, None) for unit in units]
                 continue
-            width = solve_width(costs, self.whole.mlp_hidden, self.macs, self.width_multiple)
+            width = solve_width(costs, self.whole.mlp_hidden, self.wanted, self.width_multiple)
             if width is not None:
                 return [_entries(unit, width) for unit in units]
         raise InputError("--macs-reduction: not even all candidate blocks together save that much")
@@ -110,8 +113,8 @@ def propose(subject: Subject, target: Target) -> Proposal:
     Raises:
         InputError: If the target says nothing or does not fit the model.
     """
-    if target.speedup is not None:
-        raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
+    if target.measured:
+        raise InputError(f"{target.measured} has to be measured; `dcvit-tool compress` does so")
     if target.macs_reduction is not None:
         return survey(subject, target).removing(target.macs_reduction)
     base = _base_plan(subject, target)
@@ -138,16 +141,52 @@ def survey(subject: Subject, target: Target) -> Proposal:
 
     whole = [index for index in range(subject.architecture.depth) if base.block(index) == BlockPlan(index=index)]
     units = [unit for unit in subject.family.units(original) if set(unit) <= set(whole)]
+    blocks = {index: cost((index,)) for index in whole}
     spec = subject.architecture.blocks[units[0][0]] if units else None
     return Proposal(
         base=base,
         total=total,
         saved=total - count.total,
         units={unit: cost(unit) for unit in units},
-        blocks={index: cost((index,)) for index in whole},
+        blocks=blocks,
+        narrower_heads=tuple(sorted(index for index, found in blocks.items() if found.heads)),
         whole=NO_BLOCK if spec is None else BlockWidths(spec.head_dim, spec.mlp_hidden),
         width_multiple=target.width_multiple,
         macs_convention=target.macs_convention,
+    )
+
+
+def priced(proposal: Proposal, subject: Subject, table: LatencyTable) -> Proposal:
+    """A survey in milliseconds of a runtime in place of MACs: what a cut saves depends on the tokens of its block.
+
+    Args:
+        proposal: Of `survey`, for any target.
+        subject: The model.
+        table: Of that model, whose style is that of the proposal's base plan.
+    """
+    original = original_of(subject.plan)
+    total = table.predict(subject.plan, subject.family.tokens(original, subject.plan))
+    tokens = subject.family.tokens(original, proposal.base)
+    prices = {index: BlockPrice.of(table, proposal.base, index, tokens[index]) for index in proposal.blocks}
+    whole = proposal.whole
+
+    def unit_cost(unit: Unit, counted: UnitCost) -> UnitCost:
+        """As if time fell with the width in a line: what DC-ViT's structure and stand-ins are made from."""
+        found = [prices[index] for index in unit]
+        if not counted.narrowed:
+            return UnitCost(sum(price.block() for price in found), 0.0)
+        removed = sum(price.attention(0, whole.head_dim) for price in found)
+        half = whole.mlp_hidden // 2
+        return UnitCost(
+            removed, sum(price.mlp(half, whole.mlp_hidden) for price in found) / (1 - half / whole.mlp_hidden)
+        )
+
+    return replace(
+        proposal,
+        total=total,
+        saved=total - table.predict(proposal.base, tokens),
+        units={unit: unit_cost(unit, counted) for unit, counted in proposal.units.items()},
+        blocks=prices,
     )
 
 
