@@ -80,7 +80,9 @@ class Setting:
         """The solver's choice where what is known of all blocks is changed."""
         damages = {block: damage.model_copy(update=known) for block, damage in self.examination.damages.items()}
         proposal = self.proposal
-        return solve(damages, proposal.blocks, proposal.widths, proposal.macs, proposal.total, proposal.width_multiple)
+        return solve(
+            damages, proposal.blocks, proposal.widths, proposal.wanted, proposal.total, proposal.width_multiple
+        )
 
 
 def _no_attention_removed(setting: Setting) -> Entries:
@@ -95,7 +97,7 @@ def _one_width(setting: Setting) -> Entries:
     """All MLPs equally narrow, every attention kept."""
     proposal = setting.proposal
     costs: Sequence[UnitCost] = list(proposal.blocks.values())
-    share = 1 - proposal.macs / sum(cost.narrowed for cost in costs)
+    share = 1 - proposal.wanted / sum(cost.narrowed for cost in costs)
     width = int(share * proposal.whole.mlp_hidden / proposal.width_multiple) * proposal.width_multiple
     if width <= 0:
         raise click.ClickException("out of reach")

@@ -92,7 +92,7 @@ class Study:
 
 
 def _uniform_widths(proposal: Proposal) -> list[BlockPlan]:
-    share = proposal.macs / sum(cost.narrowed for cost in proposal.blocks.values())
+    share = proposal.wanted / sum(cost.narrowed for cost in proposal.blocks.values())
     whole, step = proposal.whole.mlp_hidden, proposal.width_multiple
     width = int((1 - share) * whole / step + 1e-9) * step
     return [BlockPlan(index=block, mlp_hidden=width) for block in proposal.blocks]

@@ -21,6 +21,8 @@ from dcvit.preprocessing import Preprocessing
 from dcvit.subject import original_of
 from dcvit.types import TimmModule
 
+from .made_up import MadeUp
+
 if TYPE_CHECKING:
     from dcvit.exporting.quantization import Calibration
 
@@ -33,6 +35,12 @@ TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def made_up() -> MadeUp:
+    """Latencies that are known, and tables of them."""
+    return MadeUp()
 
 
 @pytest.fixture(scope="session")

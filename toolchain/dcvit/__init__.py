@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dcvit.api import benchmark, compress, evaluate, export, frontier, inspect, package, report, verify
+    from dcvit.api import benchmark, compress, evaluate, export, frontier, inspect, latency, package, report, verify
     from dcvit.errors import CheckFailedError, DcvitError, InputError
     from dcvit.loading import load, save
     from dcvit.methods.cait.settings import CaitSettings
@@ -32,6 +32,7 @@ _HOMES = {
         "export",
         "frontier",
         "inspect",
+        "latency",
         "package",
         "report",
         "verify",
@@ -62,6 +63,7 @@ __all__ = [
     "export",
     "frontier",
     "inspect",
+    "latency",
     "load",
     "package",
     "report",

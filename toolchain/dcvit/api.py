@@ -8,6 +8,7 @@ from dcvit.frontiers import frontier
 from dcvit.inspection import inspect
 from dcvit.loading import load, save
 from dcvit.packaging import package
+from dcvit.pricing import latency
 from dcvit.reporting import report
 from dcvit.verification import verify
 
@@ -18,6 +19,7 @@ __all__ = [
     "export",
     "frontier",
     "inspect",
+    "latency",
     "load",
     "package",
     "report",

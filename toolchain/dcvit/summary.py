@@ -23,6 +23,7 @@ class PlanSummary:
         blocks_compressed: k, the blocks without attention, or removed as a whole.
         mlp_hidden: M', where all compressed blocks keep the same width; else None.
         note: What a reader must know beside the figures.
+        latency: What a table of latencies predicts, where one was asked: `before_ms`, `after_ms`, and of what.
     """
 
     plan: CompressionPlan
@@ -35,6 +36,7 @@ class PlanSummary:
     blocks_compressed: int
     mlp_hidden: int | None
     note: str = ""
+    latency: dict[str, Any] | None = None
 
     @property
     def macs_reduction(self) -> float:
@@ -56,6 +58,7 @@ class PlanSummary:
             "plan": self.plan.model_dump(mode="json", exclude_defaults=True),
             "plan_digest": self.plan.digest,
             "note": self.note,
+            **({} if self.latency is None else {"predicted_latency": self.latency}),
         }
 
     def lines(self) -> Iterable[Any]:
@@ -82,6 +85,11 @@ class PlanSummary:
         yield "tokens per block: " + " ".join(str(count) for count in self.tokens)
         if self.plan.trims_last_block:
             yield "the last block works out its prefix tokens alone"
+        if found := self.latency:
+            yield (
+                f"predicted: {found['before_ms']:.3g} → {found['after_ms']:.3g} ms (×{found['speedup']:.3f}), batch "
+                f"{found['batch']}, {found['runtime']} {found['precision']}"
+            )
         if self.note:
             yield self.note
 

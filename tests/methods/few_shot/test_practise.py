@@ -269,7 +269,7 @@ def test_what_the_base_plan_fixes_stays_and_counts_for_the_budget() -> None:
     start = job.start.with_blocks(fixed).replace(merges=({"after": 3, "axis": "vertical"},))
     job = job_of(VIT, base=start)
     proposal = proposal_of(job, macs_reduction=0.5, plan=start)
-    assert proposal.macs > 0
+    assert proposal.wanted > 0
     student, entries, found = results(practise(job, proposal))
     assert 2 not in [entry.index for entry in entries]
     assert found["fine_tuning_steps"] == SETTINGS.steps * (proposal.structure().units + 2)

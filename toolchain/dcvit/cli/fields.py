@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import click
 from click.core import ParameterSource
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 
 from dcvit.errors import first_line
@@ -157,6 +157,8 @@ def _click_type(info: FieldInfo) -> click.ParamType:
         kind = kind.__origin__
     if choices := choices_of(kind):
         return click.Choice([str(choice) for choice in choices])
+    if any(isinstance(each, BeforeValidator) for each in info.metadata):
+        return click.STRING  # the field itself reads the text
     if kind is int:
         return click.IntRange(**limits) if limits else click.INT
     if kind is float:

@@ -10,8 +10,9 @@ from dcvit.cli.fields import takes
 from dcvit.cli.method_command import MethodCommand
 from dcvit.cli.methods import method_options, read
 from dcvit.flags import Argument, Flag
+from dcvit.methods.target import MEASURED
 
-_EACH_SIZE_SAYS = {"macs_reduction", "speedup", "runtime", "max_drop", "preset"}
+_EACH_SIZE_SAYS = {"macs_reduction", "preset", *MEASURED}
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]

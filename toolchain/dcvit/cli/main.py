@@ -20,8 +20,8 @@ from dcvit.files import json_text, refusal
 
 # Each command is the object `command` of the module of its name.
 COMMANDS = (
-    "plan", "compress", "frontier", "export", "verify", "evaluate", "bench", "package", "inspect", "report", "doctor",
-    "demo",
+    "plan", "compress", "frontier", "export", "verify", "evaluate", "bench", "latency", "package", "inspect", "report",
+    "doctor", "demo",
 )  # fmt: skip
 
 

@@ -275,8 +275,10 @@ class BlockDamage(_Record):
         attention: Without its attention; None where it must stay.
         mlp: By MLP width M', for some widths below the original.
         heads: By the channels d' that every head keeps, for some below the original; empty where they all stay.
+        block: Without the block; None where it must stay, or was not tried.
     """
 
     attention: float | None
     mlp: dict[int, float]
     heads: dict[int, float] = Field(default_factory=dict)
+    block: float | None = None

@@ -16,7 +16,7 @@ from dcvit.hardware import accelerator
 from dcvit.methods.accuracy_target import Judge, Judged, Search, in_metrics
 from dcvit.methods.base import MethodSettings, Places
 from dcvit.methods.cuts.scores import logits_of, score_of
-from dcvit.methods.speedup import Candidates, Found, Measure, correct, find_reduction, measuring
+from dcvit.methods.speedup import Candidates, Found, Goal, Measure, correct, find_share, measuring
 from dcvit.methods.stopwatch import Stopwatch
 from dcvit.methods.target import Target
 from dcvit.plan import CompressionPlan
@@ -160,7 +160,7 @@ class Compressor(ABC, Generic[S]):
         if target.max_drop is not None:
             made = self._make_as_accurate(target)
         else:
-            made = self._make(target, after) if target.speedup is None else self._make_as_fast(target)
+            made = self._make_as_fast(target) if target.measured else self._make(target, after)
         spent: dict[str, Any] = {"seconds": time.perf_counter() - started}
         if self.run.source is not None:
             spent = {"stages": self.run.watch.since(before)} | spent
@@ -236,13 +236,13 @@ class Compressor(ABC, Generic[S]):
 
     def _make_as_fast(self, target: Target) -> Compressed:
         """Structure alone decides latency: plans are timed, one is made, and what it came to is timed again."""
-        assert target.speedup is not None
         subject = self.run.subject
-        with measuring(subject.plan.original(), subject.preprocessing, target.runtime) as measure:
+        setting = target.runtime, target.variant, target.threads
+        with measuring(subject.plan.original(), subject.preprocessing, *setting) as measure:
             candidates = self._candidates(target, measure)
             with self.run.watch.stage("measuring"):
                 found = self._find(target, candidates, measure)
-            made, row = correct(found, target.speedup, candidates, lambda made: measure(made.plan), self.corrections)
+            made, row = correct(found, Goal.of(target), candidates, lambda made: measure(made.plan), self.corrections)
         metrics = {"speedup": row.to_json(), "speedup_measurements": found.measurements}
         return dataclasses.replace(made, metrics=made.metrics | metrics)
 
@@ -264,14 +264,13 @@ class Compressor(ABC, Generic[S]):
 
     def _find(self, target: Target, candidates: Candidates[Compressed], measure: Measure) -> Found:
         """What was measured once decides for a resumed run too, on the machine that measured it."""
-        assert target.speedup is not None
-        wanted = target.speedup
 
         def search() -> StageResult:
-            return StageResult({}, dataclasses.asdict(find_reduction(wanted, candidates, measure)))
+            return StageResult({}, dataclasses.asdict(find_share(Goal.of(target), candidates, measure)))
 
         key = self.run.identity(self.fingerprint()) | {
             "base": candidates.base.digest,
+            "cost": candidates.cost,
             "target": target.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json"),
             "machine": this_machine().kind,

@@ -1,6 +1,7 @@
-"""From a speed-up to the share of the MACs that gives it: a search with few measurements, and no training.
+"""From a speed-up or a latency to the share of the cost that gives it: few measurements, and no training.
 
-Structure alone decides the latency, so what is timed are models with random weights.
+The cost is what plans are made by: milliseconds as a table predicts them, or MACs. Structure alone decides the latency,
+so what is timed are models with random weights.
 """
 
 import logging
@@ -17,7 +18,7 @@ from dcvit.errors import TargetError
 from dcvit.exporting.for_runtime import export_for
 from dcvit.folder.temporary import temporary_folder
 from dcvit.hardware import accelerator
-from dcvit.methods.target import Reach
+from dcvit.methods.target import Reach, Target
 from dcvit.model import build
 from dcvit.plan import CompressionPlan
 from dcvit.preprocessing import Preprocessing
@@ -47,8 +48,45 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Goal:
+    """How fast a model is to be: a speed-up, or milliseconds of a batch; one of them is given.
+
+    Attributes:
+        speedup: Over the uncompressed model, timed in turn with it.
+        latency_ms: Median of a batch.
+    """
+
+    speedup: float | None = None
+    latency_ms: float | None = None
+
+    @classmethod
+    def of(cls, target: Target) -> "Goal":
+        """What a target asks for."""
+        return cls(target.speedup, target.latency)
+
+    def reached(self, row: BenchRow) -> float:
+        """How fast a model is, as a share of what is asked for: 1 is exactly that, more is faster."""
+        if self.speedup is not None:
+            return row.speedup / self.speedup
+        assert self.latency_ms is not None
+        return self.latency_ms / row.latency.median_ms
+
+    @property
+    def option(self) -> str:
+        """As the user says it."""
+        return f"--latency {self.latency_ms:g}ms" if self.speedup is None else f"--speedup {self.speedup:g}"
+
+    def describe(self, reached: float) -> str:
+        """A model that is so fast, in the unit of the goal."""
+        if self.speedup is None:
+            assert self.latency_ms is not None
+            return f"{self.latency_ms / reached:.3g} ms"
+        return f"×{reached * self.speedup:.2f}"
+
+
+@dataclass(frozen=True)
 class Candidates(Generic[T]):
-    """The plans to choose from, by the share of the MACs that they remove.
+    """The plans to choose from, by the share of the cost that they remove.
 
     Attributes:
         base: The plan before any block is chosen.
@@ -57,6 +95,7 @@ class Candidates(Generic[T]):
         make: The compressed model for a share; None for `base`.
         reach: The shares that there is a plan for.
         base_chosen: Whether the method chose `base` itself, so that one that is faster than asked for is welcome.
+        cost: What shares are of, in words.
     """
 
     base: CompressionPlan
@@ -65,6 +104,7 @@ class Candidates(Generic[T]):
     make: Callable[[float | None], T]
     reach: Reach
     base_chosen: bool = False
+    cost: str = "MACs"
 
 
 @dataclass(frozen=True)
@@ -72,13 +112,13 @@ class Found:
     """Where the search ended.
 
     Attributes:
-        macs_reduction: Share of the MACs to remove; None where the base plan is fast enough.
-        speedup: That was measured there.
+        share: Of the cost to remove; None where the base plan is fast enough.
+        reached: How fast that was measured to be, as a share of the goal.
         measurements: Plans that were timed.
     """
 
-    macs_reduction: float | None
-    speedup: float
+    share: float | None
+    reached: float
     measurements: int
 
 
@@ -86,11 +126,11 @@ class Found:
 class _Point:
     share: float
     latency: float
-    """As a share of the uncompressed model's."""
+    """As a multiple of the one that is asked for."""
 
 
-def find_reduction(speedup: float, candidates: Candidates[Any], measure: Measure) -> Found:
-    """Searches the share of the MACs whose plan is `speedup` times as fast, within 3 %.
+def find_share(goal: Goal, candidates: Candidates[Any], measure: Measure) -> Found:
+    """Searches the share of the cost whose plan is as fast as asked for, within 3 %.
 
     Latency falls with the share, nearly in a line: secants find the place, halving the bracket keeps noise from
     stalling them. Where plans are so coarse that none is within 3 %, the next faster one is taken.
@@ -103,46 +143,47 @@ def find_reduction(speedup: float, candidates: Candidates[Any], measure: Measure
     def latency_of(plan: CompressionPlan, share: float | None) -> float:
         row = measure(plan)
         timed[plan.digest] = share, row
-        at = "the plan" if share is None else f"−{share:.1%} MACs"
-        say(f"{at}: ×{row.speedup:.3f} [{row.speedup_ci95[0]:.3f}, {row.speedup_ci95[1]:.3f}] in {row.runtime}")
-        return 1 / row.speedup
+        at = "the plan" if share is None else f"−{share:.1%} {candidates.cost}"
+        low, high = row.speedup_ci95
+        say(f"{at}: {row.latency.median_ms:.3g} ms, ×{row.speedup:.3f} [{low:.3f}, {high:.3f}] in {row.runtime}")
+        return 1 / goal.reached(row)
 
-    goal = 1 / speedup
     base, least, most = candidates.base, candidates.reach.least, candidates.reach.most
-    slow = start = _Point(candidates.base_share, 1.0 if base.is_identity else latency_of(base, None))
-    if candidates.base_chosen and start.latency <= goal:
+    whole = goal.speedup if base.is_identity and goal.speedup is not None else latency_of(base, None)
+    slow = start = _Point(candidates.base_share, whole)
+    if candidates.base_chosen and start.latency <= 1:
         return Found(None, 1 / start.latency, len(timed))
     if most <= candidates.base_share:
         raise TargetError(
-            f"--speedup {speedup:g}: the merges alone measure ×{1 / start.latency:.2f}, and nothing else can be cut; "
+            f"{goal.option}: the merges alone measure {goal.describe(1 / start.latency)}, and nothing else can be cut; "
             "give other merges, or let widths change"
         )
-    if start.latency < goal * (1 - TOLERANCE):
+    if start.latency < 1 - TOLERANCE:
         fastest = 1 / latency_of(candidates.plan(most), most)
-        raise TargetError(
-            f"--speedup {speedup:g}: the plan and its merges alone are ×{1 / start.latency:.2f} as fast; "
-            f"ask for ×{1 / start.latency:.2f} to ×{fastest:.2f}"
-        )
+        alone = goal.describe(1 / start.latency)
+        what = "the uncompressed model is" if base.is_identity else "the plan and its merges alone are"
+        raise TargetError(f"{goal.option}: {what} at {alone} already; ask for {alone} to {goal.describe(fastest)}")
     fast: _Point | None = None
-    share = 1 - goal * (1 - start.share) / start.latency  # as if latency followed MACs
+    share = 1 - (1 - start.share) / start.latency  # as if latency followed the cost
     widths: list[float] = []
-    while len(timed) < MOST_MEASUREMENTS and not _met(timed, speedup, _AIM):
+    while len(timed) < MOST_MEASUREMENTS and not _met(timed, goal, _AIM):
         share = min(max(share, least), most)
         plan = candidates.plan(share)
         if plan.digest in timed:
             break  # nothing lies between the plans that were timed
         point = _Point(share, latency_of(plan, share))
-        if point.latency <= goal:
+        if point.latency <= 1:
             fast = point
         else:
             slow = point
         if fast is None:
-            if share >= most and not _met(timed, speedup, TOLERANCE):
+            if share >= most and not _met(timed, goal, TOLERANCE):
                 raise TargetError(
-                    f"--speedup {speedup:g} is out of reach in {timed[plan.digest][1].runtime}: cutting all that can "
-                    f"be cut measures ×{1 / point.latency:.2f}; ask for ×{1 / start.latency:.2f} to that"
+                    f"{goal.option} is out of reach in {timed[plan.digest][1].runtime}: cutting all that can "
+                    f"be cut measures {goal.describe(1 / point.latency)}; ask for "
+                    f"{goal.describe(1 / start.latency)} to that"
                 )
-            share = _extrapolated(start, slow, goal) if len(timed) < _UNTIL_THE_END else most
+            share = _extrapolated(start, slow) if len(timed) < _UNTIL_THE_END else most
             continue
         widths.append(fast.share - slow.share)
         if widths[-1] < _FINEST:
@@ -150,13 +191,13 @@ def find_reduction(speedup: float, candidates: Candidates[Any], measure: Measure
         if len(widths) >= 3 and widths[-1] > widths[-3] / 2:
             share = (slow.share + fast.share) / 2
         else:
-            share = _interpolated(slow, fast, goal)
-    return _best(timed, speedup)
+            share = _interpolated(slow, fast)
+    return _best(timed, goal)
 
 
 def correct(
     found: Found,
-    speedup: float,
+    goal: Goal,
     candidates: Candidates[T],
     measure: Callable[[T], BenchRow],
     corrections: int,
@@ -169,60 +210,72 @@ def correct(
 
     Args:
         found: Where the search ended.
-        speedup: That is asked for.
+        goal: That is asked for.
         candidates: Make the models.
         measure: Times a model that was made.
         corrections: Models to make beyond the first.
     """
-    share = found.macs_reduction
+    share = found.share
     tries: list[tuple[float, T, BenchRow]] = []
     for _ in range(1 + corrections):
         made = candidates.make(share)
         row = measure(made)
-        tries.append((abs(row.speedup / speedup - 1), made, row))
+        reached = goal.reached(row)
+        tries.append((abs(reached - 1), made, row))
         if tries[-1][0] <= TOLERANCE or share is None or row.speedup <= 1:
             break
         # As if latency fell with the share in a line through the uncompressed model and this one.
-        line = share * (1 - 1 / speedup) / (1 - 1 / row.speedup)
+        line = share * (1 - reached / row.speedup) / (1 - 1 / row.speedup)
         corrected = min(max(line, candidates.reach.least), candidates.reach.most)
         if corrected == share:
             break
         share = corrected
-        say(f"what was chosen makes it ×{row.speedup:.3f} as fast: again, with −{share:.1%} MACs")
+        say(f"what was chosen comes to {goal.describe(reached)}: again, with −{share:.1%} {candidates.cost}")
     miss, made, row = min(tries, key=lambda each: each[0])
-    wanted = share is not None and abs(found.speedup / speedup - 1) <= TOLERANCE
+    wanted = share is not None and abs(found.reached - 1) <= TOLERANCE
     if miss > TOLERANCE and wanted:
-        log.warning("what was chosen makes it ×%.3f as fast, not within 3 %% of ×%g", row.speedup, speedup)
+        came_to = goal.describe(goal.reached(row))
+        log.warning("what was chosen comes to %s, not within 3 %% of %s", came_to, goal.option)
     return made, row
 
 
-def _extrapolated(start: _Point, slow: _Point, goal: float) -> float:
+def _extrapolated(start: _Point, slow: _Point) -> float:
     slope = (slow.latency - start.latency) / max(slow.share - start.share, 1e-9)
-    return slow.share + 1.1 * (goal - slow.latency) / min(slope, -0.1)
+    return slow.share + 1.1 * (1 - slow.latency) / min(slope, -0.1 * start.latency)
 
 
-def _interpolated(slow: _Point, fast: _Point, goal: float) -> float:
+def _interpolated(slow: _Point, fast: _Point) -> float:
     """Where the line through both ends of the bracket meets the goal, but not at its very ends."""
-    position = (slow.latency - goal) / max(slow.latency - fast.latency, 1e-9)
+    position = (slow.latency - 1) / max(slow.latency - fast.latency, 1e-9)
     return slow.share + min(max(position, 0.05), 0.95) * (fast.share - slow.share)
 
 
-def _met(timed: dict[str, tuple[float | None, BenchRow]], speedup: float, within: float) -> bool:
-    return any(abs(row.speedup / speedup - 1) <= within for _, row in timed.values())
+def _met(timed: dict[str, tuple[float | None, BenchRow]], goal: Goal, within: float) -> bool:
+    return any(abs(goal.reached(row) - 1) <= within for _, row in timed.values())
 
 
-def _best(timed: dict[str, tuple[float | None, BenchRow]], speedup: float) -> Found:
-    share, row = min(timed.values(), key=lambda each: abs(each[1].speedup / speedup - 1))
-    if abs(row.speedup / speedup - 1) > TOLERANCE:
-        faster = [each for each in timed.values() if each[1].speedup >= speedup]
-        share, row = min(faster or [(share, row)], key=lambda each: abs(each[1].speedup / speedup - 1))
-        log.warning("no plan was measured within 3 %% of ×%g; the one taken is ×%.3f as fast", speedup, row.speedup)
-    return Found(share, row.speedup, len(timed))
+def _best(timed: dict[str, tuple[float | None, BenchRow]], goal: Goal) -> Found:
+    def miss(each: tuple[float | None, BenchRow]) -> float:
+        return abs(goal.reached(each[1]) - 1)
+
+    share, row = min(timed.values(), key=miss)
+    if miss((share, row)) > TOLERANCE:
+        faster = [each for each in timed.values() if goal.reached(each[1]) >= 1]
+        share, row = min(faster or [(share, row)], key=miss)
+        came_to = goal.describe(goal.reached(row))
+        log.warning("no plan was measured within 3 %% of %s; the one taken is at %s", goal.option, came_to)
+    return Found(share, goal.reached(row), len(timed))
 
 
 @contextmanager
-def measuring(original: CompressionPlan, preprocessing: Preprocessing, runtime: str | None = None) -> Iterator[Measure]:
-    """A function that times plans against the uncompressed model: batch 64, fp32, interleaved rounds.
+def measuring(
+    original: CompressionPlan,
+    preprocessing: Preprocessing,
+    runtime: str | None = None,
+    variant: Variant | None = None,
+    threads: int | None = None,
+) -> Iterator[Measure]:
+    """A function that times plans against the uncompressed model, in interleaved rounds.
 
     A plan is timed once. Of several processes the first measures.
 
@@ -230,18 +283,28 @@ def measuring(original: CompressionPlan, preprocessing: Preprocessing, runtime: 
         original: The uncompressed model's plan.
         preprocessing: For the input size.
         runtime: Name of the runtime; None takes ONNX Runtime on the CPU.
+        variant: Batch and precision; None is batch 64 in fp32.
+        threads: CPU threads; None takes all cores.
 
     Raises:
         InputError: If the runtime cannot run here.
     """
-    chosen = runtime_named(runtime or DEFAULT_RUNTIME)
+    chosen, variant = runtime_named(runtime or DEFAULT_RUNTIME), variant or Variant()
     known: dict[str, BenchRow] = {}
     with seeded(0), temporary_folder(build(original), original, preprocessing) as baseline:
 
         def time_plan(plan: CompressionPlan) -> BenchRow:
             with seeded(0), temporary_folder(build(plan), plan, preprocessing) as folder:
-                export_for(chosen, folder, Variant())
-                timed = benchmark(folder, baseline.path, runtimes=[chosen.name], max_seconds=_MAX_SECONDS)
+                export_for(chosen, folder, variant, latency_only=True)
+                timed = benchmark(
+                    folder,
+                    baseline.path,
+                    runtimes=[chosen.name],
+                    batch=variant.batch,
+                    precision=variant.precision,
+                    threads=threads,
+                    max_seconds=_MAX_SECONDS,
+                )
             return timed.rows[0]
 
         def measure(plan: CompressionPlan) -> BenchRow:
@@ -253,5 +316,5 @@ def measuring(original: CompressionPlan, preprocessing: Preprocessing, runtime: 
             return known[plan.digest]
 
         if accelerator().is_main_process:
-            export_for(chosen, baseline, Variant())
+            export_for(chosen, baseline, variant, latency_only=True)
         yield measure

@@ -1,27 +1,51 @@
 """What the user wants, whichever method is to reach it, and which part of it can be reached."""
 
 import math
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from dcvit.errors import InputError, TargetError
 from dcvit.flags import Flag
 from dcvit.plan import CompressionPlan, MacsConvention
+from dcvit.variant import DEFAULT_BATCH, Precision, Variant
 
 NO_MERGES = "none"
 """Instead of a schedule: no token merges."""
 
-MEASURED = ("speedup", "runtime", "max_drop")
-"""Fields of a target that say what is to be measured."""
+MEASURED = (
+    "speedup", "latency", "max_drop", "runtime", "precision", "batch", "threads", "latency_table", "latency_reduction",
+)  # fmt: skip
+"""Fields of a target that say what is to be measured, and where."""
 
-_HOW = frozenset({"runtime", "macs_convention", "width_multiple", "keep_heads", "size_aware"})
+_MILLISECONDS = {"ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3}
+
+
+def _milliseconds(value: object) -> object:
+    """`5ms`, `0.8 s`, or a number of milliseconds."""
+    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(ms|s|us|µs)?\s*", value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    try:
+        return float(found[1]) * _MILLISECONDS[found[2] or "ms"]
+    except ValueError:
+        return value  # pydantic says what is wrong with it
+
+
+_HOW = frozenset({"runtime", "precision", "batch", "threads", "latency_table", "macs_convention", "width_multiple",
+                  "keep_heads", "size_aware"})  # fmt: skip
 """Fields that ask for nothing by themselves."""
 
 
 class Target(BaseModel):
-    """What the user wants; a share of the MACs is of the given model's, and merges count for it."""
+    """What the user wants; a share of the MACs is of the given model's, and merges count for it.
+
+    `latency_reduction`, the share of the latency that a table predicts, is what a search for a latency asks for on its
+    way; users give a speed-up or a latency.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,8 +55,8 @@ class Target(BaseModel):
     speedup: Annotated[float | None, Flag(metavar="X")] = Field(
         default=None, gt=1, description="How many times faster, as measured here, instead of --macs-reduction."
     )
-    runtime: Annotated[str | None, Flag(default="onnxruntime")] = Field(
-        default=None, description="That --speedup is measured in."
+    latency: Annotated[float | None, BeforeValidator(_milliseconds), Flag(metavar="TIME")] = Field(
+        default=None, gt=0, description="How long a batch may take, as measured here: 5ms, or 0.8s."
     )
     max_drop: Annotated[float | None, Flag(metavar="POINTS")] = Field(
         default=None,
@@ -41,6 +65,24 @@ class Target(BaseModel):
         description="The smallest model that loses at most so many points of top-1 on images that were not fitted to, "
         "or without labels as many percent of the original's classes, instead of --macs-reduction.",
     )
+    runtime: Annotated[str | None, Flag(default="onnxruntime")] = Field(
+        default=None, description="That --speedup and --latency are measured in."
+    )
+    precision: Annotated[Precision | None, Flag(default="fp32")] = Field(
+        default=None, description="The same: what it computes in."
+    )
+    batch: Annotated[int | None, Flag(default=str(DEFAULT_BATCH))] = Field(
+        default=None, ge=1, description="The same: images in every batch."
+    )
+    threads: Annotated[int | None, Flag(default="all cores")] = Field(
+        default=None, ge=1, description="The same: CPU threads."
+    )
+    latency_table: Annotated[Path | None, Flag(path="file")] = Field(
+        default=None,
+        description="Times that `dcvit-tool latency -o` wrote, on another machine if need be: the target is then met "
+        "by what they predict, and nothing is measured here.",
+    )
+    latency_reduction: float | None = Field(default=None, gt=0, lt=1)
     macs_convention: Annotated[MacsConvention, Flag()] = Field(
         default="full", description="Count every MAC, or as the DC-ViT paper does."
     )
@@ -67,17 +109,39 @@ class Target(BaseModel):
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
-        if self.speedup is not None and self.macs_reduction is not None:
-            raise InputError("--speedup and --macs-reduction exclude each other; give one of them")
-        if self.max_drop is not None and (self.speedup or self.macs_reduction):
-            raise InputError("--max-drop excludes --macs-reduction and --speedup; give one of them")
-        if self.runtime is not None and self.speedup is None:
-            raise InputError("--runtime says where --speedup is measured; give --speedup too")
+        given = [
+            "--" + name.replace("_", "-")
+            for name in ("macs_reduction", "speedup", "latency", "max_drop")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
+        for name in ("runtime", "precision", "batch", "threads", "latency_table"):
+            if getattr(self, name) is not None and not self.measured and self.latency_reduction is None:
+                option = "--" + name.replace("_", "-")
+                raise InputError(f"{option} says where a latency is measured; give --speedup or --latency too")
         return self
 
+    @property
+    def measured(self) -> str | None:
+        """The option that asks for a latency; None where the target is of MACs, or none."""
+        if self.speedup is not None:
+            return "--speedup"
+        return None if self.latency is None else "--latency"
+
+    @property
+    def variant(self) -> Variant:
+        """What is measured: batch and precision."""
+        return Variant.of(self.batch or DEFAULT_BATCH, self.precision or "fp32")
+
     def at(self, macs_reduction: float | None) -> "Target":
-        """The same with this share of the MACs to remove, and nothing to be measured."""
+        """The same with this share of the MACs to remove, and nothing to measure."""
         return self.model_copy(update={"macs_reduction": macs_reduction, **dict.fromkeys(MEASURED)})
+
+    def priced(self, latency_reduction: float | None) -> "Target":
+        """The same with this share of the latency to remove, as it is predicted there."""
+        update = {"macs_reduction": None, "speedup": None, "latency": None, "latency_reduction": latency_reduction}
+        return self.model_copy(update=update)
 
     @property
     def says_only_how(self) -> bool:
@@ -99,7 +163,7 @@ class Target(BaseModel):
 
 @dataclass(frozen=True)
 class Reach:
-    """Shares of the given model's MACs that a method can remove.
+    """Shares of what the given model costs that a method can remove.
 
     Attributes:
         least: The smallest beyond what merges and fixed cuts remove.

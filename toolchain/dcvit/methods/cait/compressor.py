@@ -83,7 +83,10 @@ class CaitCompressor(Compressor[CaitSettings]):
         return self._made(self._propose(target), target)
 
     def _candidates(self, target: Target, measure: Measure) -> Candidates[Compressed]:
-        """Where training finds the widths, uniform ones stand in for them."""
+        """Where training finds the widths, uniform ones stand in; a latency is a speed-up over the original."""
+        if target.latency is not None:
+            whole = measure(self.run.subject.plan.original()).latency.median_ms
+            target = target.model_copy(update={"speedup": whole / target.latency, "latency": None})
         proposal = self._propose(target, measure)
         reach = proposal.reach
         if self._refits and reach.least < reach.most:

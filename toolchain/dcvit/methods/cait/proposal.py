@@ -42,8 +42,8 @@ class JointProposal:
 
     base: CompressionPlan
     macs: float
-    total: int
-    saved: int
+    total: float
+    saved: float
     layers: tuple[PrunableLayer, ...]
     width_multiple: int
 
@@ -152,12 +152,12 @@ def stand_in_merges(subject: Subject, target: Target, settings: CaitSettings) ->
 
 def summarize_jointly(subject: Subject, target: Target, settings: CaitSettings) -> PlanSummary:
     """The plan in figures; where merges and widths are to be found on images, with stand-ins for them."""
+    if target.measured:
+        raise InputError(f"{target.measured} has to be measured; `dcvit-tool compress` does so")
     proposal = propose_jointly(subject, target, settings, stand_in_merges(subject, target, settings), trained=True)
     notes = []
     if target.merge is None and proposal.base.merges and not subject.plan.merges and target.plan is None:
         notes.append(f"your images choose the merges (here {merges_text(proposal.base.merges)} stand in for them)")
-    if target.speedup is not None:
-        raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
     if proposal.macs:
         how = "your images find" if refits(settings, subject) else "training finds"
         notes.append(f"{how} the widths (here all are cut by the same share)")

@@ -39,14 +39,16 @@ class PossibleCuts:
     """What may be cut, by block.
 
     Attributes:
-        narrower_mlp: Blocks whose MLP may be narrowed; those of the other two are in here too.
+        narrower_mlp: Blocks whose MLP may be narrowed; all others are among them.
         narrower_heads: Those whose heads may be narrowed.
         no_attention: Those that may lose their attention.
+        gone: Those that may go altogether.
     """
 
     narrower_mlp: tuple[int, ...]
     narrower_heads: tuple[int, ...] = ()
     no_attention: tuple[int, ...] = ()
+    gone: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,9 @@ def examine(
             student = _cut(measured, start, BlockPlan(index=index, removed="attention"), None)
             refit(family.block(student, index), tokens[:few], output[:few], arguments)
             judge.judge(student, Cut(index, "attention", 0))
+        if index in cuts.gone:
+            student = _cut(measured, start, BlockPlan(index=index, removed="block"), None)
+            judge.judge(student, Cut(index, "block", 0))
         tokens = apply_merges(block, output)
         judge.advance(index)
     return Examination(orders, _by_block(judge.damages()))
@@ -133,9 +138,14 @@ def _by_block(damages: Mapping[Cut, float]) -> dict[int, BlockDamage]:
     for index in {cut.block: None for cut in damages}:
         of_kind = {
             kind: {cut.width: damage for cut, damage in damages.items() if (cut.block, cut.kind) == (index, kind)}
-            for kind in ("attention", "mlp", "heads")
+            for kind in ("attention", "mlp", "heads", "block")
         }
-        found[index] = BlockDamage(attention=of_kind["attention"].get(0), mlp=of_kind["mlp"], heads=of_kind["heads"])
+        found[index] = BlockDamage(
+            attention=of_kind["attention"].get(0),
+            mlp=of_kind["mlp"],
+            heads=of_kind["heads"],
+            block=of_kind["block"].get(0),
+        )
     return found
 
 

@@ -19,11 +19,11 @@ class Cut:
     """One change of one block.
 
     Attributes:
-        width: Channels that heads keep, or nodes of the MLP; 0 of an attention that goes.
+        width: Channels that heads keep, or nodes of the MLP; 0 of what goes.
     """
 
     block: int
-    kind: Literal["attention", "mlp", "heads"]
+    kind: Literal["attention", "mlp", "heads", "block"]
     width: int
 
 

@@ -29,7 +29,7 @@ SENSITIVE_IMAGES = 64
 ANCHORS = (1 / 6, 1 / 2, 5 / 6)
 """Where in the depth blocks lie whose cuts are measured too, as shares of the blocks that may be cut."""
 
-MEASURED = {"mlp": (2, 5), "heads": (0,), "attention": (0,)}
+MEASURED = {"mlp": (2, 5), "heads": (0,), "attention": (0,), "block": (0,)}
 """Which of an anchor's cuts are measured, by kind and by how many wider ones came before."""
 
 SLOPES = (0.8, 1.3)

@@ -1,25 +1,38 @@
-"""Which attention to remove, and how wide heads and MLPs stay: the least predicted damage that meets a target."""
+"""Which attention and blocks to remove, and how wide heads and MLPs stay: the least damage that meets a target."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dcvit.errors import InputError
 from dcvit.folder.records import BlockDamage
-from dcvit.methods.few_shot.structure import UnitCost
 
 RESOLUTION = 4096
-"""Steps into which the MACs to save are divided: savings are rounded down to them, so the target is always met."""
+"""Steps into which what is to be saved is divided: savings are rounded down to them, so the target is always met."""
 
 NO_DAMAGE = 1e-6
 """KL, in nats, of a change too small to measure: about what rounding to bfloat16 makes of the logits."""
 
 
+class Price(Protocol):
+    """What the cuts of one block save, in any currency: MACs (`UnitCost`), or milliseconds (`BlockPrice`)."""
+
+    def attention(self, head_dim: int, whole: int) -> float:
+        """Where heads of `whole` channels keep `head_dim`; with 0, where attention goes."""
+
+    def mlp(self, hidden: int, whole: int) -> float:
+        """Where an MLP of `whole` nodes keeps `hidden`."""
+
+    def block(self) -> float:
+        """Where the block goes."""
+
+
 @dataclass(frozen=True)
 class BlockWidths:
-    """How wide one block is.
+    """How wide one block is; with nothing of either, it is gone.
 
     Attributes:
         head_dim: Channels of every head; 0 where its attention is gone.
@@ -30,8 +43,13 @@ class BlockWidths:
     mlp_hidden: int
 
 
+NO_BLOCK = BlockWidths(head_dim=0, mlp_hidden=0)
+
+
 def damage_of(damage: BlockDamage, widths: BlockWidths, whole: BlockWidths) -> float:
     """Damage of what becomes of a block that was `whole`."""
+    if widths == NO_BLOCK:
+        return np.inf if damage.block is None else damage.block
     attention = damage_of_head_dims(damage, [widths.head_dim], whole)
     return float(attention[0] + damage_of_mlps(damage, [widths.mlp_hidden], whole)[0])
 
@@ -57,7 +75,8 @@ def check_damages(damages: Mapping[int, BlockDamage]) -> None:
         InputError: By the first block and cut whose damage is not finite: the model overflows with it.
     """
     for block, damage in sorted(damages.items()):
-        cuts = {"attention": damage.attention, **{f"mlp {width}": each for width, each in damage.mlp.items()}}
+        cuts = {"attention": damage.attention, "block": damage.block}
+        cuts |= {f"mlp {width}": each for width, each in damage.mlp.items()}
         cuts |= {f"head_dim {width}": each for width, each in damage.heads.items()}
         for cut, each in cuts.items():
             if each is not None and not np.isfinite(each):
@@ -81,23 +100,23 @@ class OutOfReachError(Exception):
 
 def allocate(
     damages: Mapping[int, BlockDamage],
-    costs: Mapping[int, UnitCost],
+    prices: Mapping[int, Price],
     whole: Mapping[int, BlockWidths],
-    macs: float,
+    wanted: float,
     multiple: int,
     limits: Mapping[int, BlockWidths] | None = None,
 ) -> dict[int, BlockWidths]:
-    """Minimises the sum of all damages, subject to saving at least `macs`.
+    """Minimises the sum of all damages, subject to saving at least `wanted`.
 
-    Damages of several blocks, and of a block's attention and MLP, are taken to add up. This is a multiple-choice
-    knapsack, solved exactly (to 1/4096 of the target) by dynamic programming over attentions and MLPs.
+    Damages of several blocks, and of a block's attention and MLP, are taken to add up, and so is what they save. This
+    is a multiple-choice knapsack, solved exactly (to 1/4096 of the target) by dynamic programming over the blocks:
+    each keeps its attention and its MLP at a width of their own, or goes.
 
     Args:
         damages: By block; only these blocks change.
-        costs: MACs of each such block's attention (`removed`, and of it `heads` if these are narrowed) and MLP
-            (`narrowed`).
+        prices: What each such block's cuts save.
         whole: Widths of each block as it is.
-        macs: To be saved.
+        wanted: To be saved, in the currency of `prices`.
         multiple: BlockWidths are multiples of this, and never below the narrowest that was measured.
         limits: What earlier cuts have left of some blocks: they only lose more.
 
@@ -109,42 +128,36 @@ def allocate(
         InputError: If a damage is not finite.
     """
     check_damages(damages)
-    layers = []
-    for block in sorted(damages):
-        now = whole[block]
-        limit = (limits or {}).get(block, now)
-        layers.append(_attentions(damages[block], costs[block], now, multiple, limit.head_dim))
-        layers.append(_mlps(damages[block], costs[block], now, multiple, limit.mlp_hidden))
-    # best[s]: the least damage with which the layers so far save s steps (the last entry: at least the target).
     best = np.full(RESOLUTION + 1, np.inf)
     best[0] = 0.0
-    taken: list[tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]] = []
-    for options in layers:
-        reached = np.full(RESOLUTION + 1, np.inf)
-        choice = np.zeros(RESOLUTION + 1, dtype=int)
-        origin = np.zeros(RESOLUTION + 1, dtype=int)
-        for number, option in enumerate(options):
-            # From every s to s + steps, and from all that overshoot to the last entry.
-            steps = min(int(option.saved / macs * RESOLUTION), RESOLUTION)
-            candidate = np.full(RESOLUTION + 1, np.inf)
-            candidate[steps:] = best[: RESOLUTION + 1 - steps] + option.damage
-            sources = np.arange(-steps, RESOLUTION + 1 - steps)
-            last = RESOLUTION - steps + int(best[RESOLUTION - steps :].argmin())
-            candidate[RESOLUTION], sources[RESOLUTION] = best[last] + option.damage, last
-            better = candidate < reached
-            reached[better], choice[better], origin[better] = candidate[better], number, sources[better]
-        taken.append((choice, origin))
-        best = reached
+    taken: list[tuple[int, _Layer, _Layer]] = []
+    for block in sorted(damages):
+        damage, price, now = damages[block], prices[block], whole[block]
+        limit = (limits or {}).get(block, now)
+        attention = mlp = _Layer.of([], best, wanted)
+        if limit != NO_BLOCK:
+            attention = _Layer.of(_attentions(damage, price, now, multiple, limit.head_dim), best, wanted)
+            mlp = _Layer.of(_mlps(damage, price, now, multiple, limit.mlp_hidden), attention.best, wanted)
+        if damage.block is not None:
+            mlp.add(_Option(_GONE, price.block(), damage.block), best, wanted)
+        taken.append((block, attention, mlp))
+        best = mlp.best
     if not np.isfinite(best[RESOLUTION]):
         raise OutOfReachError
-    widths: list[int] = []
+    widths: dict[int, BlockWidths] = {}
     state = RESOLUTION
-    for options, (choice, origin) in zip(reversed(layers), reversed(taken), strict=True):
-        widths.append(options[choice[state]].width)
-        state = origin[state]
-    widths.reverse()
-    pairs = zip(widths[::2], widths[1::2], strict=True)
-    return {block: BlockWidths(*pair) for block, pair in zip(sorted(damages), pairs, strict=True)}
+    for block, attention, mlp in reversed(taken):
+        width, state = mlp.taken(state)
+        if width == _GONE:
+            widths[block] = NO_BLOCK
+            continue
+        head_dim, state = attention.taken(state)
+        widths[block] = BlockWidths(head_dim, width)
+    return dict(reversed(widths.items()))
+
+
+_GONE = -1
+"""Stands among the widths of an MLP for the whole block being gone."""
 
 
 @dataclass(frozen=True)
@@ -154,19 +167,57 @@ class _Option:
     damage: float
 
 
-def _attentions(damage: BlockDamage, cost: UnitCost, whole: BlockWidths, multiple: int, limit: int) -> list[_Option]:
+@dataclass
+class _Layer:
+    """One choice among several, on top of those before it.
+
+    Attributes:
+        best: The least damage with which all so far save so many steps (the last entry: at least the target).
+        width: That was chosen for it.
+        origin: Steps that were saved before.
+    """
+
+    best: npt.NDArray[np.float64]
+    width: npt.NDArray[np.int_]
+    origin: npt.NDArray[np.int_]
+
+    @classmethod
+    def of(cls, options: Sequence[_Option], before: npt.NDArray[np.float64], wanted: float) -> "_Layer":
+        nothing = np.zeros(RESOLUTION + 1, dtype=int)
+        layer = cls(np.full(RESOLUTION + 1, np.inf), nothing, nothing.copy())
+        for option in options:
+            layer.add(option, before, wanted)
+        return layer
+
+    def add(self, option: _Option, before: npt.NDArray[np.float64], wanted: float) -> None:
+        """Tries an option from every s to s + steps, and from all that overshoot to the last entry."""
+        steps = min(int(option.saved / wanted * RESOLUTION), RESOLUTION)
+        candidate = np.full(RESOLUTION + 1, np.inf)
+        candidate[steps:] = before[: RESOLUTION + 1 - steps] + option.damage
+        sources = np.arange(-steps, RESOLUTION + 1 - steps)
+        last = RESOLUTION - steps + int(before[RESOLUTION - steps :].argmin())
+        candidate[RESOLUTION], sources[RESOLUTION] = before[last] + option.damage, last
+        better = candidate < self.best
+        self.best[better], self.width[better], self.origin[better] = candidate[better], option.width, sources[better]
+
+    def taken(self, state: int) -> tuple[int, int]:
+        """The width that was chosen where so much is saved, and what was saved before."""
+        return int(self.width[state]), int(self.origin[state])
+
+
+def _attentions(damage: BlockDamage, price: Price, whole: BlockWidths, multiple: int, limit: int) -> list[_Option]:
     if not whole.head_dim:  # it is gone
         return [_Option(0, 0.0, 0.0)]
     head_dims = _allowed(min(damage.heads, default=whole.head_dim), whole.head_dim, multiple, limit)
-    saved = [cost.heads * (1 - head_dim / whole.head_dim) for head_dim in head_dims]
     if damage.attention is not None:
-        head_dims, saved = [*head_dims, 0], [*saved, cost.removed]
+        head_dims = [*head_dims, 0]
+    saved = [price.attention(head_dim, whole.head_dim) for head_dim in head_dims]
     return _options(head_dims, saved, damage_of_head_dims(damage, head_dims, whole))
 
 
-def _mlps(damage: BlockDamage, cost: UnitCost, whole: BlockWidths, multiple: int, limit: int) -> list[_Option]:
+def _mlps(damage: BlockDamage, price: Price, whole: BlockWidths, multiple: int, limit: int) -> list[_Option]:
     hidden = _allowed(min(damage.mlp, default=whole.mlp_hidden), whole.mlp_hidden, multiple, limit)
-    saved = [cost.narrowed * (1 - width / whole.mlp_hidden) for width in hidden]
+    saved = [price.mlp(width, whole.mlp_hidden) for width in hidden]
     return _options(hidden, saved, damage_of_mlps(damage, hidden, whole))
 
 

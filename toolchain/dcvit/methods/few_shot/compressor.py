@@ -1,5 +1,6 @@
 """A model and a few images, opened once and compressed to any number of targets; nothing of it is on disk."""
 
+import dataclasses
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -10,24 +11,30 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from dcvit.data import FewShot
-from dcvit.errors import TargetError
+from dcvit.errors import InputError, TargetError
+from dcvit.files import json_text
 from dcvit.hardware import accelerator
 from dcvit.methods.cuts.by_norm import cut_by_norm
 from dcvit.methods.cuts.wanted_tokens import WantedTokens
 from dcvit.methods.few_shot.job import Earlier, Job
-from dcvit.methods.few_shot.proposal import Proposal, propose, survey
+from dcvit.methods.few_shot.proposal import Proposal, priced, propose, survey
 from dcvit.methods.few_shot.settings import FewShotSettings
 from dcvit.methods.few_shot.synthesis import save_pictures, synthesize
+from dcvit.methods.milliseconds import SETTING, TABLE, latency_share, latency_table, predicted
 from dcvit.methods.run import METRIC_IMAGES, Compressed, Compressor, Run
 from dcvit.methods.speedup import Candidates, Measure
 from dcvit.methods.target import Reach, Target
 from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.pricing.table import LatencyTable, style_of
 from dcvit.settings import DEFAULT_SAMPLES
 from dcvit.stages import StageStore
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
 
 S = TypeVar("S", bound=FewShotSettings)
+
+_SOME = 0.5
+"""A share, where any will do: a survey is of all of them."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +72,7 @@ class FewShotCompressor(Compressor[S]):
         self._given = few_shot
         self._surveys: dict[str, Proposal] = {}
         self._wanted: dict[str, WantedTokens] = {}
+        self._tables: dict[str, LatencyTable] = {}
         if settings.metric == "synthetic":
             self.scored_on = "synthetic images"
 
@@ -119,6 +127,11 @@ class FewShotCompressor(Compressor[S]):
         """Shares of the MACs that the search can remove, what the base plan removes included."""
 
     @property
+    def _solves_in_milliseconds(self) -> bool:
+        """Whether cuts are chosen by what they save in the runtime; else MACs stand in for it."""
+        return False
+
+    @property
     def _has_images(self) -> bool:
         return self._given is not None or self.run.source is not None
 
@@ -134,18 +147,53 @@ class FewShotCompressor(Compressor[S]):
         return self._compressed(found.student, plan, target, dict(found.metrics))
 
     def _candidates(self, target: Target, measure: Measure) -> Candidates[Compressed]:  # noqa: ARG002
-        target = self._resolved(target)
-        proposal = self._survey(target)
+        target, option = self._resolved(target), target.measured
+        at = target.priced if self._solves_in_milliseconds else target.at
+        proposal = self._survey(at(_SOME))
         if not proposal.blocks:
-            raise TargetError("--speedup: the plan leaves no block that could be compressed")
+            raise TargetError(f"{option}: the plan leaves no block that could be compressed")
         job = self._job_of(proposal, target) if self._has_images else None
         return Candidates(
             base=proposal.base,
             base_share=proposal.saved / proposal.total,
-            plan=lambda share: self.plan(target.at(share)),
-            make=lambda share: self.compress(target.at(share)),
+            plan=lambda share: self.plan(at(share)),
+            make=lambda share: self.compress(at(share)),
             reach=self._reach(proposal, job),
+            cost="predicted latency" if self._solves_in_milliseconds else "MACs",
         )
+
+    def _make_as_fast(self, target: Target) -> Compressed:
+        """Where times of another machine are given, what they predict decides, and nothing is measured here."""
+        if target.latency_table is not None and not self._solves_in_milliseconds:
+            raise InputError("--latency-table is for the solver (`--search solver`), on a model whose attention can go")
+        if target.latency_table is None:
+            made = super()._make_as_fast(target)
+        else:
+            made = self._make(target.priced(self._predicted_share(target)), None)
+        if not self._solves_in_milliseconds:
+            return made
+        found = predicted(self.run.subject, made.plan, self._table(target, made.plan))
+        texts = made.texts | {TABLE: json_text(self._table(target, made.plan).to_json(), indent=1) + "\n"}
+        return dataclasses.replace(made, metrics=made.metrics | {"predicted_latency": found}, texts=texts)
+
+    def _predicted_share(self, target: Target) -> float:
+        """The share of the latency that a table says is to be removed.
+
+        Raises:
+            TargetError: If that is out of reach; the message says what is not.
+        """
+        resolved = self._resolved(target)
+        proposal = self._survey(resolved.priced(_SOME))
+        share = latency_share(target, proposal.total)
+        job = self._job_of(proposal, resolved) if self._has_images else None
+        most = self._reach(proposal, job).most
+        if share > most:
+            least_ms = proposal.total * (1 - most)
+            raise TargetError(
+                f"{target.measured} is out of reach: cutting all that can be cut comes to {least_ms:.3g} ms "
+                f"(×{1 / (1 - most):.2f}), as the table says"
+            )
+        return share
 
     def _metric(self) -> Tensor | None:
         return self._metric_images if self._has_images else None
@@ -154,16 +202,26 @@ class FewShotCompressor(Compressor[S]):
         return target.resolved(trained=self.run.recovery != "none")
 
     def _propose(self, target: Target) -> Proposal:
-        if target.macs_reduction is None:
-            return propose(self.run.subject, target)
-        return self._survey(target).removing(target.macs_reduction)
+        share = target.macs_reduction if target.latency_reduction is None else target.latency_reduction
+        return propose(self.run.subject, target) if share is None else self._survey(target).removing(share)
 
     def _survey(self, target: Target) -> Proposal:
-        """Counted once for all reductions."""
-        key = target.at(None).model_dump_json()
+        """Counted once for all reductions; in milliseconds where a share of the latency is to be removed."""
+        in_time = target.latency_reduction is not None
+        key = (target.priced(_SOME) if in_time else target.at(None)).model_dump_json()
         if key not in self._surveys:
-            self._surveys[key] = survey(self.run.subject, target)
+            found = survey(self.run.subject, target)
+            if in_time:
+                found = priced(found, self.run.subject, self._table(target, found.base))
+            self._surveys[key] = found
         return self._surveys[key]
+
+    def _table(self, target: Target, base: CompressionPlan) -> LatencyTable:
+        """What cuts cost in the target's runtime, behind the merges of a plan."""
+        key = target.model_dump_json(include={*SETTING}) + style_of(base).name
+        if key not in self._tables:
+            self._tables[key] = latency_table(self.run.subject, target, base)
+        return self._tables[key]
 
     @cached_property
     def _images(self) -> Tensor:

@@ -12,7 +12,7 @@ from dcvit.methods.cuts.scores import score_of
 from dcvit.methods.cuts.wanted_tokens import WantedTokens
 from dcvit.methods.few_shot.settings import FewShotSettings
 from dcvit.methods.stopwatch import Stopwatch
-from dcvit.methods.target import Target
+from dcvit.methods.target import MEASURED, Target
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.stages import StageResult, StageStore, weights_digest
 from dcvit.training.mimic import mimic
@@ -22,8 +22,8 @@ from dcvit.types import TimmModule
 
 S = TypeVar("S", bound=FewShotSettings)
 
-OF_THE_PLAN = {"macs_reduction", "speedup", "runtime", "max_drop", "macs_convention", "width_multiple", "keep_heads",
-               "merge", "size_aware", "trim_last_block"}  # fmt: skip
+OF_THE_PLAN = {"macs_reduction", "macs_convention", "width_multiple", "keep_heads", "merge", "size_aware",
+               "trim_last_block", *MEASURED}  # fmt: skip
 """Fields of a target that reach a training through the plan alone."""
 
 

@@ -63,14 +63,14 @@ def stand_ins(subject: Subject, proposal: Proposal) -> list[BlockPlan]:
     Raises:
         InputError: If not even all of them do.
     """
-    if proposal.macs <= 0:
+    if proposal.wanted <= 0:
         return []
     macs = unit_macs(subject, proposal)
     _check_reach(macs, proposal)
     units = list(macs)
     for count in range(1, len(units) + 1):
         chosen = [units[int((position + 0.5) * len(units) / count)] for position in range(count)]
-        if sum(macs[unit] for unit in chosen) >= proposal.macs * (1 - 1e-9):
+        if sum(macs[unit] for unit in chosen) >= proposal.wanted * (1 - 1e-9):
             break
     return [BlockPlan(index=index, removed="block") for unit in chosen for index in unit]
 
@@ -105,12 +105,12 @@ def practise(
     student = _cut_fixed(job, fixed)
     trials: list[DropTrial] = []
     units: list[Unit] = []
-    if proposal.macs > 0:
+    if proposal.wanted > 0:
         macs = _macs_of_units(proposal, job.start, job.family)
         _check_reach(macs, proposal)
         saved = latency_saved or {unit: 100 * cost / proposal.total for unit, cost in macs.items()}
         trials = rank_drops(job, student, fixed, {unit: saved[unit] for unit in macs})
-        units = fewest([trial.unit for trial in trials], macs, proposal.macs)
+        units = fewest([trial.unit for trial in trials], macs, proposal.wanted)
     entries = drop(job, student, [index for unit in units for index in unit])
     if steps is None:
         steps = job.settings.steps * (_units_of_dcvit(proposal, len(units)) + len(fixed) + job.merges)
@@ -167,12 +167,12 @@ def _cut_fixed(job: Job[PractiseSettings], fixed: Sequence[BlockPlan]) -> TimmMo
 def _check_reach(macs: Mapping[Unit, int], proposal: Proposal) -> None:
     total, saved = proposal.total, proposal.saved
     reach = Reach((saved + min(macs.values())) / total, (saved + sum(macs.values())) / total)
-    reach.check((saved + proposal.macs) / total, f"dropping 1 to {len(macs)} units")
+    reach.check((saved + proposal.wanted) / total, f"dropping 1 to {len(macs)} units")
 
 
 def _units_of_dcvit(proposal: Proposal, otherwise: int) -> int:
     """Units that DC-ViT compresses for this target; where the target is out of its reach, `otherwise`."""
-    if proposal.macs <= 0:
+    if proposal.wanted <= 0:
         return 0
     try:
         return proposal.structure().units

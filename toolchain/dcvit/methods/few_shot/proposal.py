@@ -1,18 +1,19 @@
 """From a target to what a method has to do: the part that needs neither data nor weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.families import BlockSpec
-from dcvit.methods.few_shot.allocate import BlockWidths
+from dcvit.methods.few_shot.allocate import NO_BLOCK, BlockWidths, Price
+from dcvit.methods.few_shot.prices import BlockPrice
 from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width, unit_cost
 from dcvit.methods.target import Reach, Target
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan, MacsConvention, parse_merges
+from dcvit.pricing.table import LatencyTable
 from dcvit.subject import Subject, original_of
-
-NO_BLOCK = BlockWidths(head_dim=0, mlp_hidden=0)
 
 Unit = tuple[int, ...]
 """Blocks that are compressed together."""
@@ -24,12 +25,13 @@ class Proposal:
 
     Attributes:
         base: The plan before any block is chosen: the start, with the merges and the blocks that are fixed.
-        macs: MACs that further cuts have to save; 0 where `base` meets the target already.
-        total: MACs of the given model.
-        saved: MACs that `base` saves of them.
+        wanted: What further cuts have to save: MACs, or milliseconds (`priced`); 0 where `base` meets the target.
+        total: What the given model costs.
+        saved: What `base` saves of it.
         units: What each unit that may be compressed costs under the base plan. Of a unit whose MLP is narrower than
             `whole` already, `narrowed` is what one as wide would cost, and `removed` is less by the difference.
-        blocks: What each block that may be cut costs; those of no unit may only be narrowed.
+        blocks: What the cuts of each block save that may be cut; those of no unit may only be narrowed.
+        narrower_heads: Those whose heads may lose channels.
         whole: Widths of the widest block of a unit.
         widths: Of each block that may be cut, as it is; 0 for an attention that is gone.
         width_multiple: MLP widths are multiples of this.
@@ -37,28 +39,29 @@ class Proposal:
     """
 
     base: CompressionPlan
-    macs: float = 0.0
-    total: int = 0
-    saved: int = 0
+    wanted: float = 0.0
+    total: float = 0
+    saved: float = 0
     units: dict[Unit, UnitCost] = field(default_factory=dict)
-    blocks: dict[int, UnitCost] = field(default_factory=dict)
+    blocks: Mapping[int, Price] = field(default_factory=dict)
+    narrower_heads: tuple[int, ...] = ()
     whole: BlockWidths = NO_BLOCK
     widths: dict[int, BlockWidths] = field(default_factory=dict)
     width_multiple: int = 8
     macs_convention: MacsConvention = "full"
 
-    def removing(self, macs_reduction: float) -> "Proposal":
-        """The same for a share of the model's MACs.
+    def removing(self, share: float) -> "Proposal":
+        """The same for a share of what the model costs.
 
         Raises:
             InputError: If `base` saves less and leaves nothing to compress.
         """
-        macs = macs_reduction * self.total - self.saved
-        if macs <= 0:
+        wanted = share * self.total - self.saved
+        if wanted <= 0:
             return Proposal(self.base, width_multiple=self.width_multiple)
         if not self.blocks:
             raise InputError("--macs-reduction: the plan leaves no block that could be compressed")
-        return replace(self, macs=macs)
+        return replace(self, wanted=wanted)
 
     def check_units(self) -> None:
         """Raises InputError if no block is left to be compressed as a unit; MLPs may still be narrowed."""
@@ -76,11 +79,11 @@ class Proposal:
         """
         self.check_units()
         return solve_structure(
-            list(self.units.values()), self.whole.mlp_hidden, self.macs, self.total, self.width_multiple, self.saved
+            list(self.units.values()), self.whole.mlp_hidden, self.wanted, self.total, self.width_multiple, self.saved
         )
 
     def reach(self) -> Reach:
-        """Shares of the MACs that DC-ViT's structure can remove, those that `base` removes included."""
+        """Shares of the cost that DC-ViT's structure can remove, those that `base` removes included."""
         self.check_units()
         costs = list(self.units.values())
         narrowest = 1 - self.width_multiple / self.whole.mlp_hidden if self.whole.mlp_hidden else 0.0
@@ -103,10 +106,10 @@ class Proposal:
             units = ranked[:count]
             costs = [self.units[unit] for unit in units]
             if structure.mlp_hidden is None:
-                if sum(cost.removed for cost in costs) >= self.macs * (1 - 1e-9):
+                if sum(cost.removed for cost in costs) >= self.wanted * (1 - 1e-9):
                     return [self._entries(unit, None) for unit in units]
                 continue
-            width = solve_width(costs, self.whole.mlp_hidden, self.macs, self.width_multiple)
+            width = solve_width(costs, self.whole.mlp_hidden, self.wanted, self.width_multiple)
             if width is not None:
                 return [self._entries(unit, width) for unit in units]
         raise InputError("--macs-reduction: not even all candidate blocks together save that much")
@@ -133,8 +136,8 @@ def propose(subject: Subject, target: Target) -> Proposal:
     Raises:
         InputError: If the target says nothing or does not fit the model.
     """
-    if target.speedup is not None:
-        raise InputError("--speedup has to be measured; `dcvit-tool compress` does so")
+    if target.measured:
+        raise InputError(f"{target.measured} has to be measured; `dcvit-tool compress` does so")
     if target.max_drop is not None:
         raise InputError("--max-drop has to be measured; `dcvit-tool compress` does so")
     if target.macs_reduction is not None:
@@ -168,6 +171,7 @@ def survey(subject: Subject, target: Target) -> Proposal:
         if base.block(index) == subject.plan.block(index) and base.block(index).removed != "block"
     }
     able = {index for index, now in widths.items() if now.head_dim or subject.family.removes == "block"}
+    blocks = {index: cost((index,)) for index in widths}
     units = [unit for unit in subject.family.units(original) if set(unit) <= able]
     whole = max((widths[unit[0]] for unit in units), key=lambda now: now.mlp_hidden, default=NO_BLOCK)
     return Proposal(
@@ -175,7 +179,8 @@ def survey(subject: Subject, target: Target) -> Proposal:
         total=total,
         saved=total - count.total,
         units={unit: _as_if_whole(cost(unit), widths[unit[0]], whole) for unit in units},
-        blocks={index: cost((index,)) for index in widths},
+        blocks=blocks,
+        narrower_heads=tuple(sorted(index for index, found in blocks.items() if found.heads)),
         whole=whole,
         widths=widths,
         width_multiple=target.width_multiple,
@@ -199,6 +204,40 @@ def _as_if_whole(cost: UnitCost, now: BlockWidths, whole: BlockWidths) -> UnitCo
         return cost
     narrowed = cost.narrowed * whole.mlp_hidden / now.mlp_hidden
     return replace(cost, removed=cost.removed - (narrowed - cost.narrowed), narrowed=narrowed)
+
+
+def priced(proposal: Proposal, subject: Subject, table: LatencyTable) -> Proposal:
+    """A survey in milliseconds of a runtime in place of MACs: what a cut saves depends on the tokens of its block.
+
+    Args:
+        proposal: Of `survey`, for any target.
+        subject: The model.
+        table: Of that model, whose style is that of the proposal's base plan.
+    """
+    original = original_of(subject.plan)
+    total = table.predict(subject.plan, subject.family.tokens(original, subject.plan))
+    tokens = subject.family.tokens(original, proposal.base)
+    prices = {index: BlockPrice.of(table, proposal.base, index, tokens[index]) for index in proposal.blocks}
+    whole = proposal.whole
+
+    def unit_cost(unit: Unit, counted: UnitCost) -> UnitCost:
+        """As if time fell with the width in a line: what DC-ViT's structure and stand-ins are made from."""
+        found = [prices[index] for index in unit]
+        if not counted.narrowed:
+            return UnitCost(sum(price.block() for price in found), 0.0)
+        removed = sum(price.attention(0, whole.head_dim) for price in found)
+        half = whole.mlp_hidden // 2
+        return UnitCost(
+            removed, sum(price.mlp(half, whole.mlp_hidden) for price in found) / (1 - half / whole.mlp_hidden)
+        )
+
+    return replace(
+        proposal,
+        total=total,
+        saved=total - table.predict(proposal.base, tokens),
+        units={unit: unit_cost(unit, counted) for unit, counted in proposal.units.items()},
+        blocks=prices,
+    )
 
 
 def stand_in_notes(target: Target) -> list[str]:

@@ -1,7 +1,9 @@
 """DC-ViT, as published or with our solver: from a job and a proposal to a recovered student."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from dcvit.errors import InputError
 from dcvit.folder.records import BlockDamage, TrialRecord
 from dcvit.methods.cuts.damage import Examination, PossibleCuts
 from dcvit.methods.cuts.nodes import NodeRanking
@@ -9,15 +11,21 @@ from dcvit.methods.cuts.scores import score_of
 from dcvit.methods.few_shot.allocate import RESOLUTION, damage_of
 from dcvit.methods.few_shot.compressor import FewShotCompressor, Recovered
 from dcvit.methods.few_shot.job import Earlier, Job
-from dcvit.methods.few_shot.proposal import Proposal, propose, stand_in_notes
+from dcvit.methods.few_shot.proposal import Proposal, priced, propose, stand_in_notes, survey
 from dcvit.methods.few_shot.settings import SearchSettings
-from dcvit.methods.few_shot.solver import examined, most_macs, recover_at_once, solve, widths_of
+from dcvit.methods.few_shot.solver import examined, most_saved, recover_at_once, solve, widths_of
 from dcvit.methods.few_shot.trials import rank_units, recover_progressively
+from dcvit.methods.milliseconds import latency_share, latency_table, predicted, predicted_ms
 from dcvit.methods.target import Reach, Target
 from dcvit.plan import BlockPlan
+from dcvit.pricing.table import LatencyTable
 from dcvit.subject import Subject
 from dcvit.summary import PlanSummary
 from dcvit.summary import summarize as in_figures
+
+_TRIES = 5
+_CLOSE = 0.01
+"""Share of the latency that stand-ins may be off."""
 
 
 class DcVitCompressor(FewShotCompressor[SearchSettings]):
@@ -36,6 +44,10 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         metrics = found.metrics | {"losses": job.losses, "stages_reused": job.store.reused}
         return Recovered(found.student, found.entries, metrics)
 
+    @property
+    def _solves_in_milliseconds(self) -> bool:
+        return self.settings.search == "solver" and self.run.subject.family.removes == "attention"
+
     def _stand_in(self, proposal: Proposal) -> list[BlockPlan]:
         return stand_ins(proposal)
 
@@ -46,7 +58,7 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         damages = _damages(examination, proposal)
         # The solver counts what each attention and MLP saves in steps of the target, rounded down.
         rounding = 1 - (2 * len(damages) + 1) / RESOLUTION
-        most = rounding * most_macs(damages, proposal.blocks, proposal.widths)
+        most = rounding * most_saved(damages, proposal.blocks, proposal.widths)
         return Reach(proposal.saved / proposal.total, (proposal.saved + most) / proposal.total)
 
     def most_macs(self, target: Target) -> float:
@@ -73,8 +85,15 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
 
 
 def summarize(subject: Subject, target: Target) -> PlanSummary:
-    """The plan in figures; which blocks are compressed is a stand-in until images have chosen them."""
-    proposal = propose(subject, target)
+    """The plan in figures; which blocks are compressed is a stand-in until images have chosen them.
+
+    A target in time is met as a table of this machine predicts it, which is measured first where none was kept.
+    """
+    latency = None
+    if target.measured:
+        proposal, latency = _propose_in_time(subject, target)
+    else:
+        proposal = propose(subject, target)
     entries, notes = stand_ins(proposal), stand_in_notes(target)
     if entries:
         listed = ", ".join(str(index) for index in sorted(entry.index for entry in entries))
@@ -82,7 +101,31 @@ def summarize(subject: Subject, target: Target) -> PlanSummary:
             f"DC-ViT's structure; trials on your images choose the blocks (here {listed} stand in for them), and the "
             "solver, the default search, chooses other widths at the same MACs."
         )
-    return in_figures(proposal.base.with_blocks(*entries), subject.plan, target.macs_convention, " ".join(notes))
+    plan = proposal.base.with_blocks(*entries)
+    found = in_figures(plan, subject.plan, target.macs_convention, " ".join(notes))
+    return found if latency is None else replace(found, latency=predicted(subject, plan, latency))
+
+
+def _propose_in_time(subject: Subject, target: Target) -> tuple[Proposal, LatencyTable]:
+    """What a target in time asks for, and the table that says so; stand-ins then meet it within 1 %, or are nearest.
+
+    Raises:
+        InputError: If it is out of reach, or the model's latency cannot be predicted block by block.
+    """
+    if subject.family.removes != "attention":
+        raise InputError(f"{target.measured} has to be measured for this model; `dcvit-tool compress` does so")
+    counted = survey(subject, target)
+    table = latency_table(subject, target, counted.base)
+    proposal = priced(counted, subject, table)
+    wanted = share = latency_share(target, proposal.total)
+    for _ in range(_TRIES):  # structures are made as if time fell with the width in a line
+        made = proposal.removing(share)
+        plan = made.base.with_blocks(*stand_ins(made))
+        miss = wanted - (1 - predicted_ms(subject, plan, table) / proposal.total)
+        if abs(miss) < _CLOSE:
+            break
+        share = min(max(share + miss, 1e-3), 1 - 1e-3)
+    return made, table
 
 
 def possible_cuts(proposal: Proposal, fixed: Sequence[BlockPlan] = ()) -> PossibleCuts:
@@ -90,14 +133,15 @@ def possible_cuts(proposal: Proposal, fixed: Sequence[BlockPlan] = ()) -> Possib
     narrowed = {block.index for block in fixed if block.mlp_hidden is not None}
     return PossibleCuts(
         narrower_mlp=tuple(sorted({*proposal.blocks, *narrowed})),
-        narrower_heads=tuple(sorted(block for block, cost in proposal.blocks.items() if cost.heads)),
+        narrower_heads=proposal.narrower_heads,
         no_attention=tuple(sorted(block for unit in proposal.units for block in unit)),
+        gone=tuple(sorted(block for unit in proposal.units for block in unit)),
     )
 
 
 def stand_ins(proposal: Proposal) -> list[BlockPlan]:
     """Plan entries of DC-ViT's structure, its blocks spread evenly over the depth."""
-    return [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit] if proposal.macs > 0 else []
+    return [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit] if proposal.wanted > 0 else []
 
 
 def _fixed(job: Job[SearchSettings], proposal: Proposal) -> list[BlockPlan]:
@@ -115,10 +159,10 @@ def _examined(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPla
 
 
 def _entries(proposal: Proposal, examination: Examination, after: Sequence[BlockPlan] = ()) -> list[BlockPlan]:
-    if proposal.macs <= 0:
+    if proposal.wanted <= 0:
         return []
     found = solve(
-        _damages(examination, proposal), proposal.blocks, proposal.widths, proposal.macs, proposal.total,
+        _damages(examination, proposal), proposal.blocks, proposal.widths, proposal.wanted, proposal.total,
         proposal.width_multiple, after, proposal.saved,
     )  # fmt: skip
     return [_beside(proposal.base.block(entry.index), entry) for entry in found]
@@ -146,7 +190,7 @@ def _solve(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPlan],
 
 
 def _try_units(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPlan]) -> Recovered:
-    trials = proposal.trials() if proposal.macs > 0 else []
+    trials = proposal.trials() if proposal.wanted > 0 else []
     narrowed = [
         entry.index for entry in (*fixed, *(e for unit in trials for e in unit)) if entry.mlp_hidden is not None
     ]

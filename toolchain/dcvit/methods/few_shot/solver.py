@@ -19,10 +19,9 @@ from dcvit.layers import hidden_width
 from dcvit.methods.cuts.choices import MIN_HEAD_DIM
 from dcvit.methods.cuts.damage import FRACTIONS, HEAD_FRACTIONS, Examination, PossibleCuts, examine
 from dcvit.methods.cuts.surgery import best_nodes, operate
-from dcvit.methods.few_shot.allocate import BlockWidths, OutOfReachError, allocate, check_damages
+from dcvit.methods.few_shot.allocate import NO_BLOCK, BlockWidths, OutOfReachError, Price, allocate, check_damages
 from dcvit.methods.few_shot.job import Earlier, Job
-from dcvit.methods.few_shot.structure import UnitCost
-from dcvit.methods.target import Reach
+from dcvit.methods.target import MEASURED, Reach
 from dcvit.plan import BlockPlan
 from dcvit.stages import StageResult
 from dcvit.types import TimmModule
@@ -33,8 +32,7 @@ FOLLOW_UP = 1 / 8
 
 NOT_EXAMINED = {
     "method", "search", "steps", "trial_steps", "nodes", "training",
-    "macs_reduction", "speedup", "runtime", "max_drop", "macs_convention", "keep_heads", "merge", "size_aware",
-    "trim_last_block",
+    "macs_reduction", "macs_convention", "keep_heads", "merge", "size_aware", "trim_last_block", *MEASURED,
 }  # fmt: skip
 """Settings and fields of a target that change no damage: those of the training, and what merges and cuts say."""
 
@@ -61,15 +59,15 @@ def examined(job: Job[Any], cuts: PossibleCuts, multiple: int) -> Examination:
 
 def solve(
     damages: Mapping[int, BlockDamage],
-    costs: Mapping[int, UnitCost],
+    prices: Mapping[int, Price],
     whole: Mapping[int, BlockWidths],
-    macs: float,
-    total: int,
+    wanted: float,
+    total: float,
     multiple: int,
     after: Sequence[BlockPlan] = (),
-    saved: int = 0,
+    saved: float = 0,
 ) -> list[BlockPlan]:
-    """Plan entries of the least predicted damage that save `macs`; blocks cut `after` these only lose more.
+    """Plan entries of the least predicted damage that save `wanted`; blocks cut `after` these only lose more.
 
     `whole` are the widths of the blocks as they are, and entries say what becomes of these. `total` and `saved`, what
     the model costs and what of it is gone already, are for the message.
@@ -79,21 +77,25 @@ def solve(
     """
     try:
         limits = {entry.index: widths_of(entry, whole[entry.index]) for entry in after if entry.index in whole}
-        allocated = allocate(damages, costs, whole, macs, multiple, limits)
+        allocated = allocate(damages, prices, whole, wanted, multiple, limits)
     except OutOfReachError as error:
-        most = most_macs(damages, costs, whole)
+        most = most_saved(damages, prices, whole)
         reach = Reach(saved / total, (saved + most) / total)
-        raise reach.refusal((saved + macs) / total, "cutting blocks") from error
+        raise reach.refusal((saved + wanted) / total, "cutting blocks") from error
     return [_entry(block, widths, whole[block]) for block, widths in allocated.items() if widths != whole[block]]
 
 
 def widths_of(entry: BlockPlan, whole: BlockWidths) -> BlockWidths:
     """What a plan makes of a block that was `whole`."""
+    if entry.removed == "block":
+        return NO_BLOCK
     head_dim = 0 if entry.removed == "attention" else entry.head_dim or whole.head_dim
     return BlockWidths(head_dim, entry.mlp_hidden or whole.mlp_hidden)
 
 
 def _entry(block: int, widths: BlockWidths, whole: BlockWidths) -> BlockPlan:
+    if widths == NO_BLOCK:
+        return BlockPlan(index=block, removed="block")
     if not widths.head_dim:
         return BlockPlan(index=block, removed="attention", mlp_hidden=widths.mlp_hidden)
     return BlockPlan(
@@ -103,17 +105,19 @@ def _entry(block: int, widths: BlockWidths, whole: BlockWidths) -> BlockPlan:
     )
 
 
-def most_macs(
-    damages: Mapping[int, BlockDamage], costs: Mapping[int, UnitCost], whole: Mapping[int, BlockWidths]
+def most_saved(
+    damages: Mapping[int, BlockDamage], prices: Mapping[int, Price], whole: Mapping[int, BlockWidths]
 ) -> float:
-    """MACs saved where every block loses all that was measured."""
+    """What is saved where every block loses all that was measured, in the currency of the prices."""
     most = 0.0
     for block, damage in damages.items():
-        now = whole[block]
+        price, now, attention = prices[block], whole[block], 0.0
         if now.head_dim:
-            heads = costs[block].heads * (1 - min(damage.heads, default=now.head_dim) / now.head_dim)
-            most += max(heads, 0.0 if damage.attention is None else costs[block].removed)
-        most += costs[block].narrowed * (1 - min(damage.mlp, default=now.mlp_hidden) / now.mlp_hidden)
+            attention = price.attention(min(damage.heads, default=now.head_dim), now.head_dim)
+            if damage.attention is not None:
+                attention = max(attention, price.attention(0, now.head_dim))
+        narrowed = attention + price.mlp(min(damage.mlp, default=now.mlp_hidden), now.mlp_hidden)
+        most += narrowed if damage.block is None else max(narrowed, price.block())
     return most
 
 

@@ -12,7 +12,7 @@ from dcvit.types import TimmModule
 
 @dataclass(frozen=True)
 class UnitCost:
-    """MACs that compressing a unit (a block, or a group of blocks that go together) can save.
+    """What compressing a unit (a block, or a group of blocks that go together) can save: MACs, or milliseconds.
 
     Attributes:
         removed: Saved as a whole: attention, or entire blocks.
@@ -23,6 +23,18 @@ class UnitCost:
     removed: float
     narrowed: float
     heads: float = 0.0
+
+    def attention(self, head_dim: int, whole: int) -> float:
+        """Saved where heads of `whole` channels keep `head_dim`; with 0, where attention goes."""
+        return self.heads * (1 - head_dim / whole) if head_dim else self.removed
+
+    def mlp(self, hidden: int, whole: int) -> float:
+        """Saved where an MLP of `whole` nodes keeps `hidden`."""
+        return self.narrowed * (1 - hidden / whole)
+
+    def block(self) -> float:
+        """Saved where the whole block goes."""
+        return self.removed + self.narrowed
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ def unit_cost(count: MacCount, family: Family, model: TimmModule, unit: Sequence
 
 
 def solve_structure(
-    costs: Sequence[UnitCost], hidden: int, macs: float, total: int, multiple: int, saved: int = 0
+    costs: Sequence[UnitCost], hidden: int, macs: float, total: float, multiple: int, saved: float = 0
 ) -> Structure:
     """The fewest units that reach a reduction, and the width that meets it.
 
