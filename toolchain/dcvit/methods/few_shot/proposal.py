@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from dcvit.cost import count_macs
-from dcvit.errors import InputError
+from dcvit.errors import InputError, TargetError
 from dcvit.families import BlockSpec
 from dcvit.methods.few_shot.allocate import BlockWidths
 from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width, unit_cost
@@ -109,7 +109,7 @@ class Proposal:
             width = solve_width(costs, self.whole.mlp_hidden, self.macs, self.width_multiple)
             if width is not None:
                 return [self._entries(unit, width) for unit in units]
-        raise InputError("--macs-reduction: not even all candidate blocks together save that much")
+        raise TargetError("--macs-reduction: not even all candidate blocks together save that much")
 
     def spread_out(self) -> list[Unit]:
         """The units in an order that takes them evenly over the depth: a stand-in where nothing was tried."""
