@@ -15,10 +15,14 @@ from dcvit.errors import InputError, TargetError
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.frontiers import frontier
 from dcvit.methods.accuracy_target import TOLERANCE, Judge, Judged, Search, held_apart
-from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.base import MethodSettings
+from dcvit.methods.cait.settings import CaitSettings
+from dcvit.methods.few_shot.settings import PractiseSettings, SearchSettings
 from dcvit.methods.target import Reach, Target
+from dcvit.plan import CompressionPlan
 from dcvit.settings import RunSettings
 from dcvit.subject import open_subject
+from dcvit.training.recipe import TrainingRecipe
 
 DEMO: dict[str, Any] = {"model_kwargs": MODEL_KWARGS, "checkpoint": WEIGHTS, "samples": 64}
 QUICK = SearchSettings(steps=0)
@@ -184,6 +188,30 @@ def test_without_labels_the_classes_are_the_originals(tmp_path: Path) -> None:
     assert (found["measure"], found["images"], found["top1"]) == ("agreement", 60, None)
     assert found["agreement"] >= 80
     assert any("of the classes are the original's on 60 images of" in str(line) for line in result.lines())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SearchSettings(search="trials", steps=1),
+        PractiseSettings(steps=1),
+        CaitSettings(widths="cdcp", trim=False, training=TrainingRecipe(epochs=0.2, batch_size=8)),
+    ],
+    ids=lambda settings: settings.method,
+)
+def test_every_method_goes_to_the_end_of_its_reach_where_that_is_allowed(
+    settings: MethodSettings, tmp_path: Path, tiny_plan: CompressionPlan
+) -> None:
+    """Shares that a method cannot remove are no models that lose too much."""
+    kwargs = {"model_kwargs": dict(tiny_plan.model_kwargs), "weights": "random", "samples": 16}
+    data = open_source("digits", "train")
+    asked: dict[str, Any] = {"settings": settings, "max_drop": 99, "validation": PartSource(data, range(8)), **kwargs}
+    result = compress(tiny_plan.model, "digits", out=tmp_path / "small", **asked)
+    found = result.metrics["max_drop"]
+    assert found["at_the_end_of_reach"]
+    assert any("nothing smaller can be made" in str(line) for line in result.lines())
+    assert result.summary.macs_reduction > 0.3
+    assert result.summary.macs_reduction - found["macs_reduction"] < 0.2
 
 
 def test_a_frontier_of_drops(tmp_path: Path, cache: Path) -> None:

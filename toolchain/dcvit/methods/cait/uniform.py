@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dcvit.errors import InputError
+from dcvit.errors import TargetError
 from dcvit.methods.cait.prunable import PrunableLayer, most_macs
 from dcvit.plan import BlockPlan, CompressionPlan
 
@@ -13,10 +13,10 @@ def uniform_widths(layers: Sequence[PrunableLayer], macs: float, multiple: int) 
     Heads have few widths to choose from, so theirs are rounded to the nearest and the MLPs make up for the rest.
 
     Raises:
-        InputError: If not even the least widths save that much.
+        TargetError: If not even the least widths save that much.
     """
     if macs > (most := most_macs(layers)):
-        raise InputError(
+        raise TargetError(
             f"--macs-reduction: narrowing every head and MLP to its least width saves {most / 1e6:.1f} M MACs, "
             f"and {macs / 1e6:.1f} M are asked for"
         )

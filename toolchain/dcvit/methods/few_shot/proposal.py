@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dcvit.cost import count_macs
-from dcvit.errors import InputError
+from dcvit.errors import InputError, TargetError
 from dcvit.families import BlockSpec
 from dcvit.methods.few_shot.allocate import NO_BLOCK, BlockWidths, Price
 from dcvit.methods.few_shot.prices import BlockPrice
@@ -112,7 +112,7 @@ class Proposal:
             width = solve_width(costs, self.whole.mlp_hidden, self.wanted, self.width_multiple)
             if width is not None:
                 return [self._entries(unit, width) for unit in units]
-        raise InputError("--macs-reduction: not even all candidate blocks together save that much")
+        raise TargetError("--macs-reduction: not even all candidate blocks together save that much")
 
     def spread_out(self) -> list[Unit]:
         """The units in an order that takes them evenly over the depth: a stand-in where nothing was tried."""
