@@ -5,8 +5,9 @@ What is not as on a user's machine, and nothing else:
 - `deit_small_patch16_224` is a ViT of 4 narrow blocks on 32×32 pixels (`SMALL`), without weights to download;
 - the user's files are made here (`write_files`): 37 classes of random images, and a checkpoint of that model;
 - a compression trains 4 steps where a page does not say how many;
-- `bench` takes 5 rounds, and measures no memory (that takes a process of its own, which knows no `SMALL`);
-- `--trt` is left out where TensorRT-RTX is not installed.
+- `bench` takes 5 rounds, and measures no memory (that takes a process of its own, which knows no `SMALL`); the gate
+  measures for a second;
+- `--trt` builds for one kind of GPU, and is left out where TensorRT-RTX is not installed.
 
 A block that cannot run here stands below `<!-- not run: why -->`; the test knows how many there are. Blocks without a
 language are pictures, and the worked examples of extending.md are run by test_extending.py.
@@ -122,7 +123,10 @@ def run_shell(text: str, where: str) -> None:
             words = words[: words.index(">")]
         assert words[0] == "dcvit-tool", f"{where}: `{line}` is not run; mark the block or leave it out"
         arguments = [each for each in words[1:] if each != "--trt" or flavors.installed("tensorrt-rtx")]
+        arguments += ["--compute-capability", "8.6"] if "--trt" in arguments else []
         arguments += ["--no-memory"] if arguments[0] == "bench" and "--check" not in arguments else []
+        if "--max-seconds" in arguments:
+            arguments[arguments.index("--max-seconds") + 1] = "1"
         status: Any = 0
         try:
             cli(arguments)
