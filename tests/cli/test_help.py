@@ -20,7 +20,8 @@ OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", PRECISIO
             "--batch INTEGER Images in every batch; repeatable: 1 for latency, 64 for throughput. [default: 64]",
             "--with-preprocessing Time the exported files that take pixels.",
             "--against TEXT Another model folder or a timm name. [default: the folder's model, uncompressed]",
-            "--runtime TEXT A runtime that `dcvit-tool doctor` lists; repeatable. [default: onnxruntime, or a GPU's fastest]",
+            "--runtime TEXT A runtime that `dcvit-tool doctor` lists; repeatable. "
+            "[default: onnxruntime, or a GPU's fastest]",
             "--against-precision [fp32|fp16|bf16|int8|fp8] Of the other model. [default: the same]",
             "--threads INTEGER RANGE CPU threads of each model. [default: all cores] [x>=1]",
             "--protocol [default|paper]",
