@@ -21,8 +21,8 @@ def test_the_baseline_is_the_same_variant_but_for_its_precision() -> None:
 
 
 def test_what_cannot_be_run_is_refused() -> None:
-    with pytest.raises(InputError, match="--precision fp8: choose fp32"):
-        Setting.of("onnxruntime", Variant(), "fp8")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="--precision fp4: choose fp32"):
+        Setting.of("onnxruntime", Variant(), "fp4")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="there is no runtime 'caffe'"):
         Setting.of("caffe", Variant())
 

@@ -14,6 +14,7 @@ from dcvit.exporting.tensorrt import engine_target, no_kernel_for
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.runtimes import flavors
+from dcvit.variant import Variant
 from dcvit.verification import verify
 from dcvit.verification.fused import check_fused_file
 
@@ -106,7 +107,7 @@ def test_attention_written_in_pieces_where_one_operator_could_do_fails(exported:
     for opset, passes in ((22, True), (23, False)):
         model.opset_import[0].version = opset  # as if the exporter had not used the operator
         onnx.save(model, path)
-        (check,) = check_fused_file(path, "fp16")
+        (check,) = check_fused_file(path, Variant.of(4, "fp16"))
         assert check.passed == passes
     assert check.detail == "blocks.0.attn: one operator could do what is written in pieces (and 3 more)"
-    assert check_fused_file(path, "fp32") == []
+    assert check_fused_file(path, Variant.of(4)) == []
