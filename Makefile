@@ -3,12 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-# One file or folder of tests for each package.
-LOWEST := tests/folder tests/data tests/runtimes tests/families tests/test_plan.py tests/test_compression.py \
-	tests/exporting/test_export.py tests/exporting/test_half.py tests/exporting/test_tensorrt.py \
-	tests/verification/test_verify.py tests/verification/test_graph.py tests/evaluation/test_evaluation.py \
-	tests/training/test_finetune.py tests/reporting/test_report.py tests/layers tests/kernels/test_reference.py \
-	tests/cli/test_main.py
+# One file of tests or more for each package.
+LOWEST := tests/folder/test_model_folder.py tests/folder/test_findings.py tests/data tests/families/test_vit.py \
+	tests/test_plan.py tests/test_compression.py tests/exporting/test_export.py tests/exporting/test_half.py \
+	tests/exporting/test_int8.py tests/exporting/test_tensorrt.py tests/verification/test_verify.py \
+	tests/verification/test_graph.py tests/evaluation/test_evaluation.py tests/training/test_finetune.py \
+	tests/reporting/test_report.py tests/layers tests/kernels/test_reference.py tests/runtimes tests/cli/test_main.py
 
 .PHONY: setup demo test test-lowest lint bench-check docs clean
 

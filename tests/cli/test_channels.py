@@ -67,7 +67,8 @@ def test_pictures_are_refused_by_name(
 ) -> None:
     images, out, target = image_folder(classes=10, each=1), tmp_path / "out", ["--macs-reduction", "0.2"]
     few = [*model, "--random-init", "--data", images, *target]
-    assert tool("compress", *model, *target, "--random-init", "--recover", "none", "-o", out).status == 0
+    merged = ["--merge", "horizontal@1"]  # the grid of a merge is drawn over an image
+    assert tool("compress", *model, *merged, "--random-init", "--recover", "none", "-o", out).status == 0
     commands: list[list[Any]] = [
         ["compress", *few, "--samples", "4", "-o", tmp_path / "x"],
         ["compress", *few, "--samples", "4", "--search", "trials", "-o", tmp_path / "x"],
