@@ -26,9 +26,11 @@ def kills(found: Report) -> str:
     ]  # fmt: skip
     faults = ("bricked", "not_gone_on_with", "other_bits", "other_files", "stale_files")
     counts = {key: found.get(key, 0) for key in faults}
+    moments = (
+        f"before changes of its files, {found.get('most', 'some')} at most and evenly spread, and at random moments"
+    )
     text = f"""
-    Each command is killed as SIGKILL does, before every change of its files once (of a command that makes more, before
-    {found["most"]} of them, evenly spread) and at {found["moments"]} random moments; then the same command is given
+    Each command is killed as SIGKILL does, {moments}; then the same command is given
     again, with `--resume` where a run is unfinished. {found["kills"]} kills in all: {counts["bricked"]} left a folder
     that cannot be opened, {counts["not_gone_on_with"]} could not be gone on with, {counts["other_bits"]} ended with
     other weights, {counts["other_files"]} with other files, and {counts["stale_files"]} hidden files stayed behind.
@@ -107,6 +109,8 @@ def _whole(row: Report) -> bool:
 
 
 def _held(rows: list[Report]) -> str:
+    if not rows:
+        return "–"
     held = [row for row in rows if _whole(row) and row["earlier_results_whole"] and not row["unforeseen"]]
     return f"{sum(row['status'] in (0, 1, 2) for row in held)} of {len(rows)}"
 
