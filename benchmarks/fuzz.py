@@ -191,7 +191,7 @@ class Study:
             "cases": counts.total(),
             "outcomes": dict(counts),
             "memory": {
-                "measured": "ru_maxrss of the workers of a kind, MiB; what they use of their parent's memory counts too",
+                "measured": "ru_maxrss of a worker in MiB; what it uses of its parent's memory counts too",
                 "peak_mib": max(row["peak_mib"] for row in self.kinds.values()),
                 "bound_mib": MEMORY >> 20,
             },
