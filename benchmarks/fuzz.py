@@ -87,7 +87,7 @@ def outcomes(kind: Kind, cases: list[bytes]) -> tuple[list[tuple[str, str]], flo
 
 def _work(kind: Kind, cases: Iterable[bytes], place: Path, told: Path) -> NoReturn:
     try:
-        bound = _pages(0) + MEMORY
+        bound = _mapped() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -127,9 +127,8 @@ def _one(kind: Kind, place: Path) -> tuple[str, str]:
     return "fine", ""
 
 
-def _pages(which: int) -> int:
-    """Bytes that this process has mapped (0), or resident (1)."""
-    return int(Path("/proc/self/statm").read_text().split()[which]) * resource.getpagesize()
+def _mapped() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 class Study:
@@ -192,8 +191,7 @@ class Study:
             "cases": counts.total(),
             "outcomes": dict(counts),
             "memory": {
-                "measured": "ru_maxrss of the workers of a kind, MiB; what they share with their parent counts too",
-                "parent_mib": round(_pages(1) / 2**20, 1),
+                "measured": "ru_maxrss of a worker in MiB; what it uses of its parent's memory counts too",
                 "peak_mib": max(row["peak_mib"] for row in self.kinds.values()),
                 "bound_mib": MEMORY >> 20,
             },

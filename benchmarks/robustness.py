@@ -26,10 +26,10 @@ def kills(found: Report) -> str:
     ]  # fmt: skip
     faults = ("bricked", "not_gone_on_with", "other_bits", "other_files", "stale_files")
     counts = {key: found.get(key, 0) for key in faults}
+    some = f"its changes of files, {found['most']} at most," if "most" in found else "some of its changes of files"
     text = f"""
-    Each command is killed as SIGKILL does, before every change of its files once (of a command that makes more, before
-    {found["most"]} of them, evenly spread) and at {found["moments"]} random moments; then the same command is given
-    again, with `--resume` where a run is unfinished. {found["kills"]} kills in all: {counts["bricked"]} left a folder
+    Each command is killed as SIGKILL does, before {some} and at random moments; then the same command is given again,
+    with `--resume` where a run is unfinished. {found["kills"]} kills in all: {counts["bricked"]} left a folder
     that cannot be opened, {counts["not_gone_on_with"]} could not be gone on with, {counts["other_bits"]} ended with
     other weights, {counts["other_files"]} with other files, and {counts["stale_files"]} hidden files stayed behind.
     *Refused*: of the disk full at once, after 2 kB and after 100 kB, read-only, and no permission, how many ended with
@@ -51,8 +51,8 @@ def hostile_files(found: Report) -> str:
     {found["cases"]:,} files and options that were good and were changed by a seed, read as the commands read them:
     *refused* by one line, or *read* (a damaged image is skipped and counted, a damaged stage is computed again).
     *Faults* are other exceptions, code that ran, a process or a connection that was started, a worker that was killed:
-    {len(found["defects"])} kinds of them. Memory is the kernel's figure of resident memory, the highest of a kind; the
-    process had {found["memory"]["parent_mib"]:,.0f} MiB before it read anything.
+    {len(found["defects"])} kinds of them. Memory is the kernel's figure of what was resident in a worker, PyTorch
+    included, the highest of a kind.
     """
     head = ["kind", "cases", "refused", "read", "faults", "MiB at most"]
     return _section("Hostile files (`fuzz.py`)", text, _table(head, rows))
@@ -107,6 +107,8 @@ def _whole(row: Report) -> bool:
 
 
 def _held(rows: list[Report]) -> str:
+    if not rows:
+        return "–"
     held = [row for row in rows if _whole(row) and row["earlier_results_whole"] and not row["unforeseen"]]
     return f"{sum(row['status'] in (0, 1, 2) for row in held)} of {len(rows)}"
 

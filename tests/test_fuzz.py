@@ -22,7 +22,7 @@ def test_hostile_files_end_in_one_line_and_a_stopped_run_goes_on(tmp_path: Path)
     assert set(found["outcomes"]) == {"fine", "refused"}
     assert min(found["outcomes"].values()) > 20
     assert found["cases"] >= 160
-    assert 0 < found["memory"]["parent_mib"] < found["memory"]["peak_mib"] < found["memory"]["bound_mib"]
+    assert 0 < found["memory"]["peak_mib"] < found["memory"]["bound_mib"]
 
     lacking = found | {"kinds": {name: row for name, row in found["kinds"].items() if name != "pickle"}}
     output.write_text(json.dumps(lacking))
