@@ -8,14 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 from dcvit.errors import InputError
+from dcvit.evaluation.interval import packed, paired_interval, share_interval, unpacked
+from dcvit.exporting import export
 from dcvit.folder.findings import note_evaluation
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.reporting import report
+from dcvit.reporting.facts import Facts
 from dcvit.summary import summarize
 
 from . import page as pages
@@ -69,11 +73,60 @@ def test_accuracy_before_and_after_and_of_each_precision(full: Path, page: pages
     rows = {row[0]: row[1:] for row in cells(section(page, "summary").all("table")[0])}
     assert rows["top-1, digits"] == ["50.00 %", f"{top1:.2f} %", f"{top1 - 50:+.2f} pt".replace("-", "−")]
     measured, compared = section(page, "accuracy").all("table")
-    assert [row[0] for row in cells(measured)] == ["original", "this model"]
+    assert [row[0] for row in cells(measured)] == ["original", "this model, model.safetensors"]
+    (own,) = (row for row in found if not row["original"])
+    low, high = share_interval(round(5 * own["top1"]), 500)
+    assert cells(measured)[1][3] == f"top-1 {top1:.2f} % [{low:.2f}, {high:.2f}]"
+    assert cells(measured)[1][4] == f"{top1 - 50:+.2f} pt".replace(
+        "-", "−"
+    )  # of the original's images nothing is known
     ((file, *_, drop, _),) = cells(compared)
     assert file == "model.b4.fp16.onnx"
     record = ModelFolder(full).manifest.exports[file]["evaluation"]
     assert drop == f"{record['top1_fp32'] - record['top1']:.2f} (100)"
+
+
+def test_a_change_of_accuracy_has_a_paired_interval_where_each_image_was_judged(full_copy: ModelFolder) -> None:
+    row = {"top1": 50.0, "data": "digits", "images": 500, "corrupt": 0, "runtime": "torch", "precision": "fp32",
+           "device": "CPU"}  # fmt: skip
+    before = np.arange(500) < 250
+    note_evaluation(full_copy, row | {"right": packed(before)}, batch=4, file=None)
+    (own,) = (each for each in json.loads((full_copy.path / "evaluations.json").read_text())["results"]
+              if not each["original"])  # fmt: skip
+    low, high = paired_interval(before, unpacked(own["right"], 500))
+    page = pages.read(report(full_copy.path).html)
+    (_, mine) = cells(section(page, "accuracy").all("table")[0])
+    assert mine[4].endswith(f"[{low:+.2f}, {high:+.2f}]".replace("-", "−"))
+    assert low < own["top1"] - 50 < high
+
+
+def test_files_exported_since_verify_are_named_and_the_newest_measured_one_is_the_headline(
+    full_copy: ModelFolder,
+) -> None:
+    page = pages.read(report(full_copy.path).html)
+    assert "Not verified" not in section(page, "parity").text
+    export(full_copy, 8, "fp32")
+    page = pages.read(report(full_copy.path).html)
+    parity = " ".join(section(page, "parity").text.split())
+    assert "Not verified: model.b8.fp32.onnx, exported or changed since." in parity
+    assert "Every exported file" not in parity
+    facts = Facts(ModelFolder(full_copy.path))
+    assert facts.headline is not None
+    rows = {row["file"] for row in facts.bench}
+    newest = max(rows, key=lambda name: (full_copy.path / name).stat().st_mtime_ns)
+    assert facts.headline["file"] == newest
+    assert newest in section(page, "summary").text
+
+
+def test_batches_do_not_share_an_axis(full_copy: ModelFolder) -> None:
+    bench = json.loads((full_copy.path / "bench.json").read_text())
+    bench["results"].append(bench["results"][0] | {"batch": 1, "median_ms": 0.01})
+    full_copy.add("bench.json", lambda path: path.write_text(json.dumps(bench)) and None)
+    facts = Facts(ModelFolder(full_copy.path))
+    assert [{row["batch"] for row in rows} for rows in facts.bench_by_batch] == [{4}, {1}]
+    page = pages.read(report(full_copy.path).html)
+    wide_and_narrow = 2
+    assert len(section(page, "latency").all("svg")) == 2 * wide_and_narrow
 
 
 def test_every_check_of_verify_is_listed(full: Path, page: pages.Element) -> None:

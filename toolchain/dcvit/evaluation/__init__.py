@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dcvit.agreement import finite
 from dcvit.class_map import read_class_map
 from dcvit.data import CorruptImages, Images, ImageSource, batches, check_order, fits, open_source
 from dcvit.data.masks import with_masks
 from dcvit.errors import InputError
+from dcvit.evaluation.interval import packed, share_interval
 from dcvit.evaluation.segmentation import compare_masks
 from dcvit.exporting.for_runtime import export_for
 from dcvit.folder.findings import note_evaluation
@@ -41,6 +43,7 @@ class EvaluateResult:
         not_finite: Images with a logit that is NaN or infinite: their classes, or those of their pixels where this is
             so, count as wrong.
         batch: Images in every batch.
+        right: Which images a classifier is right on (`interval.packed`); empty for segmentation.
     """
 
     model: str
@@ -54,6 +57,12 @@ class EvaluateResult:
     iou: tuple[float, ...] = ()
     not_finite: int = 0
     batch: int = DEFAULT_BATCH
+    right: str = ""
+
+    @property
+    def top1_ci95(self) -> tuple[float, float]:
+        """The 95 % interval of `top1`, in percent."""
+        return share_interval(round(self.top1 * self.images / 100), self.images)
 
     @property
     def passed(self) -> bool:
@@ -79,11 +88,16 @@ class EvaluateResult:
         """The keys that scripts read."""
         fields = dict(vars(self))
         classes = {"iou": list(self.iou)} if self.iou else {}
-        return fields.pop("figures") | {name: value for name, value in fields.items() if name != "iou"} | classes
+        interval = {"top1_ci95": list(self.top1_ci95)} if "top1" in self.figures else {}
+        kept = {name: value for name, value in fields.items() if name not in ("figures", "iou", "right")}
+        return self.figures | interval | kept | classes
 
     def lines(self) -> Iterable[Any]:
         """The accuracy, and on what."""
         shares = ", ".join(f"{_IN_WORDS[name]} {share:.2f} %" for name, share in self.figures.items())
+        if "top1" in self.figures:
+            low, high = self.top1_ci95
+            shares = shares.replace(" %", f" % [{low:.2f}, {high:.2f}]", 1)
         yield (
             f"{shares} on {self.images} images of {self.data} "
             f"({self.model}, {self.runtime} {self.precision}, {self.device})"
@@ -159,7 +173,7 @@ def evaluate(
         session = chosen.open(folder, variant)
         corrupt = CorruptImages()
         measure = _count_top if folder.plan.task == "classification" else _compare_masks
-        figures, images, iou, broken = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
+        figures, images, iou, broken, right = measure(folder, session, source, corrupt, f"evaluating with {runtime}")
         result = EvaluateResult(
             model=model.__class__.__name__ if isinstance(model, nn.Module) else str(model),
             data=source.name,
@@ -172,30 +186,35 @@ def evaluate(
             iou=iou,
             not_finite=broken,
             batch=variant.batch,
+            right=right,
         )
-        note_evaluation(folder, result.to_json(), batch=variant.batch, file=chosen.file(folder, variant).name)
+        file = chosen.file(folder, variant).name
+        note_evaluation(folder, result.to_json() | {"right": right}, batch=variant.batch, file=file)
         return result
 
 
-Figures = tuple[dict[str, float], int, tuple[float, ...], int]
-"""Figures in percent, how many images they are of, the IoU of each class, and images whose logits are not finite."""
+Figures = tuple[dict[str, float], int, tuple[float, ...], int, str]
+"""Figures in percent, how many images they are of, the IoU of each class, images whose logits are not finite, and which
+images a classifier is right on."""
 
 
 def _count_top(
     folder: ModelFolder, session: Session, source: ImageSource, corrupt: CorruptImages, description: str
 ) -> Figures:
     _check_classes(folder, source)
-    right1 = right5 = seen = broken = 0
+    first: list[Tensor] = []
+    right5 = broken = 0
     read = batches(source, folder.manifest.preprocessing, session.batch, corrupt)
     for images in track(read, description, math.ceil(len(source) / session.batch)):
         logits = session.infer(images.images)
         whole = finite(logits)
         best = (logits.topk(min(5, logits.shape[1])).indices == images.labels[:, None]) & whole[:, None]
-        right1 += int(best[:, 0].sum())
+        first.append(best[:, 0])
         right5 += int(best.any(1).sum())
-        seen += len(logits)
         broken += int((~whole).sum())
-    return {"top1": 100 * right1 / seen, "top5": 100 * right5 / seen}, seen, (), broken
+    right = torch.cat(first).numpy()
+    figures = {"top1": 100 * int(right.sum()) / len(right), "top5": 100 * right5 / len(right)}
+    return figures, len(right), (), broken, packed(right)
 
 
 def _compare_masks(
@@ -204,7 +223,7 @@ def _compare_masks(
     assert folder.plan.head is not None
     classes = folder.plan.head.num_classes
     found = compare_masks(session, with_masks(source), folder.manifest.preprocessing, classes, corrupt, description)
-    return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, found.images, found.iou, found.not_finite
+    return {"miou": found.miou, "pixel_accuracy": found.pixel_accuracy}, found.images, found.iou, found.not_finite, ""
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from dcvit.evaluation.interval import paired_interval, share_interval, unpacked
 from dcvit.files import base_name
 from dcvit.folder.records import OnnxRecord
 
@@ -18,6 +19,8 @@ class Accuracy:
         value: In percent.
         original: Whether it is the uncompressed model's.
         note: What else was found.
+        right: Which images it is right on (`interval.packed`); empty where that was not kept.
+        file: Of the folder, that ran; empty for the original.
     """
 
     name: str
@@ -29,6 +32,19 @@ class Accuracy:
     device: str
     original: bool
     note: str = ""
+    right: str = ""
+    file: str = ""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of a top-1, in percent; of masks none is known."""
+        return share_interval(round(self.value * self.images / 100), self.images) if self.name == "top-1" else None
+
+    def change_from(self, original: "Accuracy") -> tuple[float, float] | None:
+        """The 95 % interval of the change, in points, where both were judged image by image on the same images."""
+        if not (self.right and original.right) or self.images != original.images or self.name != "top-1":
+            return None
+        return paired_interval(unpacked(original.right, self.images), unpacked(self.right, self.images))
 
 
 @dataclass(frozen=True)
@@ -101,4 +117,6 @@ def _accuracy(row: dict[str, Any]) -> Accuracy:
         device=row["device"],
         original=row["original"],
         note=others,
+        right=row.get("right", ""),
+        file=row.get("file", ""),
     )

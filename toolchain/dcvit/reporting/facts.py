@@ -8,7 +8,7 @@ from typing import Any
 from dcvit.data.classes import some_classes
 from dcvit.families import Architecture, family_of
 from dcvit.files import base_name
-from dcvit.folder.findings import checks, evaluations, read
+from dcvit.folder.findings import checked_file, checks, evaluations, read
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import EngineRecord, OnnxRecord, engine_records, onnx_records
 from dcvit.frontiers.result import FRONTIER, read_frontier
@@ -121,10 +121,29 @@ class Facts:
 
     @property
     def headline(self) -> dict[str, Any] | None:
-        """The comparison that stands for the latency: ONNX Runtime on the CPU in fp32, else the first one."""
-        tensors = [row for row in self.bench if not row.get("with_preprocessing")]
-        plain = [row for row in tensors if (row["runtime"], row["precision"]) == ("onnxruntime", "fp32")]
-        return next(iter(plain or tensors or self.bench), None)
+        """The comparison that stands for the latency: of the file that ships, which is the newest that was measured.
+
+        Where it was measured in several batches, that of the largest; where no exported file was, the first row.
+        """
+        exported = [row for row in self.bench if row.get("file") in {*self.onnx, *self.engines}]
+        if not exported:
+            return next(iter(self.bench), None)
+        return max(exported, key=lambda row: (self._written(row["file"]), row["batch"]))
+
+    def _written(self, name: str) -> int:
+        return (self.folder.path / name).stat().st_mtime_ns
+
+    @property
+    def bench_by_batch(self) -> list[list[dict[str, Any]]]:
+        """The rows of `bench`, those of one batch together: they share an axis."""
+        batches = dict.fromkeys(row["batch"] for row in self.bench)
+        return [[row for row in self.bench if row["batch"] == batch] for batch in batches]
+
+    @property
+    def unverified(self) -> list[str]:
+        """Exported files that `verify` has not seen as they are now."""
+        seen = {checked_file(check["name"]) for check in self.checks}
+        return [name for name in (*self.onnx, *self.engines) if name not in seen]
 
     @property
     def point(self) -> dict[str, Any] | None:

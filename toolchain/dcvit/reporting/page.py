@@ -16,7 +16,7 @@ from dcvit.reporting.facts import Facts
 from dcvit.reporting.latency import draw_latencies, setting_of
 from dcvit.reporting.svg import both
 from dcvit.reporting.usage import snippets
-from dcvit.reporting.words import broken_at_dots, change, points, seconds, si
+from dcvit.reporting.words import broken_at_dots, change, points, seconds, si, signed
 from dcvit.versions import package_versions
 
 
@@ -112,9 +112,10 @@ def _model(facts: Facts) -> dict[str, Any]:
         "accuracy_missing": commands.accuracy(facts),
         "parity": tables.parity_tables(facts),
         "parity_in_words": prose.parity_in_words(facts),
+        "unverified": facts.unverified,
         "verify_command": commands.verify(facts),
         "bench_command": commands.bench(facts),
-        "latency": both(partial(draw_latencies, facts.bench)) if facts.bench else "",
+        "latencies": [both(partial(draw_latencies, rows)) for rows in facts.bench_by_batch],
         "bench": tables.bench_table(facts),
         "batches": tables.batches_table(facts),
         "protocol_in_words": "Times in ms, original → this model: one forward pass of a batch, both models in turn in "
@@ -156,14 +157,17 @@ def _figures(facts: Facts) -> list[Figure]:
         figures.append(Figure("Speed-up", "", "not measured"))
     else:
         low, high = row["speedup_ci95"]
-        told = f"95 % interval {low:.2f} to {high:.2f}, {row['runtime']} {row['precision']}, {row['device']}"
+        of = f" of {row['file']}" if "file" in row else ""
+        told = f"95 % interval {low:.3f} to {high:.3f}{of}, {row['runtime']} {row['precision']}, {row['device']}"
         alike = low <= 1 <= high
-        figures.append(Figure("Speed-up", f"×{row['speedup']:.2f}", f"no difference: {told}" if alike else told))
+        figures.append(Figure("Speed-up", f"×{row['speedup']:.3f}", f"no difference: {told}" if alike else told))
     if after is None:
         figures.append(Figure("Accuracy", "", "not measured"))
     else:
         was = f"was {before.value:.2f} % ({points(before.value, after.value)}); " if before else ""
-        value = f"{after.value:.1f} %"
+        if before and (change_ := after.change_from(before)):
+            was = f"{was.removesuffix('; ')}, 95 % interval {signed(change_[0])} to {signed(change_[1])} pt, paired; "
+        value = f"{after.value:.2f} %"
         figures.append(Figure(after.name[0].upper() + after.name[1:], value, f"{was}{after.images:,} images"))
     return figures
 

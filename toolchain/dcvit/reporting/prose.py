@@ -59,7 +59,8 @@ def latency_in_words(facts: Facts) -> str:
         return ""
     machine = facts.machine or {}
     device = machine.get("gpu") if row["threads"] is None else machine.get("cpu")
-    return f"Latency: median of {row['runs']} runs, {setting_of(row)}, {device or row['device']}."
+    of = f", {row['file']}" if "file" in row else ""
+    return f"Latency: median of {row['runs']} runs, {setting_of(row)}, {device or row['device']}{of}."
 
 
 def training_in_words(facts: Facts) -> str:
@@ -77,7 +78,8 @@ def parity_in_words(facts: Facts) -> str:
     failed = sum(not check["passed"] for check in facts.checks)
     count = len(facts.checks)
     held = f"{failed} of {count} checks FAILED." if failed else f"All {count} checks hold."
-    return f"Every exported file against PyTorch at fp32: shapes, operators, types and outputs. {held}"
+    every = "Exported files" if facts.unverified else "Every exported file"
+    return f"{every} against PyTorch at fp32: shapes, operators, types and outputs. {held}"
 
 
 def machine_in_words(machine: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from dcvit.folder.records import error_measure
 from dcvit.reporting.accuracy import Accuracy
 from dcvit.reporting.facts import Facts
 from dcvit.reporting.latency import setting_of
-from dcvit.reporting.words import change, ms, points, si, size, speedup
+from dcvit.reporting.words import change, ms, points, si, signed, size, speedup
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,31 @@ def damage_table(facts: Facts) -> Table | None:
 
 def accuracy_table(rows: list[Accuracy]) -> Table:
     """Accuracy per runtime and precision."""
-    columns = (Column("model"), Column("runtime"), Column("precision"), Column("accuracy", "n"),
-               Column("", "hide-narrow"), Column("images", "hide-narrow"))  # fmt: skip
+    columns = (Column("model"), Column("runtime"), Column("precision"), Column("accuracy [95 %]", "n"),
+               Column("against the original [95 %]", "n hide-narrow"), Column("", "hide-narrow"),
+               Column("images", "hide-narrow"))  # fmt: skip
     cells = [
-        ("original" if row.original else "this model", f"{row.runtime}, {row.device}" if row.device else row.runtime,
-         row.precision, f"{row.name} {row.value:.2f}\u00a0%", row.note, f"{row.images:,} of {row.data}")
+        (f"this model, {row.file}" if row.file else "this model" if not row.original else "original",
+         f"{row.runtime}, {row.device}" if row.device else row.runtime, row.precision, _accurate(row),
+         _changed(row, rows), row.note, f"{row.images:,} of {row.data}")
         for row in rows
     ]  # fmt: skip
     return Table(columns, cells)
+
+
+def _accurate(row: Accuracy) -> str:
+    interval = "" if row.interval is None else f" [{row.interval[0]:.2f},\u00a0{row.interval[1]:.2f}]"
+    return f"{row.name} {row.value:.2f}\u00a0%{interval}"
+
+
+def _changed(row: Accuracy, rows: Sequence[Accuracy]) -> str:
+    """The change on the images of the original's row; its interval is paired where each image's verdict was kept."""
+    original = next((each for each in rows if each.original and each.data == row.data), None)
+    if row.original or original is None or original.images != row.images:
+        return ""
+    interval = row.change_from(original)
+    told = "" if interval is None else f" [{signed(interval[0])},\u00a0{signed(interval[1])}]"
+    return points(original.value, row.value) + told
 
 
 def comparison_table(facts: Facts) -> Table:
@@ -172,7 +189,8 @@ def bench_table(facts: Facts) -> Table:
     for row in facts.bench:
         threads = "" if row["threads"] is None else f", {row['threads']} threads"
         times = (f"{row['baseline_' + key]:,.4g} → {row[key]:,.4g}" for key in ("median_ms", "p95_ms", "p99_ms"))
-        where = f"{setting_of(row)}, {row['device']}{threads}, {row['runs']} runs"
+        file = f", {row['file']}" if "file" in row else ""
+        where = f"{setting_of(row)}, {row['device']}{threads}, {row['runs']} runs{file}"
         efficiency = "–" if row.get("efficiency") is None else f"{row['efficiency']:.2f}"
         alike = ", no difference" if row["verdict"] == "no difference" else ""
         rows.append((where, *times, speedup(row) + alike, efficiency))

@@ -21,7 +21,12 @@ def change(before: float, after: float) -> str:
 
 def points(before: float, after: float) -> str:
     """A difference of two shares in percent, in points."""
-    return f"{after - before:+.2f}\u00a0pt".replace("-", "−").replace("−0.00", "±0.00").replace("+0.00", "±0.00")
+    return signed(after - before) + "\u00a0pt"
+
+
+def signed(number: float) -> str:
+    """With two decimals and its sign."""
+    return f"{number:+.2f}".replace("-", "−").replace("−0.00", "±0.00").replace("+0.00", "±0.00")
 
 
 def ms(time: float) -> str:
@@ -47,7 +52,7 @@ def size(count: int) -> str:
 def speedup(row: dict[str, Any]) -> str:
     """A measured ratio with its 95 % interval."""
     low, high = row["speedup_ci95"]
-    return f"×{row['speedup']:.2f} [{low:.2f},\u00a0{high:.2f}]"
+    return f"×{row['speedup']:.3f} [{low:.3f},\u00a0{high:.3f}]"
 
 
 def broken_at_dots(name: str) -> Markup:
