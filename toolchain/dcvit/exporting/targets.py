@@ -88,7 +88,7 @@ def _require_fp8(compute_capabilities: tuple[str, ...], least: tuple[int, int] |
 
 
 def capability_numbers(capability: str) -> tuple[int, ...]:
-    """ "8.9" as (8, 9)."""
+    """The numbers of a capability such as 8.9."""
     return tuple(map(int, capability.split(".")))
 
 
