@@ -134,7 +134,8 @@ def onnx_pass(model: nn.Module, runtime: str, batch: int, image: int, clock: Clo
 
 def engine_pass(path: Path) -> Call:
     """A pass of the engine that TensorRT builds of an ONNX file, here and for this GPU."""
-    from dcvit.exporting.tensorrt import build_engine, engine_target
+    from dcvit.exporting.targets import engine_target
+    from dcvit.exporting.tensorrt import build_engine
     from dcvit.runtimes import flavors
     from dcvit.runtimes.tensorrt import EngineSession
 

@@ -32,7 +32,7 @@ from dcvit.errors import InputError
 from dcvit.evaluation import evaluate
 from dcvit.exporting import calibration_from, export
 from dcvit.exporting.explicit import FP8_CAPABILITY
-from dcvit.exporting.tensorrt import engine_target
+from dcvit.exporting.targets import engine_target
 from dcvit.files import whole_file
 from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import ModelFolder

@@ -34,7 +34,8 @@ from dcvit.compression import compress
 from dcvit.cost import count_macs, count_params
 from dcvit.errors import InputError
 from dcvit.exporting.onnx import write_onnx
-from dcvit.exporting.tensorrt import build_engine, engine_target
+from dcvit.exporting.targets import engine_target
+from dcvit.exporting.tensorrt import build_engine
 from dcvit.files import whole_file
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.methods.cait.presets import PRESETS

@@ -10,7 +10,7 @@ def test_wilsons_interval_has_its_published_values() -> None:
     # 8 of 10: 0.4902 to 0.9433; 0 of 10: 0 to 0.2775 (Brown, Cai and DasGupta 2001)
     assert share_interval(8, 10) == pytest.approx((49.02, 94.33), abs=0.01)
     assert share_interval(0, 10) == pytest.approx((0.0, 27.75), abs=0.01)
-    assert share_interval(10, 10)[1] == 100.0
+    assert share_interval(10, 10)[1] == pytest.approx(100.0)
 
 
 def test_a_paired_interval_rests_on_the_images_that_changed() -> None:

@@ -23,7 +23,8 @@ torch.cuda.is_available = lambda: True
 torch.cuda.get_device_capability = lambda device=None: (8, 9)
 torch.cuda.get_device_name = lambda device=None: "Some GPU"
 
-from dcvit.exporting.tensorrt import build_engine, engine_target  # noqa: E402
+from dcvit.exporting.targets import engine_target  # noqa: E402
+from dcvit.exporting.tensorrt import build_engine  # noqa: E402
 
 onnx_path = Path(sys.argv[1])
 target = engine_target(None, None)  # on a machine with a GPU that is TensorRT

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 
 from dcvit.errors import InputError
 from dcvit.exporting import export
-from dcvit.exporting.tensorrt import EngineTarget, _cause, build_engine, engine_target, header_faults
+from dcvit.exporting.targets import EngineTarget, engine_target
+from dcvit.exporting.tensorrt import _cause, build_engine, header_faults
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import engine_records
 from dcvit.runtimes import flavors

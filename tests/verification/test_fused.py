@@ -10,7 +10,8 @@ from onnx import TensorProto
 from dcvit.errors import InputError
 from dcvit.exporting import export
 from dcvit.exporting.attention import AttentionNode
-from dcvit.exporting.tensorrt import engine_target, no_kernel_for
+from dcvit.exporting.targets import engine_target
+from dcvit.exporting.tensorrt import no_kernel_for
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.runtimes import flavors

@@ -17,7 +17,8 @@ from dcvit.exporting.onnx import opset_for, write_onnx
 from dcvit.exporting.quantization import Calibration
 from dcvit.exporting.result import ExportedFile, ExportResult, ExportResults
 from dcvit.exporting.storage import data_file
-from dcvit.exporting.tensorrt import DEFAULT_PROFILE, EngineTarget, Profile, build_engine, engine_target
+from dcvit.exporting.targets import DEFAULT_PROFILE, EngineTarget, Profile, engine_target
+from dcvit.exporting.tensorrt import build_engine
 from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.folder.records import EngineRecord, EvaluationRecord, OnnxRecord

@@ -5,7 +5,7 @@ import torch
 from dcvit.errors import InputError
 from dcvit.exporting import export
 from dcvit.exporting.quantization import Calibration
-from dcvit.exporting.tensorrt import Profile
+from dcvit.exporting.targets import Profile
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.runtimes import Runtime
 from dcvit.variant import QUANTIZED, Flavor, Variant

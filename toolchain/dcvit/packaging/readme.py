@@ -1,7 +1,7 @@
 """What a packed folder says of itself: how it is started, in one line for each way."""
 
 from dcvit.exporting.onnx import INPUT, OUTPUT
-from dcvit.exporting.tensorrt import DEFAULT_PROFILE
+from dcvit.exporting.targets import DEFAULT_PROFILE
 from dcvit.packaging.packed import Packed
 
 _CPP = {

@@ -111,21 +111,29 @@ def damage_table(facts: Facts) -> Table | None:
 
 def accuracy_table(rows: list[Accuracy]) -> Table:
     """Accuracy per runtime and precision."""
-    columns = (Column("model"), Column("runtime"), Column("precision"), Column("accuracy [95 %]", "n"),
-               Column("against the original [95 %]", "n hide-narrow"), Column("", "hide-narrow"),
-               Column("images", "hide-narrow"))  # fmt: skip
+    columns = (
+        Column("model"),
+        Column("file", "file hide-narrow"),
+        Column("runtime"),
+        Column("accuracy [95 %]", "n wrap"),
+        Column("change [95 %]", "n wrap"),
+        Column("images", "hide-narrow"),
+    )
     cells = [
-        (f"this model, {row.file}" if row.file else "this model" if not row.original else "original",
-         f"{row.runtime}, {row.device}" if row.device else row.runtime, row.precision, _accurate(row),
-         _changed(row, rows), row.note, f"{row.images:,} of {row.data}")
+        ("original" if row.original else "this model", row.file, _ran(row), _accurate(row), _changed(row, rows),
+         f"{row.images:,} of {row.data}")
         for row in rows
     ]  # fmt: skip
     return Table(columns, cells)
 
 
+def _ran(row: Accuracy) -> str:
+    return f"{row.runtime} {row.precision}, {row.device}" if row.device else f"{row.runtime} {row.precision}"
+
+
 def _accurate(row: Accuracy) -> str:
     interval = "" if row.interval is None else f" [{row.interval[0]:.2f},\u00a0{row.interval[1]:.2f}]"
-    return f"{row.name} {row.value:.2f}\u00a0%{interval}"
+    return f"{row.name} {row.value:.2f}\u00a0%{interval}" + (f", {row.note}" if row.note else "")
 
 
 def _changed(row: Accuracy, rows: Sequence[Accuracy]) -> str:
@@ -183,17 +191,23 @@ def _checks(file: str, found: list[dict[str, Any]]) -> FileChecks:
 
 def bench_table(facts: Facts) -> Table:
     """One row for each comparison."""
-    columns = (Column("measured in"), Column("p50", "n"), Column("p95", "n hide-narrow"),
-               Column("p99", "n hide-narrow"), Column("speed-up [95 %]", "n"), Column("÷ MACs ratio", "n"))  # fmt: skip
+    columns = (
+        Column("measured in"),
+        Column("file", "file hide-narrow"),
+        Column("p50", "n"),
+        Column("p95", "n hide-narrow"),
+        Column("p99", "n hide-narrow"),
+        Column("speed-up [95 %]", "n wrap"),
+        Column("÷ MACs ratio", "n"),
+    )
     rows = []
     for row in facts.bench:
         threads = "" if row["threads"] is None else f", {row['threads']} threads"
         times = (f"{row['baseline_' + key]:,.4g} → {row[key]:,.4g}" for key in ("median_ms", "p95_ms", "p99_ms"))
-        file = f", {row['file']}" if "file" in row else ""
-        where = f"{setting_of(row)}, {row['device']}{threads}, {row['runs']} runs{file}"
+        where = f"{setting_of(row)}, {row['device']}{threads}, {row['runs']} runs"
         efficiency = "–" if row.get("efficiency") is None else f"{row['efficiency']:.2f}"
         alike = ", no difference" if row["verdict"] == "no difference" else ""
-        rows.append((where, *times, speedup(row) + alike, efficiency))
+        rows.append((where, row.get("file", ""), *times, speedup(row) + alike, efficiency))
     return Table(columns, rows)
 
 

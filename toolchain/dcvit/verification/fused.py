@@ -7,7 +7,8 @@ from pathlib import Path
 from dcvit.exporting.attention import AttentionNode, attentions_of, in_pieces
 from dcvit.exporting.folding import FUSED_ATTENTION
 from dcvit.exporting.graphs import read_graph, reading_graph
-from dcvit.exporting.tensorrt import DEFAULT_COMPUTE_CAPABILITIES, engine_target, no_kernel_for
+from dcvit.exporting.targets import DEFAULT_COMPUTE_CAPABILITIES, engine_target
+from dcvit.exporting.tensorrt import no_kernel_for
 from dcvit.folder.records import EngineRecord
 from dcvit.runtimes import flavors
 from dcvit.variant import Variant
