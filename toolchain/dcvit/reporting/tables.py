@@ -113,7 +113,7 @@ def accuracy_table(rows: list[Accuracy]) -> Table:
     """Accuracy per runtime and precision."""
     columns = (
         Column("model"),
-        Column("file", "file hide-narrow"),
+        Column("file", "file wrap hide-narrow"),
         Column("runtime"),
         Column("accuracy [95 %]", "n wrap"),
         Column("change [95 %]", "n wrap"),
@@ -193,7 +193,7 @@ def bench_table(facts: Facts) -> Table:
     """One row for each comparison."""
     columns = (
         Column("measured in"),
-        Column("file", "file hide-narrow"),
+        Column("file", "file wrap hide-narrow"),
         Column("p50", "n"),
         Column("p95", "n hide-narrow"),
         Column("p99", "n hide-narrow"),
