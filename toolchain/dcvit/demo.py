@@ -125,5 +125,5 @@ def run_demo(out: Path, *, overwrite: bool = False) -> DemoResult:
     say("5/6 bench: original and compressed in turn, ONNX Runtime, batch 64")
     timed = benchmark(out, max_seconds=15)
     say("6/6 report: a page to read, and a model card")
-    note_evaluation(check_original(out, MODEL), accuracies["original"].to_json(), batch=DEFAULT_BATCH, file=None)
+    note_evaluation(check_original(out, MODEL), accuracies["original"].to_record(), batch=DEFAULT_BATCH, file=None)
     return DemoResult(compressed, exports, verified, accuracies, timed, report(out), time.perf_counter() - started)

@@ -56,5 +56,5 @@ def command(given: Options) -> Any:
         class_map=given.class_map,
     )
     if compressed is not None:
-        note_evaluation(compressed, result.to_json() | {"right": result.right}, batch=result.batch, file=None)
+        note_evaluation(compressed, result.to_record(), batch=result.batch, file=None)
     return result

@@ -92,6 +92,10 @@ class EvaluateResult:
         kept = {name: value for name, value in fields.items() if name not in ("figures", "iou", "right")}
         return self.figures | interval | kept | classes
 
+    def to_record(self) -> dict[str, Any]:
+        """What a model folder keeps: the same, and which images are right."""
+        return self.to_json() | {"right": self.right}
+
     def lines(self) -> Iterable[Any]:
         """The accuracy, and on what."""
         shares = ", ".join(f"{_IN_WORDS[name]} {share:.2f} %" for name, share in self.figures.items())
@@ -189,7 +193,7 @@ def evaluate(
             right=right,
         )
         file = chosen.file(folder, variant).name
-        note_evaluation(folder, result.to_json() | {"right": right}, batch=variant.batch, file=file)
+        note_evaluation(folder, result.to_record(), batch=variant.batch, file=file)
         return result
 
 
