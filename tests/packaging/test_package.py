@@ -38,7 +38,7 @@ def folder(
     """With a file of batch 2 and one of any batch, of which the weights of the first are beside it; names known."""
     plan = tiny_plan.replace(model_kwargs=tiny_plan.model_kwargs | {"depth": 1})
     made = make_folder(tmp_path_factory.mktemp("package") / "my model", plan)
-    made.manifest.data = {"class_names": NAMES}
+    made.manifest.classes = tuple(NAMES)
     kept = ModelFolder.create(made.path, made.load(), plan, made.manifest, overwrite=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dcvit.exporting.storage, "_LIMIT", 10_000)

@@ -104,7 +104,7 @@ def choose(
         raise InputError(f"{folder.path} has no ONNX file of that kind{others}; make one with `{command}`")
     file = next((name for name in fitting if records[name].dynamic), fitting[-1])
     engines = {name: engine for name, engine in engine_records(folder).items() if engine.onnx == file}
-    names = tuple(map(str, (folder.manifest.data or {}).get("class_names") or ()))
+    names = tuple(folder.manifest.classes or ())
     output = _output_of(folder.path / file)
     return Packed(folder, file, records[file], engines, names if output[:1] == (len(names),) else (), output)
 
