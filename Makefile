@@ -10,7 +10,7 @@ LOWEST := tests/folder/test_model_folder.py tests/folder/test_findings.py tests/
 	tests/verification/test_graph.py tests/evaluation/test_evaluation.py tests/training/test_finetune.py \
 	tests/reporting/test_report.py tests/layers tests/kernels/test_reference.py tests/runtimes tests/cli/test_main.py
 
-.PHONY: setup demo test test-lowest lint bench-check docs clean
+.PHONY: setup demo test test-thorough test-lowest lint bench-check docs clean
 
 setup: $(STAMP)
 
@@ -31,7 +31,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not thorough"
 	$(BIN)/python benchmarks/gate.py --short --undecided pass
 
 # The lowest versions that pyproject.toml allows, in an environment of their own; on a Python that they have wheels for.
@@ -40,6 +40,10 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
 		-e '.[openvino,tensorrt-rtx]' pytest pytest-timeout pytest-xdist hypothesis
 	.venv-lowest/bin/python -m pytest -m 'not slow' $(LOWEST)
+
+# Every block of every page, every method on a compressed folder, every precision above 2 GB: ten more minutes.
+test-thorough: setup
+	$(BIN)/python -m pytest -m thorough
 
 # Is every compressed model still as much faster as the baselines say? See benchmarks/README.md.
 bench-check: setup

@@ -113,7 +113,7 @@ def test_messages_and_pages_name_only_what_can_be_installed() -> None:
     known = {re.split(r"[^\w-]", line)[0] for line in PROJECT["dependencies"]} | {"dcvit-tool"}
     for extra in PROJECT["optional-dependencies"].values():
         known |= {re.split(r"[^\w-]", line)[0] for line in extra}
-    known |= {"triton", "pre-commit", "torchvision"}
+    known |= {"triton", "tritonclient", "pre-commit", "torchvision"}
     files = [*(ROOT / "toolchain").rglob("*.py"), *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"),
              *(ROOT / "benchmarks").glob("*.py")]  # fmt: skip
     wrong = []

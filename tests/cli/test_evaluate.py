@@ -43,7 +43,7 @@ def test_a_timm_model_with_random_weights(tool: Tool) -> None:
     [
         (
             ["--data", "digits", "--runtime", "caffe"],
-            "there is no runtime 'caffe'; choose one of torch, torch-compile, onn",
+            "there is no runtime 'caffe'; choose one of torch, torch-",
         ),
         (
             ["--data", "digits", "--runtime", "onnxruntime", "--batch", "5"],

@@ -27,7 +27,8 @@ OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", PRECISIO
             "--batch INTEGER Images in every batch; repeatable: 1 for latency, 64 for throughput. "
             "[default: 64, or what is exported]",
             "Of the computation. [default: fp32, or what is exported]",
-            "--with-preprocessing Time the exported files that take pixels.",
+            "--with-preprocessing / --no-with-preprocessing Time the exported files that take pixels. "
+            "[default: what is exported]",
             "--against TEXT Another model folder or a timm name. [default: the folder's model, uncompressed]",
             "--runtime TEXT A runtime that `dcvit-tool doctor` lists; repeatable. "
             "[default: onnxruntime, or a GPU's fastest]",

@@ -27,7 +27,7 @@ class Lines:
 
 
 def test_square_brackets_and_colons_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    _print(Lines(), stderr=False)
+    _print(Lines(), stderr=False, verbose=False)
     assert capsys.readouterr().out == "written to /tmp/[red]run[/red]/[/]:smile:\n"
 
 

@@ -10,7 +10,7 @@ What is not as on a user's machine, and nothing else:
 - `--trt` builds for one kind of GPU, and is left out where TensorRT-RTX is not installed.
 
 A block that cannot run here stands below `<!-- not run: why -->`; the test knows how many there are. Blocks without a
-language are pictures, and the worked examples of extending.md are run by test_extending.py.
+language are pictures; the examples of extending.md and data.md are run by test_extending.py and test_data_page.py.
 """
 
 import re
@@ -40,9 +40,9 @@ MODEL = "deit_small_patch16_224"
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
 CLASSES = 37
 
-NOT_RUN = {"README.md": 1, "install.md": 3, "tutorial.md": 1}
+NOT_RUN = {"README.md": 1, "install.md": 3, "serving.md": 1, "tutorial.md": 1}
 """How many blocks of a page are marked."""
-ELSEWHERE = {"extending.md"}
+ELSEWHERE = {"data.md", "extending.md"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,9 @@ def run_workflow(text: str, where: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize(
+    "name", [name if name == "README.md" else pytest.param(name, marks=pytest.mark.thorough) for name in RUN]
+)
 def test_the_blocks_of_a_page(name: str, users_folder: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     runs: dict[str, Callable[[str, str], None]] = {

@@ -54,6 +54,7 @@ def test_every_precision_is_written_in_two_files_and_verified(
     assert checks.passed, [check for check in checks.checks if not check.passed]
 
 
+@pytest.mark.thorough
 def test_evaluate_and_bench_read_both_files(folder: ModelFolder, image_folder: Callable[..., Path]) -> None:
     export(folder, 4)
     assert evaluate(folder.path, image_folder(10, 2), runtime="onnxruntime", batch=4).images == 20

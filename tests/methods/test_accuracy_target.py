@@ -199,6 +199,7 @@ def test_without_labels_the_classes_are_the_originals(tmp_path: Path) -> None:
     ],
     ids=lambda settings: settings.method,
 )
+@pytest.mark.thorough
 def test_every_method_goes_to_the_end_of_its_reach_where_that_is_allowed(
     settings: MethodSettings, tmp_path: Path, tiny_plan: CompressionPlan
 ) -> None:
@@ -214,6 +215,7 @@ def test_every_method_goes_to_the_end_of_its_reach_where_that_is_allowed(
     assert result.summary.macs_reduction - found["macs_reduction"] < 0.2
 
 
+@pytest.mark.thorough
 def test_a_frontier_of_drops(tmp_path: Path, cache: Path) -> None:
     asked: dict[str, Any] = {"settings": QUICK, "max_drops": (8, 2), "cache": cache, **DEMO}
     result = frontier(MODEL, "digits", out=tmp_path / "many", **asked)

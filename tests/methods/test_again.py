@@ -82,6 +82,7 @@ def test_without_data(once: Path, tmp_path: Path) -> None:
     check(ModelFolder(tmp_path / "twice"), 0.2)
 
 
+@pytest.mark.thorough
 def test_a_frontier_of_a_folder(once: Path, tmp_path: Path) -> None:
     from dcvit.frontiers import frontier
 
@@ -101,6 +102,7 @@ def test_how_much_more_can_go_is_told(once: Path, tmp_path: Path) -> None:
         compress(once, "digits", out=tmp_path / "twice", macs_reduction=0.99, **asked)
 
 
+@pytest.mark.thorough
 def test_what_is_left_without_any_attention(tmp_path: Path, make_folder: Callable[..., ModelFolder]) -> None:
     """The solver and CAIT narrow MLPs; where attention has to go there is none left, and the message says who can."""
     gone = tuple(BlockPlan(index=index, removed="attention") for index in range(1, 4))

@@ -111,7 +111,7 @@ def check_table(table: LatencyTable, subject: Subject, style: Style) -> None:
     ours = subject.plan.original()
     theirs = open_shapes(table.model, table.model_kwargs)
     shapes = [replace(each.architecture, num_classes=0) for each in (theirs, subject)]
-    if shapes[0] != shapes[1] or theirs.family.name != subject.family.name:
+    if shapes[0] != shapes[1] or type(theirs.family) is not type(subject.family):
         raise InputError(
             f"--latency-table is of {table.model} {table.model_kwargs or ''}, and the model is {ours.model} "
             f"{ours.model_kwargs or ''}: their blocks or images differ"
