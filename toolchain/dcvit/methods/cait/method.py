@@ -24,6 +24,7 @@ class Cait(Method[CaitSettings]):
     settings = CaitSettings
     recovery = "train"
     samples = None
+    no_use: ClassVar[frozenset[str]] = frozenset({"latency_table"})
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "segmentation"})
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     needs_target: ClassVar[bool] = False  # the last block is trimmed in any case, and a new head is trained
