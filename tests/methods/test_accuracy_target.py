@@ -135,7 +135,7 @@ def test_too_few_and_too_many_words() -> None:
             held_apart(few, validation, max_drop, RunSettings())
     with pytest.raises(InputError, match="give --validation, or --data"):
         held_apart(None, None, 1.0, RunSettings())
-    with pytest.raises(InputError, match="excludes --macs-reduction and --speedup"):
+    with pytest.raises(InputError, match="--macs-reduction and --max-drop exclude each other"):
         Target(max_drop=1, macs_reduction=0.5)
     with pytest.raises(InputError, match="has to be measured"):
         compressor_of(Target(max_drop=1))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dcvit.bench import BenchRow
+from dcvit.bench.statistics import Latency
 from dcvit.compression import compress
 from dcvit.cost import count_macs
 from dcvit.data import draw_few_shot, open_source
@@ -252,6 +253,7 @@ def timed(model: TimmModule, monkeypatch: pytest.MonkeyPatch) -> list[Compressio
         def __init__(self, plan: CompressionPlan) -> None:
             self.speedup = (whole / count_macs(build(plan, device="meta"), (3, 32, 32)).total) ** 0.8
             self.speedup_ci95 = (self.speedup, self.speedup)
+            self.latency = Latency(*[1 / self.speedup] * 4)
 
         def to_json(self) -> dict[str, Any]:
             return {"speedup": self.speedup}

@@ -77,7 +77,7 @@ def test_a_frontier_is_refused(segmentation_folder: ModelFolder, pair_folder: Pa
 
 
 def test_a_segmentation_model_keeps_its_head(segmentation_folder: ModelFolder, tmp_path: Path) -> None:
-    for asked in ({"task": "classification"}, {"head": "linear"}):
+    for asked in ({"task": "classification", "macs_reduction": 0.3}, {"head": "linear", "macs_reduction": 0.3}):
         with pytest.raises(InputError, match="is a segmentation model already"):
             compress(segmentation_folder.path, out=tmp_path / "out", recover="none", **asked)  # type: ignore[arg-type]
 
