@@ -152,5 +152,5 @@ def test_what_a_folder_does_not_take(small: ModelFolder, tmp_path: Path) -> None
     for option in ({"model_kwargs": {"num_classes": 3}}, {"weights": "random"}):
         with pytest.raises(InputError, match="is a model folder; leave out --model-kwargs and --random-init"):
             dcvit.compress(small.path, out=tmp_path / "other", recover="none", macs_reduction=0.1, **option)
-    with pytest.raises(InputError, match="nothing to do: give --macs-reduction, --merge or --plan"):
+    with pytest.raises(InputError, match="nothing to do: give a target, such as --macs-reduction 0.3"):
         dcvit.compress(small.path, out=tmp_path / "other", recover="none")
