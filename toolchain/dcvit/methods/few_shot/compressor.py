@@ -84,6 +84,11 @@ class FewShotCompressor(Compressor[S]):
         )
         return proposal.base.with_blocks(*entries)
 
+    def predicted(self, target: Target, plan: CompressionPlan) -> dict[str, Any] | None:
+        if not self._solves_in_milliseconds:
+            return None
+        return predicted(self.run.subject, plan, self._table(target, plan))
+
     def job(self, target: Target) -> tuple[Job, Proposal]:
         """What the searches work on: for studies of their parts.
 
@@ -144,7 +149,8 @@ class FewShotCompressor(Compressor[S]):
             earlier = None if after is None else Earlier(after.model, after.plan.blocks)
             found = self._recover(self._job_of(proposal, target), proposal, earlier)
         plan = proposal.base.with_blocks(*found.entries)
-        return self._compressed(found.student, plan, target, dict(found.metrics))
+        made = self._compressed(found.student, plan, target, dict(found.metrics))
+        return made if target.latency_reduction is None else self._with_prediction(made, target)
 
     def _candidates(self, target: Target, measure: Measure) -> Candidates[Compressed]:  # noqa: ARG002
         target, option = self._resolved(target), target.measured
@@ -170,9 +176,12 @@ class FewShotCompressor(Compressor[S]):
             made = super()._make_as_fast(target)
         else:
             made = self._make(target.priced(self._predicted_share(target)), None)
-        if not self._solves_in_milliseconds:
+        return self._with_prediction(made, target)
+
+    def _with_prediction(self, made: Compressed, target: Target) -> Compressed:
+        """With what a table says of it, and the table."""
+        if (found := self.predicted(target, made.plan)) is None:
             return made
-        found = predicted(self.run.subject, made.plan, self._table(target, made.plan))
         texts = made.texts | {TABLE: json_text(self._table(target, made.plan).to_json(), indent=1) + "\n"}
         return dataclasses.replace(made, metrics=made.metrics | {"predicted_latency": found}, texts=texts)
 
