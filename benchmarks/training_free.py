@@ -18,7 +18,7 @@ import torch
 import dcvit
 from dcvit.data import draw_few_shot, open_source
 from dcvit.files import whole_file
-from dcvit.methods.cait.merging import MergeSearch, choose_merges
+from dcvit.methods.merges.search import MergeSearch, choose_merges
 from dcvit.plan import merges_text
 from dcvit.stages import StageStore
 from dcvit.subject import Subject, open_subject

@@ -22,6 +22,7 @@ class MadeUp:
     """Made-up latencies."""
 
     setting = _SETTING
+    no_merges = Style()
 
     def table(self, subject: Subject, style: Style, latency: Milliseconds) -> LatencyTable:
         """The table that times of `latency`, without noise, come to."""

@@ -172,7 +172,7 @@ def test_a_frontier_is_replaced_only_when_asked(tmp_path: Path, model: TimmModul
         ({"reductions": (0.3, 0.95)}, "0.9500 is out of reach"),
         ({"data": "nowhere"}, "there is nothing at nowhere"),
         ({"evaluate": "nowhere"}, "there is nothing at nowhere"),
-        ({"target": Target(speedup=1.5)}, "a frontier has many reductions"),
+        ({"target": Target(speedup=1.5)}, "a frontier has many sizes"),
         ({"target": Target(merge="horizontal@9")}, "is at no block"),
     ],
 )

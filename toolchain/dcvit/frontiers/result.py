@@ -1,8 +1,8 @@
 """What a frontier found."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from dcvit.bench import BenchRow, Machine
 from dcvit.errors import InputError, first_line
 from dcvit.files import plain_name
 from dcvit.folder.records import FEATURE_ERROR, KL, ErrorMeasure
+from dcvit.frontiers.curves import MACS
 
 FRONTIER, PLOT = "frontier.json", "frontier.png"
 """What lies beside the model folders."""
@@ -21,13 +22,15 @@ class Point:
 
     Attributes:
         folder: Of the model, in the frontier's folder.
-        target: Share of the MACs that was to be removed.
+        target: Share that was to be removed of what its curve counts.
         macs_reduction: Share that was removed.
         kl: Mean KL(original ‖ compressed) on few-shot images, in nats: the mimic error; None without a head.
         top1: Accuracy in percent, where labelled images were given.
         row: Latency against the uncompressed model, where it was measured.
-        pareto: Whether no other point is as small and loses less, or loses as little and is smaller.
+        pareto: Whether no other point of its curve costs as little and loses less, or loses as little and costs less.
         feature_error: The mimic error of a model without a head, as a share.
+        curve: What its size was solved in: `macs`, or the name of a runtime or table.
+        predicted_ms: Of a batch, by curve in milliseconds: what the table of each says.
     """
 
     folder: str
@@ -43,6 +46,18 @@ class Point:
     plan_digest: str
     pareto: bool = True
     feature_error: float | None = None
+    curve: str = MACS
+    predicted_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Its target, in few letters."""
+        return label_of(self.curve, self.target)
+
+    @property
+    def cost(self) -> float:
+        """What its curve counts: MACs per image, or milliseconds of a batch."""
+        return self.macs if self.curve == MACS else self.predicted_ms[self.curve]
 
     @property
     def error(self) -> float:
@@ -103,27 +118,36 @@ class FrontierResult:
         from rich.table import Table
 
         before, with_top1 = self.original, "top1" in self.original
-        row, measure = self.points[0].row, self.points[0].measure
+        rows = [point.row for point in self.points if point.row is not None]
+        measure, predicted = self.points[0].measure, before.get("predicted_ms", {})
         table = Table(title=f"{self.model}: MACs per image, {self.about['macs_convention']} convention")
         columns = ["folder", "MACs", "change", "params", measure.column, *["top-1"] * with_top1]
-        for column in [*columns, *["ms", "speed-up [95 %]"] * (row is not None), "best of its size"]:
+        columns += [f"{curve}: ms, predicted" for curve in predicted]
+        for column in [*columns, *["ms", "speed-up [95 %]"] * bool(rows), "best of its size"]:
             table.add_column(column, justify="right")
         size = f"{before['macs'] / 1e6:,.1f} M", "", f"{before['params'] / 1e6:,.2f} M", "0"
-        times = [] if row is None else [f"{row.baseline.median_ms:.2f}", ""]
+        times = [f"{ms:.2f}" for ms in predicted.values()]
+        if rows:  # of several runtimes, no one figure is the original's
+            times += [f"{rows[0].baseline.median_ms:.2f}" if len(describe_all(rows)) == 1 else "", ""]
         table.add_row("original", *size, *([f"{before['top1']:.2f} %"] if with_top1 else []), *times, "")
         for point in self.points:
             cells = [point.folder, f"{point.macs / 1e6:,.1f} M", f"−{point.macs_reduction:.2%}"]
             cells += [f"{point.params / 1e6:,.2f} M", f"{point.error:.4f}"]
             if point.top1 is not None:
                 cells.append(f"{point.top1:.2f} %")
+            for curve, whole in predicted.items():
+                cells.append(f"{point.predicted_ms[curve]:.2f} ×{whole / point.predicted_ms[curve]:.2f}")
             if point.row is not None:
                 low, high = point.row.speedup_ci95
                 cells.append(f"{point.row.latency.median_ms:.2f}")
                 cells.append(f"×{point.row.speedup:.3f} [{low:.3f}, {high:.3f}]")
+            elif rows:
+                cells += ["–", "–"]
             table.add_row(*cells, "yes" if point.pareto else "no")
         yield table
-        if rows := [point.row for point in self.points if point.row is not None]:
-            yield describe(rows)
+        yield from describe_all(rows)
+        for curve, where in self.about.get("curves", {}).items():
+            yield f"{curve}: " + table_in_words(where)
         shown = f"; {self.folder / PLOT} shows it" if (self.folder / PLOT).is_file() else ""
         yield f"written to {self.folder} in {self.seconds:.1f} s{shown}"
         yield f"`dcvit-tool report {self.folder}` makes an HTML page of it, and one of each size"
@@ -147,8 +171,21 @@ def read_frontier(path: Path) -> dict[str, Any]:
     return found
 
 
-def describe(rows: Sequence[BenchRow]) -> str:
-    """What latencies were measured with, in words."""
+def describe_all(rows: Iterable[BenchRow]) -> list[str]:
+    """What latencies were measured with, in words: a line for each setting."""
+    by_setting: dict[tuple[Any, ...], list[BenchRow]] = {}
+    for row in rows:
+        by_setting.setdefault((row.runtime, row.precision, row.batch, row.device, row.threads), []).append(row)
+    return [_describe(each) for each in by_setting.values()]
+
+
+def table_in_words(where: Mapping[str, Any]) -> str:
+    """What a table of latencies is of."""
+    threads = "" if where["threads"] is None else f", {where['threads']} threads"
+    return f"predicted for {where['runtime']} {where['precision']}, batch {where['batch']}{threads}, {where['machine']}"
+
+
+def _describe(rows: Sequence[BenchRow]) -> str:
     row, runs = rows[0], sorted({row.runs for row in rows})
     threads = "" if row.threads is None else f", {row.threads} threads"
     times = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
@@ -161,5 +198,12 @@ def mark_pareto(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def _beats(one: Point, other: Point) -> bool:
-    figures, others = (one.macs, one.loss), (other.macs, other.loss)
+    if one.curve != other.curve:
+        return False
+    figures, others = (one.cost, one.loss), (other.cost, other.loss)
     return figures != others and all(mine <= theirs for mine, theirs in zip(figures, others, strict=True))
+
+
+def label_of(curve: str, share: float) -> str:
+    """What was asked of a model, from the share that was to be removed of what its curve counts."""
+    return f"−{100 * share:.3g} %" if curve == MACS else f"×{1 / (1 - share):.3g}"

@@ -7,7 +7,8 @@ from dcvit.errors import TargetError
 from dcvit.methods.target import Target
 from dcvit.plan import CompressionPlan
 from dcvit.pricing.kept import check_table, read_table, table_for
-from dcvit.pricing.table import LatencyTable, style_of
+from dcvit.pricing.probes import Style
+from dcvit.pricing.table import LatencyTable
 from dcvit.subject import Subject, original_of
 
 SETTING = ("runtime", "precision", "batch", "threads", "latency_table")
@@ -17,18 +18,17 @@ TABLE = "latency.json"
 """The table that a plan was chosen by, in the model folder."""
 
 
-def latency_table(subject: Subject, target: Target, base: CompressionPlan) -> LatencyTable:
+def latency_table(subject: Subject, target: Target, style: Style) -> LatencyTable:
     """The table that a target means: a given one, one that was kept, or one that is measured now.
 
     Args:
         subject: The model.
         target: Says where the latency counts.
-        base: Whose merges the table knows.
+        style: Of the merges that the table knows.
 
     Raises:
         InputError: If a given table is of another model or other merges, or none can be measured here.
     """
-    style = style_of(base)
     if target.latency_table is None:
         return table_for(subject, target.runtime, target.variant, target.threads, style)
     table = read_table(target.latency_table)

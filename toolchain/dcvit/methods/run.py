@@ -174,6 +174,18 @@ class Compressor(ABC, Generic[S]):
             InputError: If the target is out of reach.
         """
 
+    def predicted(self, target: Target, plan: CompressionPlan) -> dict[str, Any] | None:  # noqa: ARG002
+        """What a table says of a plan where the target's latency counts; None where no plan is made by such a table.
+
+        Args:
+            target: Says where.
+            plan: Of the subject.
+
+        Raises:
+            InputError: If there is no such table, and none can be measured here.
+        """
+        return None
+
     @abstractmethod
     def fingerprint(self) -> dict[str, Any] | None:
         """Of the images that were used; None where none were."""

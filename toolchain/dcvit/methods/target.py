@@ -16,6 +16,9 @@ from dcvit.variant import DEFAULT_BATCH, Precision, Variant
 NO_MERGES = "none"
 """Instead of a schedule: no token merges."""
 
+ANY_MERGES = "auto"
+"""Instead of a schedule: the one that does the least damage, beside the cuts that it leaves to be made."""
+
 MEASURED = (
     "speedup", "latency", "max_drop", "runtime", "precision", "batch", "threads", "latency_table", "latency_reduction",
 )  # fmt: skip
@@ -93,7 +96,8 @@ class Target(BaseModel):
     merge: Annotated[str | None, Flag()] = Field(
         default=None,
         description="Token merges: horizontal@4,vertical@8 (and ,linear for a trained operator, the default where "
-        "merges are trained). Where a method chooses merges by itself, 'none' turns that off.",
+        "merges are trained). 'auto': the schedule that harms least, beside the cuts that it leaves to be made; 'none' "
+        "where a method chooses by itself, and should not.",
     )
     size_aware: Annotated[bool | None, Flag(default="where nothing is trained")] = Field(
         default=None, description="Attention knows how many patches a merged token stands for."

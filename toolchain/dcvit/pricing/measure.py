@@ -52,10 +52,7 @@ def measured_table(
     seen: list[Session] = []
 
     def time_models(plans: Sequence[CompressionPlan], description: str) -> Timed:
-        with ExitStack() as stack:
-            sessions = [
-                stack.enter_context(_session(chosen, plan, subject.preprocessing, variant, keep)) for plan in plans
-            ]
+        with _sessions(subject, plans, chosen, variant, keep) as sessions:
             seen[:] = sessions[:1]
             return time_in_turn([session.execute for session in sessions], description)
 
@@ -71,6 +68,27 @@ def measured_table(
             versions=package_versions(),
         )
     return table.model_copy(update={"setting": setting, "seconds": time.perf_counter() - started})
+
+
+def time_plans(
+    subject: Subject, plans: Sequence[CompressionPlan], runtime: str, variant: Variant, threads: int | None = None
+) -> Timed:
+    """Times whole models with random weights in turn, all of them open at once; the first is what others are shares of.
+
+    Args:
+        subject: The model.
+        plans: Of it.
+        runtime: Name of the runtime.
+        variant: Batch and precision.
+        threads: CPU threads; None takes all cores.
+
+    Raises:
+        InputError: If the runtime cannot run here, or not in this precision.
+    """
+    chosen = runtime_named(runtime)
+    chosen.require(variant.precision)
+    with limited_to(threads), _kept_exports() as keep, _sessions(subject, plans, chosen, variant, keep) as sessions:
+        return time_in_turn([session.execute for session in sessions], "timing models")
 
 
 def table_from(subject: Subject, wanted: Design, time_models: TimeModels, style: Style) -> LatencyTable:
@@ -206,6 +224,14 @@ class _Exports:
 def _kept_exports() -> Iterator[_Exports]:
     with ExitStack() as stack:
         yield _Exports(stack)
+
+
+@contextmanager
+def _sessions(
+    subject: Subject, plans: Sequence[CompressionPlan], runtime: Runtime, variant: Variant, keep: _Exports
+) -> Iterator[list[Session]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(_session(runtime, plan, subject.preprocessing, variant, keep)) for plan in plans]
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dcvit.folder.records import error_measure
+from dcvit.frontiers.curves import MACS
+from dcvit.frontiers.result import label_of
 from dcvit.reporting.svg import Drawing, Scale, power_label, tick_label, ticks
 
 _LEFT, _RIGHT = 46, 10
@@ -72,45 +74,65 @@ def draw_pareto(frontier: dict[str, Any], by: str, here: str | None, width: floa
 
     Args:
         frontier: `frontier.json`.
-        by: `macs`, or `latency` for the points that were measured.
+        by: `macs`, `latency` for the points that were measured, or a curve of the frontier: its predicted latency.
         here: The folder of the point to point out.
         width: Of the figure.
     """
-    points = [point for point in frontier["points"] if by == "macs" or "bench" in point]
-    cost = {
-        point["folder"]: 100 * (1 - point["macs_reduction"]) if by == "macs" else 100 / point["bench"]["speedup"]
-        for point in points
-    }
+    cost, word = _costs(frontier, by)
+    points = [point for point in frontier["points"] if point["folder"] in cost]
     accuracy = "top1" in frontier["original"] and all("top1" in point for point in points)
     measure = error_measure(points[0] if points else {})
     height = {point["folder"]: point["top1"] if accuracy else measure.of(point) for point in points}
     top, tall = 24, 250
-    drawing = Drawing(width, top + tall + 44, f"{'Top-1' if accuracy else 'Error'} of each model by the {by} it keeps")
+    drawing = Drawing(
+        width, top + tall + 44, f"{'Top-1' if accuracy else 'Error'} of each model by the {word} it keeps"
+    )
     drawing.text(_LEFT, 12, "top-1, %" if accuracy else measure.title, "name")
     across = Scale(max(0.0, min(cost.values()) - 6), max(100.0, *cost.values()) + 3, _LEFT, width - _RIGHT)
     up = _upright(frontier, list(height.values()), accuracy=accuracy, top=top, tall=tall)
     _frame(drawing, across, up, top, tall)
-    drawing.text(width - _RIGHT, top + tall + 38, f"{'MACs' if by == 'macs' else 'latency'} kept, %", "name", "end")
+    drawing.text(width - _RIGHT, top + tall + 38, f"{word} kept, %", "name", "end")
     if accuracy:
         level = up(frontier["original"]["top1"])
         drawing.line(_LEFT, level, width - _RIGHT, level, "reference")
         drawing.diamond(across(100), level, 5, "attention", "the original")
-    best = _best(points, cost, height, higher=accuracy)
-    drawing.path([(across(cost[name]), up(height[name])) for name in best], "curve line0")
-    for point in points:
-        name = point["folder"]
-        x, y = across(cost[name]), up(height[name])
-        if by == "latency":
-            low, high = point["bench"]["speedup_ci95"]
-            drawing.line(across(100 / high), y, across(100 / low), y, "interval")
-        told = f"{name}: {cost[name]:.1f} % of the {by}, " + (
-            f"top-1 {height[name]:.2f} %" if accuracy else f"{measure.name} {height[name]:.3g}{measure.unit}"
-        )
-        if name == here:
-            drawing.circle(x, y, 9, "ring")
-        drawing.circle(x, y, 4.5, "point" if name in best else "point beaten", told)
-        drawing.text(x, y - 12, f"−{100 * point['target']:.3g} %", "here" if name == here else "tick label", "middle")
+    for number, curve in enumerate(curves_of(frontier)):
+        colour = min(3, number)
+        own = [point for point in points if point.get("curve", MACS) == curve]
+        best = _best(own, cost, height, higher=accuracy)
+        drawing.path([(across(cost[name]), up(height[name])) for name in best], f"curve line{colour}")
+        for point in own:
+            name = point["folder"]
+            x, y = across(cost[name]), up(height[name])
+            if by == "latency":
+                low, high = point["bench"]["speedup_ci95"]
+                drawing.line(across(100 / high), y, across(100 / low), y, "interval")
+            told = f"{name}: {cost[name]:.1f} % of the {word}, " + (
+                f"top-1 {height[name]:.2f} %" if accuracy else f"{measure.name} {height[name]:.3g}{measure.unit}"
+            )
+            if name == here:
+                drawing.circle(x, y, 9, "ring")
+            drawing.circle(x, y, 4.5, f"dot-line{colour}" if name in best else "point beaten", told)
+            label = label_of(curve, point["target"])
+            drawing.text(x, y - 12, label, "here" if name == here else "tick label", "middle")
     return drawing
+
+
+def curves_of(frontier: dict[str, Any]) -> list[str]:
+    """What the sizes of a frontier were solved in, in the order of their colours."""
+    return list(dict.fromkeys(point.get("curve", MACS) for point in frontier["points"]))
+
+
+def _costs(frontier: dict[str, Any], by: str) -> tuple[dict[str, float], str]:
+    """Percent of the original's cost that points keep, by folder, and what that cost is."""
+    points = frontier["points"]
+    if by == MACS:
+        return {point["folder"]: 100 * (1 - point["macs_reduction"]) for point in points}, "MACs"
+    if by == "latency":
+        return {each["folder"]: 100 / each["bench"]["speedup"] for each in points if "bench" in each}, "latency"
+    whole = frontier["original"]["predicted_ms"][by]
+    costs = {point["folder"]: 100 * point["predicted_ms"][by] / whole for point in points}
+    return costs, f"predicted latency in {by}"
 
 
 def _upright(frontier: dict[str, Any], values: list[float], *, accuracy: bool, top: float, tall: float) -> Scale:

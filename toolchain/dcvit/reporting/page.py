@@ -9,8 +9,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from dcvit.folder.records import error_measure
+from dcvit.frontiers.curves import MACS
+from dcvit.frontiers.result import table_in_words
 from dcvit.reporting import commands, prose, tables
-from dcvit.reporting.curves import draw_pareto, draw_training, training_series
+from dcvit.reporting.curves import curves_of, draw_pareto, draw_training, training_series
 from dcvit.reporting.depth import draw_damage, draw_depth, draw_trials
 from dcvit.reporting.facts import Facts
 from dcvit.reporting.latency import draw_latencies, setting_of
@@ -64,6 +66,7 @@ def frontier_page(title: str, frontier: dict[str, Any], models: list[Facts]) -> 
     page = {
         "lead": f"{len(models)} sizes of {frontier['model']}, compressed with {images:,} unlabelled images.",
         "pareto": _pareto(frontier, None),
+        "curves": _curve_keys(frontier),
         "accurate": "top1" in frontier["original"],
         "points": _linked(tables.point_table(frontier)),
         "points_in_words": f"MACs and parameters per image, MACs in the ‘{frontier['macs_convention']}’ convention. "
@@ -173,8 +176,26 @@ def _figures(facts: Facts) -> list[Figure]:
 
 
 def _pareto(frontier: dict[str, Any], here: str | None) -> list[tuple[Markup, str]]:
-    figures = [(both(partial(draw_pareto, frontier, "macs", here)), "Labels: the share of the MACs to be removed.")]
+    curves = curves_of(frontier)
+    labels = {MACS: "the share of the MACs to be removed", **dict.fromkeys(frontier.get("curves", {}), "the speed-up")}
+    told = f"Labels: {', or '.join(dict.fromkeys(labels[curve] for curve in curves))} that was asked for."
+    figures = [(both(partial(draw_pareto, frontier, MACS, here)), told)]
+    for curve, where in frontier.get("curves", {}).items():
+        told = f"{curve}: {table_in_words(where)}."
+        figures.append((both(partial(draw_pareto, frontier, curve, here)), told))
     if rows := [point["bench"] for point in frontier["points"] if "bench" in point]:
-        told = f"Latency: {setting_of(rows[0])}, {rows[0]['device']}; bars are 95 % intervals."
+        settings = dict.fromkeys(f"{setting_of(row)}, {row['device']}" for row in rows)
+        told = f"Latency: {'; '.join(settings)}; bars are 95 % intervals."
         figures.append((both(partial(draw_pareto, frontier, "latency", here)), told))
     return figures
+
+
+def _curve_keys(frontier: dict[str, Any]) -> list[tuple[str, str]]:
+    """Style and name of each curve; nothing where there is one."""
+    curves = curves_of(frontier)
+    if len(curves) == 1:
+        return []
+    return [
+        (f"dot-line{min(3, number)}", "solved in MACs" if curve == MACS else f"solved in ms of {curve}")
+        for number, curve in enumerate(curves)
+    ]

@@ -232,20 +232,25 @@ def point_table(frontier: dict[str, Any]) -> Table:
     """The models of a frontier, the original first."""
     before = frontier["original"]
     accurate, timed = "top1" in before, any("bench" in point for point in frontier["points"])
+    predicted = before.get("predicted_ms", {})
     measure = error_measure(frontier["points"][0])
     columns = [Column("model"), Column("MACs", "n"), Column("parameters", "n")]
     columns += (
         [Column("top-1", "n")] * accurate
         + [Column(measure.column, "n hide-narrow" if accurate else "n")]
+        + [Column(f"{curve}, predicted", "n") for curve in predicted]
         + [Column("speed-up [95 %]", "n")] * timed
     )
     first = ["original", si(before["macs"]), si(before["params"])]
-    first += ([f"{before['top1']:.2f}\u00a0%"] if accurate else []) + ["0"] + ["–"] * timed
+    first += ([f"{before['top1']:.2f}\u00a0%"] if accurate else []) + ["0"]
+    first += [f"{ms:.2f}\u00a0ms" for ms in predicted.values()] + ["–"] * timed
     rows = [tuple(first)]
     for point in frontier["points"]:
         cells = [point["folder"], f"{si(point['macs'])} ({change(before['macs'], point['macs'])})"]
         cells.append(f"{si(point['params'])} ({change(before['params'], point['params'])})")
         cells += [f"{point['top1']:.2f}\u00a0%" if "top1" in point else "–"] * accurate + [f"{measure.of(point):.2g}"]
+        cells += [f"{point['predicted_ms'][curve]:.2f}\u00a0ms (×{whole / point['predicted_ms'][curve]:.2f})"
+                  for curve, whole in predicted.items()]  # fmt: skip
         cells += [speedup(point["bench"]) if "bench" in point else "–"] * timed
         rows.append(tuple(cells))
     return Table(tuple(columns), rows)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from dcvit.errors import InputError, TargetError
-from dcvit.methods.cait.merge_costs import MergeCosts
-from dcvit.methods.cait.merging import Schedule, schedules
 from dcvit.methods.cait.prunable import PrunableLayer, most_macs, prunable_layers
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.methods.cait.uniform import narrowed_plan, uniform_widths
 from dcvit.methods.few_shot.proposal import survey
-from dcvit.methods.target import NO_MERGES, Reach, Target
+from dcvit.methods.merges.costs import MergeCosts
+from dcvit.methods.merges.search import Schedule, schedules
+from dcvit.methods.target import ANY_MERGES, NO_MERGES, Reach, Target
 from dcvit.model import build
 from dcvit.plan import CompressionPlan, merges_text
 from dcvit.subject import Subject, original_of
@@ -89,6 +89,8 @@ def propose_jointly(
     if target.max_drop is not None:
         raise InputError("--max-drop has to be measured; `dcvit-tool compress` does so")
     wanted = target.macs_reduction if target.speedup is None else 1 - 1 / target.speedup
+    if target.merge == ANY_MERGES:  # as this method does anyway
+        target = target.model_copy(update={"merge": None})
     merge = None if target.merge == NO_MERGES else target.merge
     target = target.model_copy(update={"trim_last_block": _trims(subject, target, settings)})
     plain = target.at(None)

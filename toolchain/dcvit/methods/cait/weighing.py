@@ -7,12 +7,22 @@ from torch import Tensor
 from dcvit.bench.machine import this_machine
 from dcvit.data import FewShot
 from dcvit.hardware import accelerator
-from dcvit.methods.cait.merge_costs import MergeCosts
-from dcvit.methods.cait.merging import MergeSearch, MergeTrial, Schedule, choose_merges, least_harm, most_reduction
 from dcvit.methods.cait.proposal import ChooseMerges
 from dcvit.methods.cait.refit import Refit
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.methods.cuts.by_norm import cut_by_norm
+from dcvit.methods.merges.costs import MergeCosts
+from dcvit.methods.merges.search import (
+    CALIBRATION_IMAGES,
+    NO_MERGE,
+    SHARES,
+    MergeSearch,
+    MergeTrial,
+    Schedule,
+    choose_merges,
+    most_reduction,
+    worth_weighing,
+)
 from dcvit.methods.run import Run
 from dcvit.methods.speedup import Measure
 from dcvit.methods.target import Target
@@ -23,19 +33,8 @@ from dcvit.stages import StageResult
 from dcvit.summary import summarize
 from dcvit.types import TimmModule
 
-CALIBRATION_IMAGES = 128
-"""Images that merge schedules are tried on, at most."""
-
-SHARES = (1 / 8, 1 / 4, 1 / 2, 2 / 3)
-"""Of the MACs to be removed, for which schedules are searched to be weighed against narrower widths."""
-
-LEAST_REDUCTION = 0.01
-"""Schedules that remove less of the MACs are not worth a layer."""
-
 _NO_TIME = 1e-3
 """Least share of the latency that narrower widths are taken to save: a noisy machine may show less."""
-
-NO_MERGE = MergeTrial(merges=(), macs_reduction=0.0, kl=0.0, feature_error=0.0)
 
 
 class Weighing:
@@ -83,11 +82,9 @@ class Weighing:
         return self._made[base.digest]
 
     def _at_equal_macs(self, plan: CompressionPlan, macs_reduction: float, target: Target) -> MergeTrial:
-        searches = [self._search(plan, share * macs_reduction, target) for share in SHARES]
-        trials = {trial.merges: trial for search in searches for trial in search.trials}
-        worth = [trial for trial in trials.values() if trial.macs_reduction >= LEAST_REDUCTION]
+        trials = worth_weighing(self._search(plan, share * macs_reduction, target) for share in SHARES)
         macs = macs_reduction * self._macs(plan, target)
-        return min([*least_harm(worth), NO_MERGE], key=lambda trial: self._harm(plan, target, trial, macs))
+        return min(trials, key=lambda trial: self._harm(plan, target, trial, macs))
 
     def _at_equal_speed(
         self, plan: CompressionPlan, macs_reduction: float, target: Target, measure: Measure

@@ -23,8 +23,9 @@ from dcvit.methods.few_shot.synthesis import save_pictures, synthesize
 from dcvit.methods.milliseconds import SETTING, TABLE, latency_share, latency_table, predicted
 from dcvit.methods.run import METRIC_IMAGES, Compressed, Compressor, Run
 from dcvit.methods.speedup import Candidates, Measure
-from dcvit.methods.target import Reach, Target
+from dcvit.methods.target import ANY_MERGES, NO_MERGES, Reach, Target
 from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.pricing.probes import Style
 from dcvit.pricing.table import LatencyTable, style_of
 from dcvit.settings import DEFAULT_SAMPLES
 from dcvit.stages import StageStore
@@ -35,6 +36,11 @@ S = TypeVar("S", bound=FewShotSettings)
 
 _SOME = 0.5
 """A share, where any will do: a survey is of all of them."""
+
+NO_CHOICE = (
+    "--merge auto is for the solver (`--method dcvit --search solver`) with --data, on a model whose attention can go, "
+    "and for --method cait"
+)
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +89,11 @@ class FewShotCompressor(Compressor[S]):
             self._choose(self._job_of(proposal, target), proposal) if self._has_images else self._stand_in(proposal)
         )
         return proposal.base.with_blocks(*entries)
+
+    def predicted(self, target: Target, plan: CompressionPlan) -> dict[str, Any] | None:
+        if not self._solves_in_milliseconds:
+            return None
+        return predicted(self.run.subject, plan, self._table(target, plan))
 
     def job(self, target: Target) -> tuple[Job, Proposal]:
         """What the searches work on: for studies of their parts.
@@ -141,10 +152,12 @@ class FewShotCompressor(Compressor[S]):
         if not self._has_images:
             found = self._cut_by_norm(proposal)
         else:
-            earlier = None if after is None else Earlier(after.model, after.plan.blocks)
+            cut_before = after is not None and after.plan.merges == proposal.base.merges
+            earlier = Earlier(after.model, after.plan.blocks) if after is not None and cut_before else None
             found = self._recover(self._job_of(proposal, target), proposal, earlier)
         plan = proposal.base.with_blocks(*found.entries)
-        return self._compressed(found.student, plan, target, dict(found.metrics))
+        made = self._compressed(found.student, plan, target, dict(found.metrics))
+        return made if target.latency_reduction is None else self._with_prediction(made, target)
 
     def _candidates(self, target: Target, measure: Measure) -> Candidates[Compressed]:  # noqa: ARG002
         target, option = self._resolved(target), target.measured
@@ -170,9 +183,12 @@ class FewShotCompressor(Compressor[S]):
             made = super()._make_as_fast(target)
         else:
             made = self._make(target.priced(self._predicted_share(target)), None)
-        if not self._solves_in_milliseconds:
+        return self._with_prediction(made, target)
+
+    def _with_prediction(self, made: Compressed, target: Target) -> Compressed:
+        """With what a table says of it, and the table."""
+        if (found := self.predicted(target, made.plan)) is None:
             return made
-        found = predicted(self.run.subject, made.plan, self._table(target, made.plan))
         texts = made.texts | {TABLE: json_text(self._table(target, made.plan).to_json(), indent=1) + "\n"}
         return dataclasses.replace(made, metrics=made.metrics | {"predicted_latency": found}, texts=texts)
 
@@ -199,6 +215,15 @@ class FewShotCompressor(Compressor[S]):
         return self._metric_images if self._has_images else None
 
     def _resolved(self, target: Target) -> Target:
+        """The target with all decided that it leaves open.
+
+        Raises:
+            InputError: If merges are left to a search that does not choose them.
+        """
+        if target.merge == ANY_MERGES:
+            raise InputError(NO_CHOICE)
+        if target.merge == NO_MERGES:
+            target = target.model_copy(update={"merge": None})
         return target.resolved(trained=self.run.recovery != "none")
 
     def _propose(self, target: Target) -> Proposal:
@@ -218,10 +243,15 @@ class FewShotCompressor(Compressor[S]):
 
     def _table(self, target: Target, base: CompressionPlan) -> LatencyTable:
         """What cuts cost in the target's runtime, behind the merges of a plan."""
-        key = target.model_dump_json(include={*SETTING}) + style_of(base).name
+        style = self._style(base)
+        key = target.model_dump_json(include={*SETTING}) + repr(style)
         if key not in self._tables:
-            self._tables[key] = latency_table(self.run.subject, target, base)
+            self._tables[key] = latency_table(self.run.subject, target, style)
         return self._tables[key]
+
+    def _style(self, base: CompressionPlan) -> Style:
+        """Of the merges that a table has to know."""
+        return style_of(base)
 
     @cached_property
     def _images(self) -> Tensor:

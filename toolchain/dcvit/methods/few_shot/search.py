@@ -1,27 +1,45 @@
 """DC-ViT, as published or with our solver: from a job and a proposal to a recovered student."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dcvit.data import FewShot
 from dcvit.errors import InputError
 from dcvit.folder.records import BlockDamage, TrialRecord
 from dcvit.methods.cuts.damage import Examination, PossibleCuts
 from dcvit.methods.cuts.nodes import NodeRanking
-from dcvit.methods.cuts.scores import score_of
+from dcvit.methods.cuts.scores import logits_of, score_of
 from dcvit.methods.few_shot.allocate import RESOLUTION, damage_of
-from dcvit.methods.few_shot.compressor import FewShotCompressor, Recovered
+from dcvit.methods.few_shot.compressor import NO_CHOICE, FewShotCompressor, Recovered
 from dcvit.methods.few_shot.job import Earlier, Job
 from dcvit.methods.few_shot.proposal import Proposal, priced, propose, stand_in_notes, survey
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.few_shot.solver import examined, most_saved, recover_at_once, solve, widths_of
 from dcvit.methods.few_shot.trials import rank_units, recover_progressively
+from dcvit.methods.merges.costs import MergeCosts
+from dcvit.methods.merges.search import (
+    CALIBRATION_IMAGES,
+    SHARES,
+    Schedule,
+    axes_in_turn,
+    choose_merges,
+    most_reduction,
+    worth_weighing,
+)
 from dcvit.methods.milliseconds import latency_share, latency_table, predicted, predicted_ms
-from dcvit.methods.target import Reach, Target
-from dcvit.plan import BlockPlan
-from dcvit.pricing.table import LatencyTable
+from dcvit.methods.run import Run
+from dcvit.methods.target import ANY_MERGES, NO_MERGES, Reach, Target
+from dcvit.plan import BlockPlan, CompressionPlan, merges_text
+from dcvit.pricing.probes import Style
+from dcvit.pricing.table import LatencyTable, style_of
+from dcvit.progress import say
 from dcvit.subject import Subject
 from dcvit.summary import PlanSummary
 from dcvit.summary import summarize as in_figures
+
+_SOME = 0.5
+"""A share, where any will do."""
 
 _TRIES = 5
 _CLOSE = 0.01
@@ -30,6 +48,79 @@ _CLOSE = 0.01
 
 class DcVitCompressor(FewShotCompressor[SearchSettings]):
     """Solves for the cuts of the least measured damage, or tries each block as the paper does."""
+
+    def __init__(self, run: Run, settings: SearchSettings, few_shot: FewShot | None = None) -> None:
+        super().__init__(run, settings, few_shot)
+        self._merges: dict[str, Schedule] = {}
+        self._any_merges: Style | None = None
+
+    def _resolved(self, target: Target) -> Target:
+        """Merges that are left to the solver are those with the least damage in all."""
+        if target.merge != ANY_MERGES:
+            return super()._resolved(target)
+        aware = target.resolved(trained=self.run.recovery != "none").size_aware
+        if (key := target.model_dump_json()) not in self._merges:
+            self._any_merges = Style(axes_in_turn(self.run.subject.architecture.grid), "mean", bool(aware))
+            self._merges[key] = self._choose_merges(target, aware=bool(aware))
+        text = merges_text(self._merges[key])
+        return target.model_copy(update={"merge": text or None, "size_aware": aware if text else None})
+
+    def _choose_merges(self, target: Target, *, aware: bool) -> Schedule:
+        """Weighs schedules, at what the target asks for, by what they and the cuts beside them do.
+
+        Raises:
+            InputError: If the target says no share, or this search does not weigh merges.
+        """
+        if not (self._has_images and self._solves_in_milliseconds):
+            raise InputError(NO_CHOICE)
+        subject, plain = self.run.subject, target.model_copy(update={"merge": None, "size_aware": None})
+        if plain.measured:
+            total = self._survey(plain.priced(_SOME)).total
+            plain = plain.priced(latency_share(plain, total))
+        share = plain.macs_reduction or plain.latency_reduction
+        if share is None:
+            raise InputError("--merge auto needs a target, such as --macs-reduction 0.3 or --speedup 1.5")
+        plan = subject.plan.replace(merge_operator="mean", size_aware_attention=aware)
+        costs = MergeCosts(self.run.teacher, subject.family, plan, target.macs_convention)
+        most = most_reduction(costs)
+        with self.run.watch.stage("merges"):
+            trials = worth_weighing(
+                choose_merges(
+                    self.run.teacher, subject.family, plan, self._images[:CALIBRATION_IMAGES],
+                    macs_reduction=min(part * share, most), macs_convention=target.macs_convention,
+                    store=self.run.store, costs=costs,
+                )
+                for part in SHARES
+            )  # fmt: skip
+            damages = {trial.merges: self._damage_with(trial.merges, plain, share, aware=aware) for trial in trials}
+        best = min(damages, key=damages.__getitem__)
+        if math.isinf(damages[best]):
+            return ()  # nothing reaches it; what follows says so
+        say(f"merges: {merges_text(best) or 'none, other cuts do less damage'} (damage {damages[best]:.4g} in all, "
+            f"{damages[()]:.4g} without)")  # fmt: skip
+        return best
+
+    def _damage_with(self, merges: Schedule, plain: Target, share: float, *, aware: bool) -> float:
+        """Of a schedule, and of the cuts that remove the rest of a share; infinite where they cannot.
+
+        Damages of cuts are measured without merges; what each cut saves is counted with them.
+        """
+        merged = plain.model_copy(update={"merge": merges_text(merges), "size_aware": aware}) if merges else plain
+        try:
+            proposal = self._survey(merged)
+            job, _ = self.job(plain)
+            cuts = self.predicted_damage(job, proposal.removing(share))
+        except InputError:
+            return math.inf
+        if not merges:
+            return cuts
+        student = self._job_of(proposal, merged).merged()
+        harm = score_of(self.run.subject.plan).measure(logits_of(student, job.metric), self._teacher_logits)
+        return cuts + harm
+
+    def _style(self, base: CompressionPlan) -> Style:
+        """Where merges are chosen, one table serves every schedule, and none."""
+        return self._any_merges or super()._style(base)
 
     def _choose(self, job: Job[SearchSettings], proposal: Proposal) -> list[BlockPlan]:
         """Which blocks recover best in trials is not known yet: blocks spread over the depth stand in for them."""
@@ -89,12 +180,18 @@ def summarize(subject: Subject, target: Target) -> PlanSummary:
 
     A target in time is met as a table of this machine predicts it, which is measured first where none was kept.
     """
-    latency = None
+    latency, notes = None, []
+    if target.merge == ANY_MERGES:
+        target = target.model_copy(update={"merge": None, "size_aware": None})
+        notes = ["Your images choose the merges; none stand in for them here."]
+    elif target.merge == NO_MERGES:
+        target = target.model_copy(update={"merge": None})
     if target.measured:
         proposal, latency = _propose_in_time(subject, target)
     else:
         proposal = propose(subject, target)
-    entries, notes = stand_ins(proposal), stand_in_notes(target)
+    entries = stand_ins(proposal)
+    notes += stand_in_notes(target)
     if entries:
         listed = ", ".join(str(index) for index in sorted(entry.index for entry in entries))
         notes.append(
@@ -115,7 +212,7 @@ def _propose_in_time(subject: Subject, target: Target) -> tuple[Proposal, Latenc
     if subject.family.removes != "attention":
         raise InputError(f"{target.measured} has to be measured for this model; `dcvit-tool compress` does so")
     counted = survey(subject, target)
-    table = latency_table(subject, target, counted.base)
+    table = latency_table(subject, target, style_of(counted.base))
     proposal = priced(counted, subject, table)
     wanted = share = latency_share(target, proposal.total)
     for _ in range(_TRIES):  # structures are made as if time fell with the width in a line

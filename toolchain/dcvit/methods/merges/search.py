@@ -20,9 +20,9 @@ from dcvit.errors import InputError
 from dcvit.families import Family
 from dcvit.hardware import accelerator
 from dcvit.layers.token_grid import TokenGrid
-from dcvit.methods.cait.merge_costs import MergeCosts
 from dcvit.methods.cuts.scores import divergence
 from dcvit.methods.cuts.wanted_tokens import CHUNK, first_tokens, hooks, through
+from dcvit.methods.merges.costs import MergeCosts
 from dcvit.plan import Axis, BlockPlan, CompressionPlan, MacsConvention, Merge, merges_text
 from dcvit.progress import track
 from dcvit.stages import StageResult, StageStore, weights_digest
@@ -32,6 +32,15 @@ from dcvit.versions import package_versions
 MOST_MERGES = 3
 MOST_PER_AXIS = 2
 """Longer schedules are not searched: an axis merged three times leaves one token for eight."""
+
+CALIBRATION_IMAGES = 128
+"""Images that merge schedules are tried on, at most."""
+
+SHARES = (1 / 8, 1 / 4, 1 / 2, 2 / 3)
+"""Of the MACs to be removed, for which schedules are searched to be weighed against other cuts."""
+
+LEAST_REDUCTION = 0.01
+"""Schedules that remove less of the MACs are not worth a layer."""
 
 Schedule = tuple[Merge, ...]
 
@@ -65,6 +74,9 @@ class MergeTrial:
             "kl": self.kl,
             "feature_error": self.feature_error,
         }
+
+
+NO_MERGE = MergeTrial(merges=(), macs_reduction=0.0, kl=0.0, feature_error=0.0)
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,12 @@ def choose_merges(
     return shared[0]
 
 
+def worth_weighing(searches: Iterable[MergeSearch]) -> list[MergeTrial]:
+    """Of all that was tried, those that no other beats and that save enough to be worth a layer; and no merge."""
+    trials = {trial.merges: trial for search in searches for trial in search.trials}
+    return [*least_harm(trial for trial in trials.values() if trial.macs_reduction >= LEAST_REDUCTION), NO_MERGE]
+
+
 def least_harm(trials: Iterable[MergeTrial]) -> list[MergeTrial]:
     """Those that no other trial beats: less harm for as many MACs saved."""
     found: list[MergeTrial] = []
@@ -164,6 +182,16 @@ def least_harm(trials: Iterable[MergeTrial]) -> list[MergeTrial]:
 def most_reduction(costs: MergeCosts) -> float:
     """The largest share of the MACs that any schedule of the search removes."""
     return max(costs.reduction(schedule) for schedule in schedules(costs.grid, costs.depth))
+
+
+def axes_in_turn(grid: tuple[int, int]) -> tuple[Axis, ...]:
+    """Merges on top of each other, the axes in turn, as long as a grid (H, W) has something to merge: at most three."""
+    axes: list[Axis] = []
+    for axis in (*get_args(Axis), *get_args(Axis)):
+        merges = tuple(Merge(after=1, axis=each) for each in (*axes, axis))
+        if len(axes) < MOST_MERGES and _fits(merges, grid):
+            axes.append(axis)
+    return tuple(axes)
 
 
 def schedules(grid: tuple[int, int], depth: int) -> Iterator[Schedule]:

@@ -10,9 +10,9 @@ from torch import Tensor
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.families import family_of
-from dcvit.methods.cait.merge_costs import MergeCosts
-from dcvit.methods.cait.merging import choose_merges, most_reduction, schedules
 from dcvit.methods.cuts.scores import divergence, logits_of
+from dcvit.methods.merges.costs import MergeCosts
+from dcvit.methods.merges.search import choose_merges, most_reduction, schedules
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan, Merge, merges_text, parse_merges
 from dcvit.stages import StageStore

@@ -1,0 +1,1 @@
+"""Where tokens should merge: schedules, what they save and what they harm."""
