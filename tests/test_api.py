@@ -26,6 +26,7 @@ def test_importing_the_package_is_light_and_gives_every_verb() -> None:
         dcvit.nonsense  # noqa: B018
 
 
+@pytest.mark.thorough
 def test_the_readmes_example_on_a_small_model(tmp_path: Path, tiny_plan: CompressionPlan) -> None:
     teacher = timm.create_model(tiny_plan.model, **tiny_plan.model_kwargs)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}

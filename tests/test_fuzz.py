@@ -14,14 +14,14 @@ STUDY = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
 def test_hostile_files_end_in_one_line_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
     """In a process of its own: the bound on memory counts all that a process has mapped before."""
     output = tmp_path / "fuzz.json"
-    command = [sys.executable, "-W", "ignore", str(STUDY), "--cases", "160", "--seed", "7", "-o", str(output)]
+    command = [sys.executable, "-W", "ignore", str(STUDY), "--cases", "60", "--seed", "7", "-o", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(output.read_text())
     assert found["defects"] == {}
     assert set(found["outcomes"]) == {"fine", "refused"}
-    assert min(found["outcomes"].values()) > 20
-    assert found["cases"] >= 160
+    assert min(found["outcomes"].values()) > 8
+    assert found["cases"] >= 60
     assert 0 < found["memory"]["peak_mib"] < found["memory"]["bound_mib"]
 
     lacking = found | {"kinds": {name: row for name, row in found["kinds"].items() if name != "pickle"}}

@@ -35,7 +35,9 @@ METHODS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize(
+    "method", ["solver", *(pytest.param(name, marks=pytest.mark.thorough) for name in METHODS if name != "solver")]
+)
 def test_two_processes_do_what_one_does(tmp_path: Path, arguments: list[str], method: str) -> None:
     launchers = {
         "one": [sys.executable],

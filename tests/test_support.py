@@ -29,7 +29,14 @@ BUILT = ("ViT", "DINOv3", "BEiT")
 """Families whose engine is built in every test run; `benchmarks/support.py` builds those of all."""
 
 
-@pytest.mark.parametrize("name", support.MEMBERS)
+FEW = {"ViT", "DINOv3", "BEiT", "Swin V2", "ResNet"}
+"""One of each kind of block; the others differ from them in one layer, and are tried at length."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.thorough) for name in support.MEMBERS],
+)
 def test_every_family_goes_the_whole_way(name: str, tmp_path: Path) -> None:
     engine = name in BUILT and flavors.installed("tensorrt-rtx")
     row = support.try_family(name, tmp_path, narrow=True, engine=engine)

@@ -81,6 +81,7 @@ def test_a_flag_that_would_do_nothing_is_refused(
     assert message in ended.error
 
 
+@pytest.mark.thorough
 def test_a_frontier_trains_every_size_on_its_own(tool: Tool, tmp_path: Path, model: list[object]) -> None:
     ended = tool(
         "frontier", *model, "--data", "digits", "--samples", 32, "--method", "cait", "--epochs", 1, "--batch-size", 16,

@@ -16,7 +16,7 @@ from dcvit.reporting.usage import snippets
 REFUSED = "Error: --data: images have 1 or 3 channels, and the model takes {}; it cannot see images"
 
 
-@pytest.fixture(params=[2, 4])
+@pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.thorough)])
 def channels(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 

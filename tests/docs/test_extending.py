@@ -84,6 +84,7 @@ tool("inspect", "one", "--json")
     assert (tmp_path / "many" / "r0.2" / "model.safetensors").is_file()
 
 
+@pytest.mark.thorough
 def test_a_family_is_one_file_and_one_line(tmp_path: Path) -> None:
     out = run(
         tmp_path,
@@ -112,6 +113,7 @@ print(made.summary.macs_reduction >= 0.3, dcvit.load("small")(images).shape)
     assert out.splitlines()[-1] == "True torch.Size([2, 10])"
 
 
+@pytest.mark.thorough
 def test_a_runtime_is_one_file_and_one_line(tmp_path: Path) -> None:
     out = run(
         tmp_path,

@@ -49,7 +49,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+LONG = {"distilled", "registers, average pool", "swin, padded windows"}
+"""Put together from what the others hold."""
+
+
+@pytest.mark.parametrize(
+    "case", [case if case not in LONG else pytest.param(case, marks=pytest.mark.thorough) for case in CASES]
+)
 def test_exports_and_passes_verification(
     make_folder: Callable[[Path, CompressionPlan], ModelFolder], tmp_path: Path, case: str
 ) -> None:

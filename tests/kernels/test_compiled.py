@@ -18,7 +18,14 @@ KERNELS = PRODUCTS | {
 
 
 # On 9.0 the forward product with every tile, flat or not.
-@pytest.mark.parametrize(("capability", "asked"), [(80, ["fp16", "bf16", "fp32"]), (90, ["fp16:all"]), (120, ["fp16"])])
+@pytest.mark.parametrize(
+    ("capability", "asked"),
+    [
+        (90, ["fp16:all"]),
+        pytest.param(80, ["fp16", "bf16", "fp32"], marks=pytest.mark.thorough),
+        pytest.param(120, ["fp16"], marks=pytest.mark.thorough),
+    ],
+)
 def test_machine_code(capability: int, asked: list[str], tmp_path: Path):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     # An empty cache, so that it has to compile.

@@ -173,7 +173,7 @@ def test_unmerge(device: str, case: Case):
     )
 
 
-@check_over(25)
+@check_over(14)
 def test_linear(device: str, case: Case):
     make, channels = Inputs(case, device), case.channels
     rows = case.batch * case.merged_tokens
@@ -253,7 +253,7 @@ def test_mean_norm(device: str, case: Case):
     )
 
 
-@check_over(16)
+@check_over(8)
 def test_linear_norm(device: str, case: Case):
     make, channels = Inputs(case, device), case.channels
     check_norm(

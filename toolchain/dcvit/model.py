@@ -17,6 +17,7 @@ from dcvit.errors import InputError, first_line
 from dcvit.families import family_of, matching_family
 from dcvit.files import require_utf8
 from dcvit.model_arguments import check_arguments, check_name
+from dcvit.no_weights import no_weights
 from dcvit.plan import CompressionPlan
 
 
@@ -30,7 +31,7 @@ def build(plan: CompressionPlan, *, device: str = "cpu") -> nn.Module:
     Raises:
         InputError: If timm has no such model, its architecture is not supported, or the plan does not fit it.
     """
-    with torch.device(device):
+    with no_weights() if device == "meta" else torch.device(device):
         model = create(plan.model, plan.model_kwargs)
         family = family_of(model)
         family.check(model, plan)
@@ -136,7 +137,7 @@ def identify(model: nn.Module) -> tuple[str, dict[str, Any]]:
     if not name or not timm.is_model(name):
         raise InputError(f"{type(model).__name__} is not a model made by timm.create_model, so it cannot be rebuilt")
     overlay = _changed_preprocessing(name, cfg)
-    with torch.device("meta"):
+    with no_weights():
         default = _visible_arguments(create(name))
         visible = _visible_arguments(model)
         arguments: dict[str, Any] = {key: value for key, value in visible.items() if value != default.get(key)}

@@ -16,6 +16,7 @@ from dcvit.families import Architecture, Family, family_of
 from dcvit.files import base_name
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.model import build, check_finite, create, identify, load_checkpoint
+from dcvit.no_weights import no_weights
 from dcvit.plan import CompressionPlan, HeadPlan
 from dcvit.preprocessing import Preprocessing
 from dcvit.settings import Weights
@@ -164,5 +165,5 @@ def _name_of(model: TimmModule) -> str:
 
 def original_of(plan: CompressionPlan) -> TimmModule:
     """The uncompressed model of a plan on the meta device: what a family reads its numbers off."""
-    with torch.device("meta"):
+    with no_weights():
         return create(plan.model, plan.model_kwargs)

@@ -288,6 +288,7 @@ def test_a_speed_up_is_measured_on_stand_ins_and_on_the_result(
     assert not enough.summary.plan.blocks  # merging alone is faster than that
 
 
+@pytest.mark.thorough
 def test_merges_are_weighed_at_the_speed_that_is_asked_for(
     tmp_path: Path, model: TimmModule, timed: list[CompressionPlan]
 ) -> None:
@@ -304,6 +305,7 @@ def test_merges_are_weighed_at_the_speed_that_is_asked_for(
     assert len(timed) == count + 1  # the choice and the search are kept; the result is always timed
 
 
+@pytest.mark.thorough
 def test_the_speed_of_other_weights_is_searched_anew(
     tmp_path: Path, model: TimmModule, timed: list[CompressionPlan]
 ) -> None:
