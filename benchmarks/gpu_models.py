@@ -58,6 +58,7 @@ class Models:
         self.sizes, self.device = sizes, device
         self.image: int = sizes.kwargs.get("img_size", 224)
         self._plans: dict[str, dict[str, Any]] = {}
+        self._exports = tempfile.TemporaryDirectory()
 
     def plans(self, family: str) -> dict[str, Any]:
         """The plan of each variant: the preset, if the family has one, and the cuts."""
@@ -84,6 +85,10 @@ class Models:
             self._plans[family] = made
         return self._plans[family]
 
+    def file(self, *name: object) -> Path:
+        """Where an exported file of this name is kept for other runtimes, while the script runs."""
+        return Path(self._exports.name) / ("-".join(map(str, name)).replace(" ", "_") + ".onnx")
+
     def variants(self, family: str) -> dict[str, nn.Module]:
         """The original and its cuts, in evaluation mode, on the CPU in fp32."""
         from dcvit.model import build, create
@@ -93,10 +98,11 @@ class Models:
         return {"original": original} | {variant: build(plan) for variant, plan in plans.items()}
 
 
-def prepared(model: nn.Module, runtime: str, batch: int, image: int, clock: Clock) -> Call:
-    """One forward of a batch in a runtime, images where it reads them."""
+def prepared(model: nn.Module, runtime: str, batch: int, image: int, clock: Clock, file: Path | None = None) -> Call:
+    """One forward of a batch in a runtime, images where it reads them; an ONNX `file` is made if it is not there."""
     if runtime in FROM_ONNX:
-        return onnx_pass(model, runtime, batch, image, clock)
+        assert file is not None
+        return onnx_pass(model, runtime, batch, image, clock, file)
     dtype = torch.float16 if clock.device == "cuda" else torch.float32
     model = model.to(clock.device, dtype)
     images = torch.randn(batch, 3, image, image, device=clock.device, dtype=dtype)
@@ -112,7 +118,9 @@ def prepared(model: nn.Module, runtime: str, batch: int, image: int, clock: Cloc
     return clock.graph(forward) if runtime.endswith("graph") else forward
 
 
-def onnx_pass(model: nn.Module, runtime: str, batch: int, image: int, clock: Clock, precision: Any = "fp16") -> Call:
+def onnx_pass(
+    model: nn.Module, runtime: str, batch: int, image: int, clock: Clock, path: Path, precision: Any = "fp16"
+) -> Call:
     """The same of an exported file; int8 and fp8 are calibrated on noise, for nobody looks at the logits."""
     from dcvit.data.transforms import preprocessing_of
     from dcvit.exporting.onnx import write_onnx
@@ -122,14 +130,13 @@ def onnx_pass(model: nn.Module, runtime: str, batch: int, image: int, clock: Clo
 
     noise = Calibration(torch.randn(3, 3, image, image), {"source": "noise"}, search=False)
     variant = Variant.of(batch, precision)
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "model.onnx"
-        variant = variant.of_engine() if runtime == "tensorrt" else variant
+    variant = variant.of_engine() if runtime == "tensorrt" else variant
+    if not path.exists():
         write_onnx(model, path, preprocessing_of(model, (3, image, image)), variant, {}, noise)
-        if runtime == "tensorrt":
-            return engine_pass(path)
-        provider = CUDA if clock.device == "cuda" else CPU
-        return OrtSession(path, provider, graph=runtime.endswith("graph") and provider == CUDA).execute
+    if runtime == "tensorrt":
+        return engine_pass(path)
+    provider = CUDA if clock.device == "cuda" else CPU
+    return OrtSession(path, provider, graph=runtime.endswith("graph") and provider == CUDA).execute
 
 
 def engine_pass(path: Path) -> Call:
@@ -161,7 +168,12 @@ def measure_models(models: Models, family: str, runtime: str, batch: int, clock:
     variants, image = models.variants(family), models.image
     macs = {name: count_macs(model, (3, image, image)).total for name, model in variants.items()}
     torch._dynamo.reset()
-    times = clock.interleaved({name: prepared(model, runtime, batch, image, clock) for name, model in variants.items()})
+    kind = "engine" if runtime == "tensorrt" else "onnx"
+    calls = {
+        name: prepared(model, runtime, batch, image, clock, models.file(family, name, batch, kind))
+        for name, model in variants.items()
+    }
+    times = clock.interleaved(calls)
     return {
         "runtime": RUNTIMES[runtime], "batch": batch, "precision": "fp16", "median_ms": times,
         "speedup": {name: times["original"] / times[name] for name in times},
@@ -176,7 +188,13 @@ def measure_quantized(models: Models, family: str, batch: int, clock: Clock) -> 
     precisions = ("fp16", "int8", "fp8") if torch.cuda.get_device_capability() >= (8, 9) else ("fp16", "int8")
     calls = {
         each: onnx_pass(
-            create(models.sizes.families[family][0], models.sizes.kwargs), "tensorrt", batch, models.image, clock, each
+            create(models.sizes.families[family][0], models.sizes.kwargs),
+            "tensorrt",
+            batch,
+            models.image,
+            clock,
+            models.file(family, "original", batch, "engine" if each == "fp16" else each),
+            each,
         )
         for each in precisions
     }

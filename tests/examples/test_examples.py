@@ -27,7 +27,7 @@ PRINTS = {
     "plan_by_hand": [r"original: 1\.254 G MACs", r"by hand: 0\.776 G MACs", r"logits: \(2, 1000\)", r'"horizontal"'],
     "serve_onnx": [r"classes: 1 7 6 5 2 2 9 1$"],
 }
-SHORT = {"own_training_loop", "plan_by_hand", "serve_onnx"}
+SHORT = {"plan_by_hand", "serve_onnx"}
 """What the others show, README's blocks and the demo show too."""
 
 
