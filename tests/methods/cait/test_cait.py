@@ -197,6 +197,50 @@ def test_resume_gives_the_same_to_the_bit(tmp_path: Path, model: TimmModule, mon
     assert whole.plan == resumed.plan
 
 
+def test_narrowed_in_the_middle_of_the_training(
+    tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps as wide as it was, then the cut, then the last one; stopped behind the cut, it goes on to equal bits."""
+    settings = SETTINGS.model_copy(update={"widths": "refit", "narrow_at": 2 / 3})
+    more = {"macs_reduction": 0.4, "merge": "none", "checkpoint_minutes": 0.0}
+    widths: list[int] = []
+    step = Finetuning._step
+
+    def notes(self: Finetuning, number: int, lr: float) -> None:
+        widths.append(sum(parameter.numel() for parameter in self.student.parameters()))
+        step(self, number, lr)
+
+    monkeypatch.setattr(Finetuning, "_step", notes)
+    whole = run(model, tmp_path / "whole", settings, **more)
+    assert widths[0] == widths[1] > widths[2]
+    assert whole.metrics["steps"] == 3
+    log = (tmp_path / "whole" / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [1, 2, 3]
+    assert whole.summary.macs_reduction >= 0.4
+
+    def stops(self: Finetuning, number: int, lr: float) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        step(self, number, lr)
+
+    monkeypatch.setattr(Finetuning, "_step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / "stopped", settings, **more)
+    monkeypatch.setattr(Finetuning, "_step", step)
+    run(model, tmp_path / "stopped", settings, **more, resume=True)
+    states = [ModelFolder(tmp_path / name).manifest.files["model.safetensors"].sha256 for name in ("whole", "stopped")]
+    assert states[0] == states[1]
+
+
+def test_narrowed_behind_the_training_nothing_trains_it(tmp_path: Path, model: TimmModule) -> None:
+    settings = SETTINGS.model_copy(update={"widths": "refit", "narrow_at": 1.0})
+    result = run(model, tmp_path / "out", settings, macs_reduction=0.4, merge="none")
+    assert result.metrics["steps"] == 3
+    assert result.metrics["loss"] > 0
+    with pytest.raises(InputError, match="--narrow-at is for --widths refit"):
+        CaitSettings(widths="cdcp", narrow_at=0.5)
+
+
 def test_without_data_every_layer_is_cut_by_the_same_share(tmp_path: Path, model: TimmModule) -> None:
     result = compress(
         model, out=tmp_path / "out", settings=SETTINGS, recover="none", merge="horizontal@2", macs_reduction=0.5

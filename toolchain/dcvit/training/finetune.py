@@ -75,6 +75,12 @@ class FinetuneResult:
     seconds: float
     images_per_second: float | None
 
+    def followed_by(self, rest: "FinetuneResult") -> "FinetuneResult":
+        """Both parts of one training; loss and speed are the last one's that has them."""
+        loss = self.loss if rest.loss is None else rest.loss
+        speed = rest.images_per_second or self.images_per_second
+        return FinetuneResult(self.steps + rest.steps, loss, self.seconds + rest.seconds, speed)
+
 
 class Finetuning:
     """One training, of the parameters of `student` that require gradients, in place.
@@ -90,6 +96,8 @@ class Finetuning:
         pruner: Narrows the student between steps.
         log: What is told; by default nothing.
         checkpoints: Where to go on from, and to save the state to.
+        span: The steps to train, from the first to before the last; by default all. Learning rate, order and
+            augmentation are those of the whole training, the optimiser starts anew.
 
     Raises:
         InputError: If the batch cannot be shared out evenly.
@@ -108,6 +116,7 @@ class Finetuning:
         pruner: Pruner | None = None,
         log: TrainingLog | None = None,
         checkpoints: Checkpoints | None = None,
+        span: tuple[int, int] | None = None,
     ) -> None:
         process = accelerator()
         mixup, cutmix = recipe.mixup or 0.0, recipe.cutmix or 0.0
@@ -121,6 +130,7 @@ class Finetuning:
         self.teacher, self.pruner, self.checkpoints = teacher, pruner, checkpoints
         self.log = log or TrainingLog()
         self.seed, self.steps = seed, recipe.steps(data.num_images)
+        self.begin, self.end = span or (0, self.steps)
         self.mixing = Mixing(mixup, cutmix, recipe.label_smoothing, num_classes, seed)
         self.order = Order(
             data.num_images, recipe.batch_size, seed,
@@ -143,7 +153,7 @@ class Finetuning:
             CheckFailedError: If the loss is no longer a number.
             InputError: If the checkpoint is of another training.
         """
-        if not self.steps:
+        if self.begin == self.end:
             self.student.eval()
             return FinetuneResult(0, None, 0.0, None)
         start, before = self._resume()
@@ -156,8 +166,8 @@ class Finetuning:
         saved = time.perf_counter()
         self.student.train()
         with fast_backward(self.student), seeded(self.seed):
-            batches = self.data.batches(self.order.draws(start, self.steps))
-            for step in track(range(start, self.steps), description):
+            batches = self.data.batches(self.order.draws(start, self.end))
+            for step in track(range(start, self.end), description):
                 lr = self.recipe.lr * cosine(step, self.steps, self.recipe.warmup)
                 for group in self._optimizer.param_groups:
                     group["lr"] = lr
@@ -173,9 +183,9 @@ class Finetuning:
                     process.clip_grad_norm_(parameters, self.recipe.clip_norm)
                 self._step(step, lr)
                 done = step + 1
-                if done % every == 0 or done == self.steps:
+                if done % every == 0 or done == self.end:
                     self._record(meter, done, lr)
-                    if self._time_to_save(saved) or done == self.steps:
+                    if self._time_to_save(saved) or done == self.end:
                         self._save(done, before + time.perf_counter() - began)
                         saved = time.perf_counter()
         process.free_memory()  # Accelerate keeps every model that it prepared
@@ -183,9 +193,10 @@ class Finetuning:
             self._average.put_into(self.student)
         self.student.eval()
         seconds = before + time.perf_counter() - began
-        tail = [each["loss"] for each in self.log.records if each["step"] > 0.9 * self.steps]
-        speed = self.steps * self.recipe.batch_size / max(seconds, 1e-9)
-        return FinetuneResult(self.steps, sum(tail) / len(tail) if tail else None, seconds, speed)
+        steps = self.end - self.begin
+        tail = [each["loss"] for each in self.log.records if each["step"] > self.end - 0.1 * steps]
+        speed = steps * self.recipe.batch_size / max(seconds, 1e-9)
+        return FinetuneResult(steps, sum(tail) / len(tail) if tail else None, seconds, speed)
 
     def _losses(self, model: nn.Module, batches: Iterator[Any]) -> dict[str, Tensor]:
         draw, images, labels = next(batches)
@@ -246,9 +257,9 @@ class Finetuning:
             state = read_state(self.checkpoints.path, self._key())
         accelerator().wait_for_everyone()
         if accelerator().is_main_process:
-            self.log.resume(state.step if state else 0)
+            self.log.resume(state.step if state else self.begin)
         if state is None:
-            return 0, 0.0
+            return self.begin, 0.0
         assert self.checkpoints is not None
         try:
             self._put_back(state)
@@ -257,7 +268,7 @@ class Finetuning:
         return state.step, state.seconds
 
     def _put_back(self, state: TrainingState) -> None:
-        if not 0 <= state.step <= self.steps:
+        if not self.begin <= state.step <= self.end:
             raise ValueError(f"step {state.step} of {self.steps}")
         self.student.load_state_dict(state.parts["model"])
         fresh = self._optimizer.state_dict()
@@ -269,7 +280,9 @@ class Finetuning:
 
     def _key(self) -> str:
         assert self.checkpoints is not None
-        return digest_of(self.checkpoints.key | {"steps": self.steps, "seed": self.seed})
+        whole = (self.begin, self.end) == (0, self.steps)
+        part = {} if whole else {"span": [self.begin, self.end]}
+        return digest_of(self.checkpoints.key | {"steps": self.steps, "seed": self.seed} | part)
 
 
 class _Forward(nn.Module):

@@ -19,13 +19,14 @@ class TrainingLog:
     Args:
         path: The file of JSON lines; None keeps them in memory alone.
         tensorboard: A folder for TensorBoard's event files.
+        begin: The first step that it tells of, of a training in parts.
 
     Raises:
         InputError: If TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, path: Path | None = None, tensorboard: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None = None, tensorboard: Path | None = None, begin: int = 0) -> None:
+        self.path, self._begin = path, begin
         self.records: list[dict[str, Any]] = []
         self._board = None if tensorboard is None else require_tensorboard().SummaryWriter(str(tensorboard))
 
@@ -49,7 +50,7 @@ class TrainingLog:
         if self.path is not None:
             with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json_text(record) + "\n")
-        status(_line(record, steps))
+        status(_line(record, steps, self._begin))
         if self._board is not None:
             for name, value in _scalars(record):
                 self._board.add_scalar(name, value, record["step"])
@@ -77,9 +78,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _line(record: Mapping[str, Any], steps: int) -> str:
+def _line(record: Mapping[str, Any], steps: int, begin: int) -> str:
     losses = ", ".join(f"{name.replace('_', '-')} {value:.4f}" for name, value in record["losses"].items())
-    left = record["seconds"] / max(1, record["step"]) * (steps - record["step"])
+    left = record["seconds"] / max(1, record["step"] - begin) * (steps - record["step"])
     text = (
         f"epoch {record['epoch']:.2f}, step {record['step']} of {steps}: loss {record['loss']:.4f} ({losses}), "
         f"{record['images_per_second']:.0f} images/s, {left / 60:.1f} min left"

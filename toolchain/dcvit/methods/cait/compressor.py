@@ -16,7 +16,7 @@ from dcvit.methods.speedup import Candidates, Measure
 from dcvit.methods.target import MEASURED, Reach, Target
 from dcvit.plan import CompressionPlan, merges_text
 from dcvit.stages import digest_of
-from dcvit.training.finetune import Checkpoints, Finetuning
+from dcvit.training.finetune import Checkpoints, FinetuneResult, Finetuning
 from dcvit.training.images import TrainingData
 from dcvit.training.log import LOG, TrainingLog, require_tensorboard
 from dcvit.training.pruner import Pruner
@@ -40,7 +40,7 @@ class CaitCompressor(Compressor[CaitSettings]):
     def __init__(self, run: Run, settings: CaitSettings) -> None:
         recipe = settings.training.resolved(run.subject.preprocessing, run.subject.plan.task)
         super().__init__(run, settings.model_copy(update={"training": recipe}))
-        self._log = TrainingLog()
+        self._logs: list[TrainingLog] = []
         if run.places.tensorboard is not None:
             require_tensorboard()  # found to be missing before any image is read
 
@@ -50,18 +50,27 @@ class CaitCompressor(Compressor[CaitSettings]):
     def fingerprint(self) -> dict[str, Any] | None:
         return self._material[0].fingerprint if self.run.recovers else None
 
-    def finetuning(self, student: TimmModule, depends: dict[str, Any], pruner: Pruner | None = None) -> Finetuning:
+    def finetuning(
+        self,
+        student: TimmModule,
+        depends: dict[str, Any],
+        pruner: Pruner | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> Finetuning:
         """The training of a student, as it stands; studies train others exactly as the method trains its own.
 
         Args:
             student: Takes the subject's images and gives what the subject gives.
             depends: What the result depends on, beside the subject, the images, the settings and the seed.
             pruner: Narrows the student while it trains.
+            span: The steps to train; by default all.
         """
         run, (data, task) = self.run, self._material
         key = self._identity | {"settings": self.settings.model_dump(mode="json"), "of": depends}
         name, place = digest_of(key)[:12], run.places.checkpoints
-        self._log = TrainingLog(None if place is None else place / f"{name}.{LOG}", run.places.tensorboard)
+        begin = 0 if span is None else span[0]
+        log = TrainingLog(None if place is None else place / f"{name}.{LOG}", run.places.tensorboard, begin)
+        self._logs.append(log)
         training = Finetuning(
             student,
             task,
@@ -71,7 +80,8 @@ class CaitCompressor(Compressor[CaitSettings]):
             seed=run.seed,
             teacher=Teacher(run.teacher),
             pruner=pruner,
-            log=self._log,
+            log=log,
+            span=span,
             checkpoints=None if place is None else Checkpoints(place, name, key, run.places.minutes),
         )
         if run.shared:
@@ -141,12 +151,19 @@ class CaitCompressor(Compressor[CaitSettings]):
             plan = proposal.uniform()
             return self._compressed(cut_by_norm(self.run.subject, plan), plan, target, {})
         student, plan, metrics = self._train(proposal, target)
-        return self._compressed(student, plan, target, metrics, {LOG: self._log.text} if self._log.text else {})
+        told = "".join(log.text for log in self._logs)
+        return self._compressed(student, plan, target, metrics, {LOG: told} if told else {})
 
     def _train(self, proposal: JointProposal, target: Target) -> tuple[TimmModule, CompressionPlan, dict[str, Any]]:
-        plan, pruner = proposal.base, None
+        plan, pruner, span, wide = proposal.base, None, None, None
+        asked = target.model_dump(mode="json", exclude={"macs_reduction", "merge", "plan", *MEASURED})
+        self._logs.clear()
         if self._refits and proposal.macs:
-            start = self._weighing.refit(plan).cut(target, proposal.macs)
+            refit = self._weighing.refit(plan)
+            if self.settings.narrow_at:
+                model, wide, span = self._train_wide(plan, asked)
+                refit = self._weighing.refit_of(plan, model)
+            start = refit.cut(target, proposal.macs)
             student, plan = start.model.requires_grad_(True), start.plan
         else:
             student = cut_by_norm(self.run.subject, plan).requires_grad_(True)
@@ -159,11 +176,12 @@ class CaitCompressor(Compressor[CaitSettings]):
                 macs_to_save=proposal.macs,
                 settings=self.settings.pruning,
             )
-        asked = target.model_dump(mode="json", exclude={"macs_reduction", "merge", "plan", *MEASURED})
         depends = {"plan": plan.digest, "macs": 0.0 if pruner is None else proposal.macs, "target": asked}
-        training = self.finetuning(student, depends, pruner)
+        training = self.finetuning(student, depends, pruner, span)
         with self.run.watch.stage("training"):
             result = training.run(_described(plan, pruner))
+        if wide is not None:
+            result = wide.followed_by(result)
         data = self._material[0]
         metrics: dict[str, Any] = {
             "merge": merges_text(proposal.base.merges),
@@ -178,6 +196,19 @@ class CaitCompressor(Compressor[CaitSettings]):
             plan = plan.with_blocks(*pruner.fold())
             metrics |= {"widths": pruner.widths(), "largest_cut": pruner.largest_cut}
         return student, plan, metrics
+
+    def _train_wide(
+        self, plan: CompressionPlan, asked: dict[str, Any]
+    ) -> tuple[TimmModule, FinetuneResult, tuple[int, int]]:
+        """The merged model, trained as far as it is not narrowed yet, and the steps that are left."""
+        student = cut_by_norm(self.run.subject, plan).requires_grad_(True)
+        steps = self.settings.training.steps(self._material[0].num_images)
+        at = round(self.settings.narrow_at * steps)
+        depends = {"plan": plan.digest, "macs": 0.0, "target": asked}
+        training = self.finetuning(student, depends, span=(0, at))
+        with self.run.watch.stage("training"):
+            result = training.run("training before it is narrowed")
+        return student.requires_grad_(False), result, (at, steps)
 
     @cached_property
     def _weighing(self) -> Weighing:

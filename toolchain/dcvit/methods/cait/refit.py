@@ -13,6 +13,7 @@ from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.run import Compressed, Run
 from dcvit.methods.target import Target
 from dcvit.plan import CompressionPlan
+from dcvit.types import TimmModule
 
 
 class Refit:
@@ -22,11 +23,12 @@ class Refit:
         run: The model that was given, and where results are kept.
         base: The plan before any width is chosen.
         few_shot: Images that cuts are measured and refitted on.
+        model: Follows the base plan; by default it has the given model's weights.
     """
 
-    def __init__(self, run: Run, base: CompressionPlan, few_shot: FewShot) -> None:
+    def __init__(self, run: Run, base: CompressionPlan, few_shot: FewShot, model: TimmModule | None = None) -> None:
         self.base = base
-        self._subject = dataclasses.replace(run.subject, model=cut_by_norm(run.subject, base), plan=base)
+        self._subject = dataclasses.replace(run.subject, model=model or cut_by_norm(run.subject, base), plan=base)
         inner = dataclasses.replace(run, subject=self._subject)
         self._compressor = DcVitCompressor(inner, SearchSettings(steps=0), few_shot)
 

@@ -84,6 +84,13 @@ class CaitSettings(MethodSettings):
         description="Find widths by measured damage and refit them before the training, or prune channels while it "
         "runs, as the paper does.",
     )
+    narrow_at: Annotated[float, Flag(metavar="SHARE")] = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Narrow after so much of the training: until then the merged model trains as wide as it was; 1 "
+        "narrows trained weights and trains no more. For --widths refit.",
+    )
     merge_share: float = Field(
         default=2 / 3,
         gt=0,
@@ -99,6 +106,12 @@ class CaitSettings(MethodSettings):
     )
     training: TrainingRecipe = TrainingRecipe()
     pruning: CdcpSettings = CdcpSettings()
+
+    @model_validator(mode="after")
+    def _narrowed_once(self) -> Self:
+        if self.narrow_at and self.widths == "cdcp":
+            raise InputError("--narrow-at is for --widths refit; cdcp prunes all along the training")
+        return self
 
     @classmethod
     def paper(cls) -> Self:

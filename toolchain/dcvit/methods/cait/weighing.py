@@ -75,6 +75,10 @@ class Weighing:
 
         return choose
 
+    def refit_of(self, base: CompressionPlan, model: TimmModule) -> Refit:
+        """What measures and refits the widths of a model that was trained and follows a base plan."""
+        return Refit(self.run, base, self._few_shot, model)
+
     def refit(self, base: CompressionPlan) -> Refit:
         """What measures and refits the widths of a base plan; made once for each."""
         if base.digest not in self._made:
