@@ -30,12 +30,14 @@ import click
 import torch
 from torch import Tensor
 
+import real_vit_baselines
 from dcvit.bench.machine import this_machine
 from dcvit.cost import count_macs
 from dcvit.data import draw_few_shot, open_source
 from dcvit.files import base_name
 from dcvit.methods.cuts.nodes import NodeRanking
 from dcvit.methods.cuts.surgery import operate
+from dcvit.methods.few_shot.job import Job
 from dcvit.methods.few_shot.proposal import Proposal
 from dcvit.methods.few_shot.search import DcVitCompressor
 from dcvit.methods.few_shot.settings import SearchSettings
@@ -80,9 +82,13 @@ class Study:
         compressor = DcVitCompressor(self._run, SearchSettings(steps=0, examination="predicted"))
         return compressor.compress(Target(macs_reduction=reduction)).model
 
+    def job(self, reduction: float) -> tuple[Job[SearchSettings], Proposal]:
+        """What every method works on."""
+        return DcVitCompressor(self._run, SearchSettings(steps=0)).job(Target(macs_reduction=reduction))
+
     def uniform(self, reduction: float) -> TimmModule:
         """Every MLP equally narrow, nodes of the least norm gone, fc2 refitted by ridge: the method of extending.md."""
-        job, proposal = DcVitCompressor(self._run, SearchSettings(steps=0)).job(Target(macs_reduction=reduction))
+        job, proposal = self.job(reduction)
         entries = _uniform_widths(proposal)
         ranking = NodeRanking(job.model, job.family, [entry.index for entry in entries], "norm")
         student = job.merged()
@@ -98,10 +104,20 @@ def _uniform_widths(proposal: Proposal) -> list[BlockPlan]:
     return [BlockPlan(index=block, mlp_hidden=width) for block in proposal.blocks]
 
 
+def _baseline(make: Callable[..., TimmModule]) -> Callable[[Study, float], TimmModule]:
+    def model(study: Study, reduction: float) -> TimmModule:
+        job, proposal = study.job(reduction)
+        with torch.no_grad():
+            return make(job, proposal)
+
+    return model
+
+
 METHODS: dict[str, Callable[[Study, float], TimmModule]] = {
     "ours": Study.ours,
     "ours, --examination predicted": Study.predicted,
     "uniform MLPs, ridge": Study.uniform,
+    **{name: _baseline(make) for name, make in real_vit_baselines.METHODS.items()},
 }
 
 
