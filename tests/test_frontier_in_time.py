@@ -68,7 +68,7 @@ def test_each_runtime_has_sizes_of_its_own_from_one_examination(
 ) -> None:
     examined: list[int] = []
     examine = solver.examine
-    monkeypatch.setattr(solver, "examine", lambda *given: examined.append(1) or examine(*given))
+    monkeypatch.setattr(solver, "examine", lambda *given, **more: examined.append(1) or examine(*given, **more))
     found = frontier(
         model, "digits", out=tmp_path / "out", speedups=(1.4, 1.2), runtimes=("onnxruntime", "torch"),
         reductions=(0.3,), **RUN,

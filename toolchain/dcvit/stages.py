@@ -49,13 +49,21 @@ class StageStore:
         """
         if self.folder is None:
             return compute()
-        path = self.folder / f"{name}-{digest_of(key)[:20]}.safetensors"
+        path = self._path(self.folder, name, key)
         if (kept := _read(path)) is not None:
             self.reused += 1
             return kept
         result = compute()
         write_sealed(path, result.tensors, result.record)
         return result
+
+    def holds(self, name: str, key: dict[str, Any]) -> bool:
+        """Whether `run` would find the result on disk, whole."""
+        return self.folder is not None and _read(self._path(self.folder, name, key)) is not None
+
+    @staticmethod
+    def _path(folder: Path, name: str, key: dict[str, Any]) -> Path:
+        return folder / f"{name}-{digest_of(key)[:20]}.safetensors"
 
 
 def digest_of(key: Any) -> str:

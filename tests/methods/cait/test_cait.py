@@ -200,7 +200,7 @@ def test_resume_gives_the_same_to_the_bit(tmp_path: Path, model: TimmModule, mon
 def test_narrowed_in_the_middle_of_the_training(
     tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps as wide as it was, then the cut, then the last one; stopped behind the cut, it goes on to equal bits."""
+    """Two steps at full width, then the cut, then the last one; stopped behind the cut, it goes on to equal bits."""
     settings = SETTINGS.model_copy(update={"widths": "refit", "narrow_at": 2 / 3})
     more = {"macs_reduction": 0.4, "merge": "none", "checkpoint_minutes": 0.0}
     widths: list[int] = []

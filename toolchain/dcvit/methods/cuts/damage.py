@@ -1,14 +1,17 @@
 """What each possible cut of each block does to the outputs, measured one at a time without any gradient step."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from dcvit.families import Family
 from dcvit.folder.records import BlockDamage
+from dcvit.hardware import accelerator
 from dcvit.layers import apply_merges
 from dcvit.methods.cuts.choices import Way, least_head_dim
 from dcvit.methods.cuts.heads import HeadFit
@@ -32,6 +35,10 @@ HEAD_FRACTIONS = (1 / 2, 1 / 4, 1 / 8)
 FITTED_IMAGES = 128
 """Where damage is predicted, heads and what makes up for attention are fitted on so many calibration images at most:
 these fits are weighed and not kept, and cost the most."""
+
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,8 @@ def examine(
     metric: Tensor,
     multiple: int,
     how: Way = "exact",
+    *,
+    shared: bool = False,
 ) -> Examination:
     """Cuts each block alone in every way that is measured, with its closed-form refit, and scores the outputs.
 
@@ -87,6 +96,7 @@ def examine(
         multiple: Widths are multiples of this.
         how: Whether the rest of the network runs for every cut, or its damage is predicted from its own block, on the
             first `SENSITIVE_IMAGES` of `metric`.
+        shared: Whether every process of the run is here, and takes its share of the blocks; all get the whole result.
 
     Raises:
         InputError: If the outputs are of pixels, which cannot be predicted.
@@ -98,10 +108,12 @@ def examine(
     arguments = family.block_arguments(teacher)
     tokens = first_tokens(teacher, family, calibration)
     few = None if how == "exact" else FITTED_IMAGES
-    orders = {}
+    orders: dict[int, Tensor] = {}
+    number, of = (accelerator().process_index, accelerator().num_processes) if shared else (0, 1)
+    own = set(sorted(cuts.narrower_mlp)[number::of])
     for index in track(range(max(cuts.narrower_mlp) + 1), "examining blocks"):
         block = family.block(teacher, index)
-        if index not in cuts.narrower_mlp:
+        if index not in own:
             tokens = apply_merges(block, through(block, tokens, arguments))
             judge.advance(index)
             continue
@@ -130,7 +142,16 @@ def examine(
             judge.judge(student, Cut(index, "block", 0))
         tokens = apply_merges(block, output)
         judge.advance(index)
-    return Examination(orders, _by_block(judge.damages()))
+    if of > 1:
+        found = gather_object([(judge.found, orders)])
+        judge.found = _together(each for each, _ in found)
+        orders = _together(each for _, each in found)
+    return Examination(dict(sorted(orders.items())), _by_block(judge.damages()))
+
+
+def _together(parts: Iterable[Mapping[K, V]]) -> dict[K, V]:
+    """What several processes found, of each thing once."""
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _by_block(damages: Mapping[Cut, float]) -> dict[int, BlockDamage]:

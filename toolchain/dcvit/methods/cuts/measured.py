@@ -1,5 +1,6 @@
 """What a cut of one block does to the outputs, by running the rest of the network."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,6 +28,24 @@ class Cut:
     width: int
 
 
+@dataclass(frozen=True)
+class Noted:
+    """What is known of a cut's damage, in the unit of the score.
+
+    Attributes:
+        exact: As the rest of the network shows it; None where that did not run.
+        predicted: From its own block; None where that was not needed.
+    """
+
+    exact: float | None = None
+    predicted: float | None = None
+
+
+def by_blocks(found: Mapping[Cut, Noted]) -> list[tuple[Cut, Noted]]:
+    """Sorted by block; cuts of one block stay in their order, which is that of judging."""
+    return sorted(found.items(), key=lambda each: each[0].block)
+
+
 class MeasuredModel:
     """Scores cuts block by block, front to back; a cut changes nothing before it, so nothing is computed again.
 
@@ -39,6 +58,7 @@ class MeasuredModel:
 
     Attributes:
         tokens: In front of the present block, [S, N, C].
+        found: What was noted of each cut.
     """
 
     @torch.no_grad()
@@ -46,7 +66,7 @@ class MeasuredModel:
         self.teacher, self.family, self.depth, self.score, self.images = teacher, family, depth, score, images
         self.arguments = family.block_arguments(teacher)
         self._wanted = logits_of(teacher, images)
-        self._found: dict[Cut, float] = {}
+        self.found: dict[Cut, Noted] = {}
         with accelerator().autocast():  # as `logits_of` does: the same rounding must not count as damage
             self.tokens = first_tokens(teacher, family, images)
 
@@ -56,15 +76,15 @@ class MeasuredModel:
 
     def judge(self, student: TimmModule, cut: Cut) -> None:
         """Notes what a cut of the present block does."""
-        self._found[cut] = self.measure(student, cut.block)
+        self.found[cut] = Noted(exact=self.measure(student, cut.block))
 
     def advance(self, index: int) -> None:
         """Goes on to the block behind `index`."""
         self.tokens = self.behind(self.teacher, index, self.tokens)
 
     def damages(self) -> dict[Cut, float]:
-        """Of all cuts that were judged, in their order."""
-        return self._found
+        """Of all cuts that were judged, by blocks."""
+        return {cut: noted.exact for cut, noted in by_blocks(self.found) if noted.exact is not None}
 
     @torch.no_grad()
     def behind(self, model: TimmModule, index: int, tokens: Tensor) -> Tensor:

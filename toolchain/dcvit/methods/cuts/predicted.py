@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dcvit.errors import InputError
 from dcvit.hardware import accelerator, fast_backward
-from dcvit.methods.cuts.measured import Cut, MeasuredModel
+from dcvit.methods.cuts.measured import Cut, MeasuredModel, Noted, by_blocks
 from dcvit.methods.cuts.wanted_tokens import hooks
 from dcvit.types import TimmModule
 
@@ -151,8 +151,7 @@ class Predicted:
         self._measured = measured
         self._sensitivities = Sensitivities(measured, measured.images)
         self._anchors = {blocks[int(place * len(blocks))] for place in ANCHORS}
-        self._raw: dict[Cut, float] = {}
-        self._exact: dict[Cut, float] = {}
+        self.found: dict[Cut, Noted] = {}
         self._behind: Tensor | None = None
 
     def judge(self, student: TimmModule, cut: Cut) -> None:
@@ -161,10 +160,10 @@ class Predicted:
         if self._behind is None:
             self._behind = measured.behind(measured.teacher, cut.block, measured.tokens)
         error = measured.behind(student, cut.block, measured.tokens) - self._behind
-        before = sum((other.block, other.kind) == (cut.block, cut.kind) for other in self._raw)
-        self._raw[cut] = self._sensitivities.damage(cut.block, error)
-        if cut.block in self._anchors and before in MEASURED[cut.kind]:
-            self._exact[cut] = measured.measure(student, cut.block)
+        before = sum((other.block, other.kind) == (cut.block, cut.kind) for other in self.found)
+        anchor = cut.block in self._anchors and before in MEASURED[cut.kind]
+        raw = self._sensitivities.damage(cut.block, error)
+        self.found[cut] = Noted(measured.measure(student, cut.block) if anchor else None, raw)
 
     def advance(self, index: int) -> None:
         """Goes on to the block behind `index`."""
@@ -172,10 +171,10 @@ class Predicted:
         self._behind = None
 
     def damages(self) -> dict[Cut, float]:
-        """Of all cuts that were judged, in their order, corrected by those that were measured."""
-        pairs = [(self._raw[cut], exact) for cut, exact in self._exact.items() if exact > ABOVE_ROUNDING]
-        line = _line(pairs)
-        return {cut: line(raw) for cut, raw in self._raw.items()}
+        """Of all cuts that were judged, by blocks, corrected by those that were measured."""
+        known = [(cut, each.predicted, each.exact) for cut, each in by_blocks(self.found) if each.predicted is not None]
+        line = _line([(raw, exact) for _, raw, exact in known if exact is not None and exact > ABOVE_ROUNDING])
+        return {cut: line(raw) for cut, raw, _ in known}
 
 
 def _line(pairs: Sequence[tuple[float, float]]) -> Callable[[float], float]:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from dcvit.folder.records import BlockDamage
@@ -38,21 +39,30 @@ NOT_EXAMINED = {
 
 
 def examined(job: Job[Any], cuts: PossibleCuts, multiple: int) -> Examination:
-    """`examine` of the merged model, from disk if an equal job did it before."""
+    """`examine` of the merged model, from disk if an equal job did it before; several processes share it."""
+    process = accelerator()
+
+    def found_now(*, shared: bool) -> Examination:
+        return examine(
+            job.merged(), job.family, job.start, cuts, job.calibration, job.metric, multiple,
+            job.settings.examination, shared=shared,
+        )  # fmt: skip
 
     def compute() -> StageResult:
-        model = job.merged()
-        found = examine(
-            model, job.family, job.start, cuts, job.calibration, job.metric, multiple, job.settings.examination
-        )
+        found = found_now(shared=False) if together is None else together
         check_damages(found.damages)
         orders = {str(block): order for block, order in found.orders.items()}
         record = {str(block): damage.model_dump(mode="json") for block, damage in found.damages.items()}
         return StageResult(orders, record)
 
     key = job.key(but=NOT_EXAMINED, **asdict(cuts), fractions=(FRACTIONS, HEAD_FRACTIONS, MIN_HEAD_DIM))
-    with job.watch.stage("examination"), accelerator().main_process_first():  # the others find its result in the store
-        kept = job.store.run("examined", key, compute)
+    together: Examination | None = None
+    with job.watch.stage("examination"):
+        if process.num_processes > 1:
+            (kept_before,) = broadcast_object_list([job.store.holds("examined", key)])
+            together = None if kept_before else found_now(shared=True)
+        with process.main_process_first():  # the others find its result in the store
+            kept = job.store.run("examined", key, compute)
     damages = {int(block): BlockDamage.model_validate(entry) for block, entry in kept.record.items()}
     return Examination({int(block): order for block, order in kept.tensors.items()}, damages)
 
