@@ -4,42 +4,89 @@ An MLP's output layer is linear in its hidden activations A [T, M] (T tokens). S
 the weights that make up for them, follow from the second moments of A and of the wanted output Y [T, C] alone.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 RIDGE = 1e-3
-"""Weight of the prior that pulls a fit to the original weights, in units of the mean second moment of a node."""
+"""Weight of the prior that pulls a fit to the original weights, in units of the mean second moment of a node, where
+nothing tells how much of it is right."""
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Weights that are tried where every second image can tell: few images would else be learnt by heart."""
 
 
 @dataclass
 class Moments:
-    """Second moments of activations and wanted outputs, summed over tokens, in float64.
+    """Second moments of activations and wanted outputs, summed over tokens, in float64; of every second image apart.
 
     The activations carry a constant 1 as their last column, for the bias.
 
     Attributes:
-        gram: AᵀA, [M + 1, M + 1].
-        cross: AᵀY, [M + 1, C].
+        grams: AᵀA, of either half of the images, [2, M + 1, M + 1].
+        crosses: AᵀY, [2, M + 1, C].
+        images: That were added.
     """
 
-    gram: Tensor
-    cross: Tensor
+    grams: Tensor
+    crosses: Tensor
+    images: int = 0
+    _ridge: float | None = field(default=None, repr=False)
 
     @classmethod
     def empty(cls, hidden: int, width: int, device: torch.device | str = "cpu") -> "Moments":
         """No tokens yet, for M = `hidden` and C = `width`."""
-        gram = torch.zeros(hidden + 1, hidden + 1, dtype=torch.float64, device=device)
-        return cls(gram, gram.new_zeros(hidden + 1, width))
+        grams = torch.zeros(2, hidden + 1, hidden + 1, dtype=torch.float64, device=device)
+        return cls(grams, grams.new_zeros(2, hidden + 1, width))
+
+    @property
+    def gram(self) -> Tensor:
+        """AᵀA of all images, [M + 1, M + 1]."""
+        return self.grams.sum(0)
+
+    @property
+    def cross(self) -> Tensor:
+        """AᵀY of all images, [M + 1, C]."""
+        return self.crosses.sum(0)
 
     def add(self, activations: Tensor, wanted: Tensor) -> None:
-        """Adds tokens: activations [..., M], wanted outputs [..., C]."""
-        flat = activations.flatten(0, -2).float()
-        flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
-        # Products of one chunk in fp32, which is far faster; only their long sum needs float64.
-        self.gram += flat.T @ flat
-        self.cross += flat.T @ wanted.flatten(0, -2).float()
+        """Adds images: activations [n, ..., M], wanted outputs [n, ..., C]."""
+        for half in (0, 1):
+            own = slice((half + self.images) % 2, None, 2)
+            flat = activations[own].flatten(0, -2).float()
+            flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+            # Products of one chunk in fp32, which is far faster; only their long sum needs float64.
+            self.grams[half] += flat.T @ flat
+            self.crosses[half] += flat.T @ wanted[own].flatten(0, -2).float()
+        self.images += len(activations)
+
+    def ridge(self, columns: Tensor, prior: Tensor, free: int) -> float:
+        """Of `RIDGES` the one with which fits to one half of the images serve the other half best; found once.
+
+        Args:
+            columns: Of the activations that are fitted on, [K].
+            prior: What the fit is pulled to, [C, K].
+            free: Columns at the end that are not pulled.
+        """
+        if self._ridge is None:
+            self._ridge = RIDGE if self.images < 2 else min(RIDGES, key=self._misfits(columns, prior, free).__getitem__)
+        return self._ridge
+
+    def _misfits(self, columns: Tensor, prior: Tensor, free: int) -> dict[float, float]:
+        """Squared error on the half that was not fitted to, less a constant, by ridge. In fp32: it only compares."""
+        scale = 1 / max(float(self.gram.diagonal()[columns].mean()), 1e-30)
+        grams = [(scale * gram[columns][:, columns]).float() for gram in self.grams]
+        crosses = [(scale * cross[columns]).float() for cross in self.crosses]
+        mean = float(sum(gram.diagonal()[: len(columns) - free].mean() for gram in grams))
+        misfits = dict.fromkeys(RIDGES, 0.0)
+        for ridge in RIDGES:
+            for fitted, other in ((0, 1), (1, 0)):
+                weight = _solved(grams[fitted], crosses[fitted], prior.float(), ridge * mean, free)
+                error = (weight * (grams[other] @ weight - 2 * crosses[other])).sum()
+                misfits[ridge] += float(error) if torch.isfinite(error) else math.inf
+        return misfits
 
 
 def fit_output_layer(
@@ -62,14 +109,19 @@ def fit_output_layer(
     if bias is not None:
         columns = torch.cat([kept, torch.tensor([len(moments.gram) - 1], device=device)])
         prior = torch.cat([weight, bias[:, None]], dim=1)
-    gram = moments.gram[columns][:, columns]
-    strength = float(RIDGE * gram.diagonal()[: len(kept)].mean())
-    ridge = torch.full((len(columns),), strength, dtype=torch.float64, device=device)
-    ridge[len(kept) :] = 1e-12  # the bias is free
-    wanted = moments.cross[columns] + ridge[:, None] * prior.double().T.to(device)
-    solution = torch.linalg.solve(gram + ridge.diag(), wanted)
+    gram, free = moments.gram[columns][:, columns], len(columns) - len(kept)
+    prior = prior.to(device)
+    strength = moments.ridge(columns, prior, free) * float(gram.diagonal()[: len(kept)].mean())
+    solution = _solved(gram, moments.cross[columns], prior.double(), strength, free)
     fitted = None if bias is None else solution[-1].to(bias.dtype)
     return solution[: len(kept)].T.to(weight.dtype), fitted
+
+
+def _solved(gram: Tensor, cross: Tensor, prior: Tensor, strength: float, free: int) -> Tensor:
+    """The ridge fit [K, C] for moments AᵀA [K, K] and AᵀY [K, C], pulled to a prior [C, K] but for the last columns."""
+    ridge = torch.full((len(gram),), strength, dtype=gram.dtype, device=gram.device)
+    ridge[len(gram) - free :] = 1e-12 if gram.dtype == torch.float64 else 1e-6 * strength
+    return torch.linalg.solve(gram + ridge.diag(), cross + ridge[:, None] * prior.T)
 
 
 def elimination_order(gram: Tensor, weight: Tensor, group: int = 8, *, bias: bool = True) -> Tensor:
