@@ -108,7 +108,7 @@ def kinds(place: Path) -> list[Kind]:
         Kind("class folders", json.dumps(_tree(data)).encode(), partial(readers.tree, data), 1500, tree_changed),
         Kind("--model-kwargs", json.dumps(readers.TINY).encode(), readers.model_kwargs, 1500, json_changed),
         *(Kind(f"options of {name}", name.encode(), partial(readers.options, place, name), share,
-               readers.options_drawn, 20)
+               readers.options_drawn, 60)
           for name, share in readers.OPTIONS.items()),
     ]  # fmt: skip
     if (exported / ENGINE).is_file():
