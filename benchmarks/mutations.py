@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import onnx
@@ -121,7 +122,8 @@ def _exchange_field(message: Any, field: Any, choice: random.Random) -> None:
     elif field.type == field.TYPE_MESSAGE:
         message.ClearField(field.name)
     else:
-        setattr(message, field.name, _field_value(field, choice))
+        with suppress(ValueError):  # an enumeration that takes no other number
+            setattr(message, field.name, _field_value(field, choice))
 
 
 def _field_value(field: Any, choice: random.Random) -> Any:
