@@ -98,9 +98,10 @@ def page(report: dict[str, Any]) -> str:
     words = (
         "Before a target is set, the default search measures what every cut of every block does, eight widths and "
         "kinds a block, each with its closed-form refit. `--examination exact` runs the rest of the network for each, "
-        "so its time grows with the square of the depth; `predicted` weighs a cut by what becomes of its own "
-        "block, and grows with the depth. Under `torchrun` processes share the blocks. Written by `benchmarks/examination.py`: "
-        f"random weights, one run each, {machine['cores']} cores of {machine['cpu']}, so two processes have one each."
+        "so its time grows with the square of the depth; `predicted` weighs a cut by what becomes of its own block, "
+        "and grows with the depth. Under `torchrun` processes share the blocks. Written by "
+        "`benchmarks/examination.py`: random weights, one run each, "
+        f"{machine['cores']} cores of {machine['cpu']}, so two processes have one each."
     )
     return f"# What the examination costs\n\n{textwrap.fill(words, 120)}\n\n{table(report)}"
 
