@@ -15,11 +15,9 @@ START = """
 Each table is written by `benchmarks/robustness.py` from the results of a study in `benchmarks/`, which says at its top
 how it is done. A column of faults should hold zeros; what is not zero is shown as it was found.
 
-Open: the goals are 300 kills over every command and 30,000 hostile files, and both studies are shorter so
-far. The kills were made before runs were locked. Kinds of hostile files were tried again after each mend that
-touched them, and the others not. Of the models, the 22 whose blocks hold few MACs, or whose shrunk arguments
-timm refused, were tried a second time, at a share of the MACs that they can reach, or with heads of keys that
-fit.
+Kinds of hostile files were tried again after each mend that touched them, and the others not. Of the models, the 22
+whose blocks hold few MACs, or whose shrunk arguments timm refused, were tried a second time, at a share of the MACs
+that they can reach, or with heads of keys that fit.
 """
 
 
