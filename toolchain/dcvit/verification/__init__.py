@@ -16,6 +16,7 @@ from dcvit.exporting import metadata_of
 from dcvit.folder.findings import note_checks
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.folder.records import OnnxRecord, engine_records, onnx_records
+from dcvit.hardware import give_memory_back
 from dcvit.preprocessing import Preprocessing
 from dcvit.progress import track
 from dcvit.runtimes import onnx_runtimes
@@ -168,6 +169,7 @@ def _run(
     if precision == "bf16":  # PyTorch's model is in memory for this, which need not be beside the runtime's
         for each in expected:
             each.at_bf16()
+        give_memory_back()
     session = runtime.open_file(folder.path / name, precision, folder.manifest.preprocessing, record.batch)
     title = f"{name}: {runtime.title}" + ("" if precision == record.precision else f" {precision}")
     yield from check_session(title, session, expected, precision, _opened(folder, alone, runtime, precision))
