@@ -169,7 +169,7 @@ def _run(
     if precision == "bf16":  # PyTorch's model is in memory for this, which need not be beside the runtime's
         for each in expected:
             each.at_bf16()
-        give_memory_back()
+    give_memory_back()
     session = runtime.open_file(folder.path / name, precision, folder.manifest.preprocessing, record.batch)
     title = f"{name}: {runtime.title}" + ("" if precision == record.precision else f" {precision}")
     yield from check_session(title, session, expected, precision, _opened(folder, alone, runtime, precision))
