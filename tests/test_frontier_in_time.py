@@ -140,7 +140,7 @@ def test_the_command_and_the_page(
             r"×99 in torch, as predicted: out of reach; .* takes ×1\.00 to ×",
         ),
         ({"runtimes": ("abacus",)}, "there is no runtime 'abacus'"),
-        ({"batch": 8}, "--batch say how a runtime is timed; name it with --runtime"),
+        ({"batch": 8}, "--batch: name the runtimes that are timed so with --runtime"),
         ({"latency_tables": ("nowhere.json",)}, "nowhere.json cannot be read as a latency table"),
         ({"runtimes": ("torch",), "settings": SearchSettings(steps=0, search="trials")}, "are for the solver"),
         ({"target": Target(latency=5)}, "a frontier has many sizes"),

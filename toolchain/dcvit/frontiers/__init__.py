@@ -26,7 +26,7 @@ from dcvit.hardware import accelerator
 from dcvit.methods.base import MethodSettings
 from dcvit.methods.run import Compressed, Compressor
 from dcvit.methods.speedup import DEFAULT_RUNTIME, Measure, measuring
-from dcvit.methods.target import Target
+from dcvit.methods.target import ANY_SHARE, Target
 from dcvit.output import leaving_nothing_behind
 from dcvit.pictures.matplotlib_needed import MISSING, can_draw
 from dcvit.progress import say
@@ -240,15 +240,11 @@ def _prediction(
         InputError: If the method does not solve in milliseconds, or the table does not fit the model.
     """
     plan = compressor.run.subject.plan if made is None else made.plan
-    found = compressor.predicted(curve.target(target, _SOME), plan)
+    found = compressor.predicted(curve.target(target, ANY_SHARE), plan)
     if found is None:
         raise InputError("sizes by speed are for the solver (`--method dcvit --search solver`), on a model whose "
                          "attention can go; give --macs-reduction, and --bench to measure their latency")  # fmt: skip
     return found
-
-
-_SOME = 0.5
-"""A share, where any will do."""
 
 
 def _of_table(found: Mapping[str, Any]) -> dict[str, Any]:

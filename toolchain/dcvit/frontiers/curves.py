@@ -106,7 +106,7 @@ def timed_curves(
     given = {name: value for name, value in here.items() if value is not None}
     if given and not runtimes:
         options = " and ".join(f"--{name}" for name in given)
-        raise InputError(f"{options} say how a runtime is timed; name it with --runtime")
+        raise InputError(f"{options}: name the runtimes that are timed so with --runtime")
     blank: dict[str, Any] = dict.fromkeys(SETTING)
     curves = [Curve(runtime_named(name).name, blank | given | {"runtime": name}) for name in dict.fromkeys(runtimes)]
     for path in map(Path, tables):

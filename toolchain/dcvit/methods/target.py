@@ -19,6 +19,9 @@ NO_MERGES = "none"
 ANY_MERGES = "auto"
 """Instead of a schedule: the one that does the least damage, beside the cuts that it leaves to be made."""
 
+ANY_SHARE = 0.5
+"""Where a survey of all shares asks for one."""
+
 MEASURED = (
     "speedup", "latency", "max_drop", "runtime", "precision", "batch", "threads", "latency_table", "latency_reduction",
 )  # fmt: skip

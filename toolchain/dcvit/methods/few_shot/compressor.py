@@ -23,7 +23,7 @@ from dcvit.methods.few_shot.synthesis import save_pictures, synthesize
 from dcvit.methods.milliseconds import SETTING, TABLE, latency_share, latency_table, predicted
 from dcvit.methods.run import METRIC_IMAGES, Compressed, Compressor, Run
 from dcvit.methods.speedup import Candidates, Measure
-from dcvit.methods.target import ANY_MERGES, NO_MERGES, Reach, Target
+from dcvit.methods.target import ANY_MERGES, ANY_SHARE, NO_MERGES, Reach, Target
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.pricing.probes import Style
 from dcvit.pricing.table import LatencyTable, style_of
@@ -33,9 +33,6 @@ from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
 
 S = TypeVar("S", bound=FewShotSettings)
-
-_SOME = 0.5
-"""A share, where any will do: a survey is of all of them."""
 
 NO_CHOICE = (
     "--merge auto is for the solver (`--method dcvit --search solver`) with --data, on a model whose attention can go, "
@@ -162,7 +159,7 @@ class FewShotCompressor(Compressor[S]):
     def _candidates(self, target: Target, measure: Measure) -> Candidates[Compressed]:  # noqa: ARG002
         target, option = self._resolved(target), target.measured
         at = target.priced if self._solves_in_milliseconds else target.at
-        proposal = self._survey(at(_SOME))
+        proposal = self._survey(at(ANY_SHARE))
         if not proposal.blocks:
             raise TargetError(f"{option}: the plan leaves no block that could be compressed")
         job = self._job_of(proposal, target) if self._has_images else None
@@ -199,7 +196,7 @@ class FewShotCompressor(Compressor[S]):
             TargetError: If that is out of reach; the message says what is not.
         """
         resolved = self._resolved(target)
-        proposal = self._survey(resolved.priced(_SOME))
+        proposal = self._survey(resolved.priced(ANY_SHARE))
         share = latency_share(target, proposal.total)
         job = self._job_of(proposal, resolved) if self._has_images else None
         most = self._reach(proposal, job).most
@@ -233,7 +230,7 @@ class FewShotCompressor(Compressor[S]):
     def _survey(self, target: Target) -> Proposal:
         """Counted once for all reductions; in milliseconds where a share of the latency is to be removed."""
         in_time = target.latency_reduction is not None
-        key = (target.priced(_SOME) if in_time else target.at(None)).model_dump_json()
+        key = (target.priced(ANY_SHARE) if in_time else target.at(None)).model_dump_json()
         if key not in self._surveys:
             found = survey(self.run.subject, target)
             if in_time:

@@ -29,7 +29,7 @@ from dcvit.methods.merges.search import (
 )
 from dcvit.methods.milliseconds import latency_share, latency_table, predicted, predicted_ms
 from dcvit.methods.run import Run
-from dcvit.methods.target import ANY_MERGES, NO_MERGES, Reach, Target
+from dcvit.methods.target import ANY_MERGES, ANY_SHARE, NO_MERGES, Reach, Target
 from dcvit.plan import BlockPlan, CompressionPlan, merges_text
 from dcvit.pricing.probes import Style
 from dcvit.pricing.table import LatencyTable, style_of
@@ -37,9 +37,6 @@ from dcvit.progress import say
 from dcvit.subject import Subject
 from dcvit.summary import PlanSummary
 from dcvit.summary import summarize as in_figures
-
-_SOME = 0.5
-"""A share, where any will do."""
 
 _TRIES = 5
 _CLOSE = 0.01
@@ -75,7 +72,7 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
             raise InputError(NO_CHOICE)
         subject, plain = self.run.subject, target.model_copy(update={"merge": None, "size_aware": None})
         if plain.measured:
-            total = self._survey(plain.priced(_SOME)).total
+            total = self._survey(plain.priced(ANY_SHARE)).total
             plain = plain.priced(latency_share(plain, total))
         share = plain.macs_reduction or plain.latency_reduction
         if share is None:
