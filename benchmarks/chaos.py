@@ -46,9 +46,9 @@ HARDSHIPS: dict[str, dict[str, int]] = {
     "read-only": {"refuse": errno.EROFS},
     "no permission": {"refuse": errno.EACCES},
 }
-COMMANDS = ("compress", "frontier", "export", "verify", "evaluate", "bench", "inspect", "report")
+COMMANDS = ("compress", "frontier", "export", "verify", "evaluate", "bench", "inspect", "report", "package", "latency")
 MODULES = ("compression", "frontiers", "exporting.onnx", "exporting.tensorrt", "evaluation", "verification",
-           "reporting", "bench", "inspection", "pictures.channels", "methods.cait.compressor",
+           "reporting", "bench", "inspection", "packaging", "pricing", "pictures.channels", "methods.cait.compressor",
            "methods.few_shot.compressor", *(f"cli.{name}" for name in COMMANDS))  # fmt: skip
 
 

@@ -15,12 +15,14 @@ from PIL import Image
 
 from dcvit.cli.main import cli
 from dcvit.errors import DcvitError
+from dcvit.files import sha256_of
 from dcvit.folder.model_folder import PLAN, WEIGHTS, ModelFolder
 from dcvit.frontiers.result import FRONTIER, read_frontier
 from kills import Ended, forked
 
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 2}
-MODEL = ["vit_tiny_patch16_224", "--model-kwargs", json.dumps(TINY), "--random-init", "--data", "data"]
+SHAPE = ["vit_tiny_patch16_224", "--model-kwargs", json.dumps(TINY)]
+MODEL = [*SHAPE, "--random-init", "--data", "data"]
 FEW_SHOT = ["compress", *MODEL, "--samples", "8", "--steps", "2", "--macs-reduction", "0.3", "-o", "out"]
 CAIT = [
     "compress", *MODEL, "--method", "cait", "--samples", "8", "--batch-size", "4", "--epochs", "1",
@@ -31,6 +33,9 @@ SIZES = ["frontier", *MODEL, "--samples", "8", "--steps", "2", "--macs-reduction
 ONNX = ["export", "out", "--batch", "4"]
 ENGINE = ["export", "out", "--batch", "4", "--precision", "fp16", "--trt", "--flavor", "tensorrt-rtx",
           "--compute-capability", "8.9"]  # fmt: skip
+PACKED, PROBES = "packed", "probes"
+TRITON = ["package", "out", "--for", "triton", "-o", PACKED]
+TABLE = ["latency", *SHAPE, "--runtime", "torch", "--batch", "2", "-o", "table.json"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,15 @@ SCENES = {
     "inspect --pictures": Scene(["inspect", "out", "--pictures", "drawn"], (FEW_SHOT,)),
     "report": Scene(["report", "out"], (FEW_SHOT, ONNX)),
     "report of a frontier": Scene(["report", "out"], (SIZES,)),
+    "package": Scene(TRITON, (FEW_SHOT, ONNX)),
+    "package --overwrite": Scene([*TRITON, "--overwrite"], (FEW_SHOT, ONNX, TRITON)),
+    "package --for openvino": Scene(["package", "out", "--for", "openvino", "-o", PACKED], (FEW_SHOT, ONNX)),
+    "latency -o": Scene(TABLE),
+    "latency -o, again": Scene([*TABLE, "--again"], (TABLE,)),
+    "latency --write-probes": Scene(["latency", *SHAPE, "--batch", "2", "--write-probes", PROBES]),
 }
+_OVERWRITES = ("compress", "frontier", "package")  # else refused, where the run had ended
+_KEPT = (PACKED, PROBES, "table.json", "table.png", "cache/dcvit-tool/latency")
 
 
 class Stage:
@@ -89,6 +102,7 @@ class Stage:
 
         def work() -> None:
             os.chdir(place)
+            os.environ["XDG_CACHE_HOME"] = os.fspath(place / "cache")
             cli(command or self.scene.command)
 
         return work
@@ -104,7 +118,7 @@ class Stage:
         command = self.scene.command
         if (place / "out" / "checkpoints").is_dir():
             command = [*command, "--resume"]
-        elif "-o" in command and (place / "out").exists() and "--overwrite" not in command:
+        elif command[0] in _OVERWRITES and "--overwrite" not in command and (place / _output(command)).exists():
             command = [*command, "--overwrite"]  # it was all done when it was disturbed
         again = self.run(place, command)
         found |= {"status_after": again.status, "stale": hidden(place)}
@@ -120,6 +134,10 @@ class Stage:
         return ended.changes
 
 
+def _output(command: list[str]) -> str:
+    return command[command.index("-o") + 1]
+
+
 def models(place: Path) -> list[Path]:
     """The model folders at a place: one, or those of a frontier."""
     out = place / "out"
@@ -127,12 +145,17 @@ def models(place: Path) -> list[Path]:
 
 
 def state(place: Path) -> tuple[list[str], dict[str, str]]:
-    """The files that the folders list, and the sha256 of those that do not tell times."""
+    """The files that the folders list or that were written elsewhere, and the sha256 of those that do not tell times."""
     listed, bits = [], {}
     for path in models(place):
         files = ModelFolder(path).manifest.files
         listed += [f"{path.name}/{name}" for name in sorted(files)]
         bits |= {f"{path.name}/{name}": files[name].sha256 for name in (PLAN, WEIGHTS)}
+    for name in _KEPT:
+        for path in sorted(path for path in (place / name, *(place / name).rglob("*")) if path.is_file()):
+            listed.append(str(path.relative_to(place)))
+            if name in (PACKED, PROBES):
+                bits[listed[-1]] = sha256_of(path)
     return listed, bits
 
 
