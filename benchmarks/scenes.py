@@ -35,6 +35,8 @@ ENGINE = ["export", "out", "--batch", "4", "--precision", "fp16", "--trt", "--fl
           "--compute-capability", "8.9"]  # fmt: skip
 PACKED, PROBES = "packed", "probes"
 TRITON = ["package", "out", "--for", "triton", "-o", PACKED]
+DEVICE = ["latency", "vit_tiny_patch16_224", "--model-kwargs", json.dumps(TINY | {"depth": 1}), "--batch", "2",
+          "--write-probes", PROBES]  # fmt: skip
 TABLE = ["latency", *SHAPE, "--runtime", "torch", "--batch", "2", "-o", "table.json"]
 
 
@@ -66,7 +68,7 @@ SCENES = {
     "package --for openvino": Scene(["package", "out", "--for", "openvino", "-o", PACKED], (FEW_SHOT, ONNX)),
     "latency -o": Scene(TABLE),
     "latency -o, again": Scene([*TABLE, "--again"], (TABLE,)),
-    "latency --write-probes": Scene(["latency", *SHAPE, "--batch", "2", "--write-probes", PROBES]),
+    "latency --write-probes": Scene(DEVICE),
 }
 _OVERWRITES = ("compress", "frontier", "package")  # else refused, where the run had ended
 _KEPT = (PACKED, PROBES, "table.json", "table.png", "cache/dcvit-tool/latency")
@@ -120,6 +122,8 @@ class Stage:
             command = [*command, "--resume"]
         elif command[0] in _OVERWRITES and "--overwrite" not in command and (place / _output(command)).exists():
             command = [*command, "--overwrite"]  # it was all done when it was disturbed
+        elif "--write-probes" in command:
+            shutil.rmtree(place / PROBES, ignore_errors=True)  # likewise; it has no such option
         again = self.run(place, command)
         found |= {"status_after": again.status, "stale": hidden(place)}
         if again.status == 0:
@@ -145,7 +149,7 @@ def models(place: Path) -> list[Path]:
 
 
 def state(place: Path) -> tuple[list[str], dict[str, str]]:
-    """The files that the folders list or that were written elsewhere, and the sha256 of those that do not tell times."""
+    """The files that folders list or that were written elsewhere, and the sha256 of those that do not tell times."""
     listed, bits = [], {}
     for path in models(place):
         files = ModelFolder(path).manifest.files

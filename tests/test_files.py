@@ -42,6 +42,25 @@ def test_a_folder_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     assert path.is_symlink() == linked
 
 
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_two_write_a_folder_at_once(tmp_path: Path, overwrite: bool) -> None:
+    path = tmp_path / "folder"
+
+    def second() -> None:
+        with whole_folder(path, overwrite=overwrite) as aside:
+            (aside / "file").write_text("second")
+            with whole_folder(path, overwrite=overwrite) as first:
+                (first / "file").write_text("first")
+
+    if overwrite:
+        second()
+    else:
+        with pytest.raises(InputError, match="was written by another run in the meantime, and stays as it is"):
+            second()
+    assert (path / "file").read_text() == ("second" if overwrite else "first")
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
 def test_what_libraries_leave_beside_a_file_goes_with_it(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), whole_file(tmp_path / "weights") as aside:
         save_file({"a": torch.ones(2)}, aside)

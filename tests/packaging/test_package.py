@@ -86,6 +86,25 @@ def test_the_client_runs_it_and_is_right(
     assert answers(tmp_path / "out", images) == expected(folder, images)
 
 
+def test_a_full_disk_is_one_line_from_openvino_too(folder: ModelFolder, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    code = f"""
+import resource, signal
+from dcvit.errors import WriteError
+from dcvit.packaging import package
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    package({str(folder.path)!r}, "openvino", {str(tmp_path / "out")!r})
+except WriteError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == f"{tmp_path} cannot be written to by OpenVINO; is the disk full?\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_tritons_repository_is_of_its_schema_and_served(
     folder: ModelFolder, images: list[Path], tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ dcvit.save(model, "small2", like="small")
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from dcvit.methods.target import Target
     from dcvit.plan import CompressionPlan
     from dcvit.training.recipe import MimicRecipe, TrainingRecipe
+
+# ONNX Runtime from 1.29 on reports its use to its maker, and keeps an id in the user's cache, unless it is told not to
+# before it is first imported, by whomever. Who wants the reports sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # torch and timm take seconds to import, and `dcvit-tool --help` must not wait for them: each name is imported on use.
 _HOMES = {

@@ -126,6 +126,7 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     puts it back.
 
     Raises:
+        InputError: If it may not be replaced, and another run has put one there in the meantime.
         WriteError: If the place may not be written to, or the disk is full; what was there is as it was.
     """
     path = path.resolve() if path.is_symlink() else path
@@ -145,10 +146,7 @@ def whole_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             for file in new.rglob("*"):
                 sync(file)
             sync(new)
-            if overwrite and path.exists():
-                _replace(path, new)
-            else:
-                new.rename(path)
+            _put(new, path, overwrite=overwrite)
             sync(path.parent)
 
 
@@ -255,6 +253,20 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _put(new: Path, path: Path, *, overwrite: bool) -> None:
+    """Gives a new folder its place."""
+    if not overwrite or not path.exists():
+        try:
+            new.rename(path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not overwrite:
+                raise InputError(f"{path} was written by another run in the meantime, and stays as it is") from error
+    _replace(path, new)
 
 
 def _replace(path: Path, new: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dcvit.errors import InputError
+from dcvit.errors import InputError, WriteError
 from dcvit.files import whole_folder, writing
 from dcvit.folder.model_folder import ModelFolder, require_free
 from dcvit.packaging.client import client_for
@@ -125,7 +125,13 @@ def _openvino(packed: Packed, new: Path) -> None:
     if reason := OpenVino().unavailable():
         raise InputError(f"--for openvino: {reason}")
     openvino = imported()
-    openvino.save_model(openvino.convert_model(str(packed.path)), str(new / "model.xml"), compress_to_fp16=False)
+    model = openvino.convert_model(str(packed.path))
+    try:
+        openvino.save_model(model, str(new / "model.xml"), compress_to_fp16=False)
+    except RuntimeError as error:  # it has no errno of what the system said
+        if "iostream" not in str(error):
+            raise
+        raise WriteError(f"{new.parent} cannot be written to by OpenVINO; is the disk full?") from error
     _write_labels(packed, new)
 
 

@@ -8,7 +8,7 @@ from dcvit.preprocessing import Preprocessing
 
 _NEEDS = {
     "triton": "import tritonclient.http as triton  # pip install 'tritonclient[http]'",
-    "onnxruntime": "import onnxruntime",
+    "onnxruntime": "import onnxruntime  # reports its use to its maker, unless ORT_DISABLE_TELEMETRY=1 is set",
     "openvino": "import openvino",
     "tensorrt": "import tensorrt as trt  # or tensorrt_rtx, for its engines\nimport torch",
 }

@@ -12,6 +12,7 @@ copied beside the probes, and imports nothing of the tool.
 
 import argparse
 import json
+import os
 import platform
 import random
 import time
@@ -71,6 +72,7 @@ def in_turn(passes: Sequence[Callable[[], object]], seconds: float) -> list[list
 
 
 def _onnxruntime(file: Path, provider: str, threads: int | None) -> Callable[[], object]:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.29 on it reports its use to its maker
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
