@@ -1,6 +1,5 @@
 """From a module to an ONNX file of fixed shapes."""
 
-import gc
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from dcvit.exporting.noops import remove_noops
 from dcvit.exporting.pixels import take_pixels
 from dcvit.exporting.quantization import Calibration
 from dcvit.exporting.quiet import quiet
-from dcvit.exporting.storage import save, seal
+from dcvit.exporting.storage import release, save, seal
 from dcvit.folder.records import QuantizationRecord
+from dcvit.hardware import give_memory_back
 from dcvit.preprocessing import Preprocessing
 from dcvit.types import TimmModule
 from dcvit.variant import QUANTIZED, Precision, Variant
@@ -110,7 +110,7 @@ def write_onnx(
     images = images.permute(0, 2, 3, 1).to(torch.uint8) if pixels else images
     graph = trace(model, images, opset, dynamic=variant.dynamic)
     del model
-    gc.collect()  # what the exporter leaves holds the weights in a cycle
+    give_memory_back()  # what the exporter leaves holds the weights in a cycle
     name_attentions(graph)
     spread_biases(graph)
     quantization = None
@@ -155,10 +155,16 @@ def trace(model: TimmModule, images: torch.Tensor, opset: int, *, dynamic: bool 
             opset_version=opset,
             dynamic_shapes=shapes,
             verbose=False,
+            optimize=False,
         )
         assert program is not None
+        traced = list(program.model.graph.initializers.values())
         program.optimize()
-    return program.model
+        program.optimize()  # what the first time leaves
+        # onnxscript's rewriter keeps the last graph that it went over, for good: it may keep one without weights.
+        graph = program.model.clone()
+        release(program.model, traced)
+    return graph
 
 
 def _clean(graph: ir.Model) -> None:

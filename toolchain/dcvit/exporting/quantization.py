@@ -17,6 +17,7 @@ from dcvit.agreement import cosine
 from dcvit.errors import CheckFailedError
 from dcvit.exporting.storage import data_file, load_graph, save_proto
 from dcvit.folder.records import QuantizationRecord
+from dcvit.hardware import give_memory_back
 from dcvit.progress import say, track
 from dcvit.runtimes.onnx_runtime import OrtSession
 from dcvit.variant import Precision
@@ -78,6 +79,7 @@ class Quantizer(ABC):
         """
         self._base, self._expected = base, expected
         self._calibration, self._batch = calibration, batch
+        give_memory_back()  # that of the weights that went into the file, and of what computed the expected logits
         graph = load_graph(base).graph
         self.layers = _layers(graph, self.products)
         self._ranges = self._calibrate(graph.input[0].name)
@@ -154,17 +156,26 @@ class Quantizer(ABC):
 
     def _calibrate(self, name: str) -> Any:
         """Least and largest value of every tensor that may be quantized."""
-        from onnxruntime.quantization import CalibrationMethod, create_calibrator
+        from onnxruntime.quantization.calibrate import MinMaxCalibrater
 
-        calibrator = create_calibrator(
+        augmented = self._base.with_name("augmented.onnx")
+        calibrator = MinMaxCalibrater(
             self._base,
             op_types_to_calibrate=list(self.products),
-            augmented_model_path=str(self._base.with_name("augmented.onnx")),
-            calibrate_method=CalibrationMethod.MinMax,
+            augmented_model_path=str(augmented),
             use_external_data_format=data_file(self._base).exists(),
         )
+        calibrator.augment_graph()
+        calibrator.model = load_graph(augmented)  # what a message has held, it frees with itself only
+        give_memory_back()
+        calibrator.infer_session = _frugal(augmented)
         calibrator.collect_data(_Reader(name, self._calibration.ranges(), self._batch))
-        return calibrator.compute_data()
+        found = calibrator.compute_data()
+        del calibrator
+        augmented.unlink()
+        data_file(augmented).unlink(missing_ok=True)
+        give_memory_back()
+        return found
 
 
 class _Reader:
@@ -178,6 +189,17 @@ class _Reader:
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._batches, None)
+
+
+def _frugal(path: Path) -> Any:
+    """A session that computes a file as it stands and holds its weights once, not packed a second time for speed."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = False  # it grows by doubling
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _layers(graph: onnx.GraphProto, products: tuple[str, ...]) -> list[str]:

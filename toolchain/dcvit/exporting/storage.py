@@ -1,5 +1,6 @@
 """ONNX files on disk: one file, or from 2 GiB on a second one beside it that holds the weights."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -47,9 +48,9 @@ def seal(path: Path) -> None:
         onnx.save(model, path)
 
 
-def release(model: ir.Model) -> None:
-    """Gives the memory of a graph's weights back, once it is written; the graph is of no use then."""
-    for value in model.graph.initializers.values():
+def release(model: ir.Model, more: Iterable[ir.Value] = ()) -> None:
+    """Lets go of a graph's weights, and of those that it had before they were folded; it is of no use then."""
+    for value in (*model.graph.initializers.values(), *more):
         value.const_value = None
 
 
