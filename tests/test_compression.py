@@ -191,7 +191,7 @@ def test_every_kind_of_vit_goes_through(tmp_path: Path, name: str, tiny_plan: Co
             model, "digits", out=tmp_path / search, macs_reduction=0.4, merge="horizontal@2", samples=8,
             settings=SearchSettings(search=search, steps=1),
         )  # fmt: skip
-        assert 0.4 <= result.summary.macs_reduction < 0.45
+        assert 0.4 <= result.summary.macs_reduction < 0.55  # more, where that does less damage
         ModelFolder(tmp_path / search).load()
 
 

@@ -64,7 +64,7 @@ def test_all_images_are_used_unless_samples_are_asked_for(tool: Tool, tmp_path: 
             "--steps is of --method dcvit or --method practise, and the method is cait",
         ),
         (["--widths", "cdcp"], "--widths is of --method cait"),
-        (["--trim-last-block"], "--trim-last-block is of --method cait"),
+        (["--method", "practise", "--trim-last-block"], "--trim-last-block is of --method dcvit or --method cait"),
         (["--epochs", "3"], "--epochs is of --method cait"),
         (["--method", "practise", "--no-labels"], "--no-labels is of --method cait, and the method is practise"),
         (["--tensorboard", "logs"], "--tensorboard is of --method cait"),

@@ -304,7 +304,7 @@ def test_a_latency_in_milliseconds_is_met_as_a_speedup_is(
     model = create(tiny_plan.model, tiny_plan.model_kwargs)
     settings = SearchSettings(steps=0)
     # The made-up runtime takes 1 ms for what it times, whatever that is, and the speed-up says what the other takes.
-    with pytest.raises(InputError, match=r"--latency 2ms: the uncompressed model is at 1 ms already; ask for 1 ms"):
+    with pytest.raises(InputError, match=r"--latency 2ms: the .* at 1 ms already; ask for 1 ms"):
         compress(model, "digits", out=tmp_path / "out", latency=2.0, samples=8, settings=settings)
 
 

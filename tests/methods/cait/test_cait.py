@@ -21,7 +21,7 @@ from dcvit.methods.cait.refit import Refit
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.methods.cait.uniform import narrowed_plan, uniform_widths
 from dcvit.methods.cuts.by_norm import cut_by_norm, put_strongest_first
-from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.few_shot.settings import PractiseSettings, SearchSettings
 from dcvit.methods.run import Run
 from dcvit.methods.target import Target
 from dcvit.model import build, create
@@ -373,8 +373,8 @@ def test_the_speed_of_other_weights_is_searched_anew(
          "the merges remove"),
         ({"macs_reduction": 0.3, "samples": 5000}, "has 1297 images"),
         ({"macs_reduction": 0.95, "settings": CaitSettings(training=TRAINING), "merge": "none"}, "out of reach"),
-        ({"macs_reduction": 0.3, "settings": SearchSettings(), "trim_last_block": True},
-         "--trim-last-block is of --method cait, and the method is dcvit"),
+        ({"macs_reduction": 0.3, "settings": PractiseSettings(), "trim_last_block": True},
+         "--trim-last-block is of --method dcvit or --method cait, and the method is practise"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(

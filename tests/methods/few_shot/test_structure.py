@@ -6,6 +6,7 @@ from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.methods.few_shot.proposal import propose
 from dcvit.methods.few_shot.search import summarize
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width
 from dcvit.methods.target import Target
 from dcvit.model import build
@@ -24,7 +25,7 @@ def test_the_papers_structures_of_vit_base(dropped: int, percent: float, blocks:
     assert reduction * 100 == pytest.approx(percent, abs=0.006)
     target = Target(macs_reduction=reduction, macs_convention="dcvit", width_multiple=1)
     subject = open_shapes("vit_base_patch16_224")
-    summary = summarize(subject, target)
+    summary = summarize(subject, target, SearchSettings.paper())
     assert (summary.blocks_compressed, summary.mlp_hidden) == (blocks, hidden)
     # At most one node in each block away from the target.
     assert abs(summary.macs_after - left) <= blocks * 8 * 197 * 768**2 / 3072 + 1
@@ -70,7 +71,7 @@ def test_out_of_reach_names_the_range(macs: float) -> None:
 def test_a_target_is_met_with_merges_too() -> None:
     subject = open_shapes("deit_small_patch16_224")
     target = Target(macs_reduction=0.5, merge="horizontal@4,vertical@8")
-    summary = summarize(subject, target)
+    summary = summarize(subject, target, SearchSettings.paper())
     assert 0.5 <= summary.macs_reduction < 0.53
     assert summary.plan.merges
     assert summary.blocks_compressed > 0

@@ -18,9 +18,10 @@ from dcvit.methods.few_shot.proposal import survey
 from dcvit.methods.merges.costs import MergeCosts
 from dcvit.methods.merges.search import Schedule, schedules
 from dcvit.methods.target import ANY_MERGES, NO_MERGES, Reach, Target
+from dcvit.methods.trimming import costs_nothing
 from dcvit.model import build
 from dcvit.plan import CompressionPlan, merges_text
-from dcvit.subject import Subject, original_of
+from dcvit.subject import Subject
 from dcvit.summary import PlanSummary, summarize
 
 ChooseMerges = Callable[[CompressionPlan, float], Schedule]
@@ -171,14 +172,7 @@ def _trims(subject: Subject, target: Target, settings: CaitSettings) -> bool:
     if target.trim_last_block is not None:
         return target.trim_last_block
     asked = (target.macs_reduction, target.speedup, target.merge) != (None, None, None) and target.plan is None
-    if not (settings.trim and asked) or subject.plan.head is not None:
-        return False
-    return subject.family.cannot_trim(original_of(subject.plan)) is None and not _lost(subject.plan)
-
-
-def _lost(plan: CompressionPlan) -> bool:
-    """Whether a whole block went, which may be the last one."""
-    return any(block.removed == "block" for block in plan.blocks)
+    return settings.trim and asked and costs_nothing(subject)
 
 
 def _operated(plan: CompressionPlan, target: Target, trained: bool) -> CompressionPlan:

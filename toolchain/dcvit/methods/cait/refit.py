@@ -65,5 +65,5 @@ class Refit:
     def _removing(self, target: Target, macs: float) -> Target:
         convention = target.macs_convention
         total = count_macs(self._subject.model, self._subject.architecture.input_size, convention).total
-        decided = dict.fromkeys(("merge", "size_aware", "trim_last_block", "plan"))
+        decided = dict.fromkeys(("merge", "size_aware", "plan")) | {"trim_last_block": False}
         return target.at(macs / total).model_copy(update=decided)

@@ -24,6 +24,7 @@ from dcvit.methods.milliseconds import SETTING, TABLE, latency_share, latency_ta
 from dcvit.methods.run import METRIC_IMAGES, Compressed, Compressor, Run
 from dcvit.methods.speedup import Candidates, Measure
 from dcvit.methods.target import ANY_MERGES, ANY_SHARE, NO_MERGES, Reach, Target
+from dcvit.methods.trimming import trimmed, untrimmed
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.pricing.probes import Style
 from dcvit.pricing.table import LatencyTable, style_of
@@ -150,11 +151,21 @@ class FewShotCompressor(Compressor[S]):
             found = self._cut_by_norm(proposal)
         else:
             cut_before = after is not None and after.plan.merges == proposal.base.merges
-            earlier = Earlier(after.model, after.plan.blocks) if after is not None and cut_before else None
+            earlier = self._earlier(after) if after is not None and cut_before else None
             found = self._recover(self._job_of(proposal, target), proposal, earlier)
+            if self._trims_at_the_end(proposal.base):
+                trimmed(found.student, self.run.subject.family, proposal.base)
         plan = proposal.base.with_blocks(*found.entries)
         made = self._compressed(found.student, plan, target, dict(found.metrics))
         return made if target.latency_reduction is None else self._with_prediction(made, target)
+
+    def _trims_at_the_end(self, plan: CompressionPlan) -> bool:
+        """Whether the last block is trimmed when all is done: students recover with all their tokens."""
+        return plan.trims_last_block and not self.run.subject.plan.trims_last_block
+
+    def _earlier(self, made: Compressed) -> Earlier:
+        trims = self._trims_at_the_end(made.plan)
+        return Earlier(untrimmed(made.model, made.plan) if trims else made.model, made.plan.blocks)
 
     def _candidates(self, target: Target, measure: Measure) -> Candidates[Compressed]:  # noqa: ARG002
         target, option = self._resolved(target), target.measured

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dcvit.subject import Subject
     from dcvit.summary import PlanSummary
 
-NO_USE = frozenset({"trim_last_block", "checkpoint_minutes", "tensorboard"})
+NO_USE = frozenset({"checkpoint_minutes", "tensorboard"})
 
 
 class DcVit(Method[SearchSettings]):
@@ -25,10 +25,10 @@ class DcVit(Method[SearchSettings]):
     no_use: ClassVar[frozenset[str]] = NO_USE
     paper_target: ClassVar[dict[str, object]] = {"macs_convention": "dcvit", "width_multiple": 1}
 
-    def summarize(self, subject: "Subject", target: "Target", settings: SearchSettings) -> "PlanSummary":  # noqa: ARG002
+    def summarize(self, subject: "Subject", target: "Target", settings: SearchSettings) -> "PlanSummary":
         from dcvit.methods.few_shot.search import summarize
 
-        return summarize(subject, target)
+        return summarize(subject, target, settings)
 
     def compressor(self, run: "Run", settings: SearchSettings) -> "Compressor[SearchSettings]":
         from dcvit.methods.few_shot.search import DcVitCompressor
@@ -44,7 +44,7 @@ class Practise(Method[PractiseSettings]):
     about = "its baseline, which drops whole blocks"
     settings = PractiseSettings
     recovery = "mimic"
-    no_use: ClassVar[frozenset[str]] = NO_USE | {"keep_heads", "latency_table"}
+    no_use: ClassVar[frozenset[str]] = NO_USE | {"trim_last_block", "keep_heads", "latency_table"}
     paper_target: ClassVar[dict[str, object]] = {"macs_convention": "dcvit", "width_multiple": 1}
 
     def summarize(self, subject: "Subject", target: "Target", settings: PractiseSettings) -> "PlanSummary":  # noqa: ARG002

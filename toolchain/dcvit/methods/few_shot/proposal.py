@@ -28,6 +28,7 @@ class Proposal:
         wanted: What further cuts have to save: MACs, or milliseconds (`priced`); 0 where `base` meets the target.
         total: What the given model costs.
         saved: What `base` saves of it.
+        least: What it would save with a last block that is not trimmed: that is done for targets from `saved` on.
         units: What each unit that may be compressed costs under the base plan. Of a unit whose MLP is narrower than
             `whole` already, `narrowed` is what one as wide would cost, and `removed` is less by the difference.
         blocks: What the cuts of each block save that may be cut; those of no unit may only be narrowed.
@@ -42,6 +43,7 @@ class Proposal:
     wanted: float = 0.0
     total: float = 0
     saved: float = 0
+    least: float = 0
     units: dict[Unit, UnitCost] = field(default_factory=dict)
     blocks: Mapping[int, Price] = field(default_factory=dict)
     narrower_heads: tuple[int, ...] = ()
@@ -158,6 +160,10 @@ def survey(subject: Subject, target: Target) -> Proposal:
     size, convention = subject.architecture.input_size, target.macs_convention
     total = count_macs(build(subject.plan, device="meta"), size, convention).total
     count = count_macs(build(base, device="meta"), size, convention)
+    least = total - count.total
+    if base.trims_last_block and not subject.plan.trims_last_block:
+        plain = build(base.replace(trims_last_block=False), device="meta")
+        least = total - count_macs(plain, size, convention).total
     original = original_of(subject.plan)
 
     def cost(unit: Unit) -> UnitCost:
@@ -178,6 +184,7 @@ def survey(subject: Subject, target: Target) -> Proposal:
         base=base,
         total=total,
         saved=total - count.total,
+        least=least,
         units={unit: _as_if_whole(cost(unit), widths[unit[0]], whole) for unit in units},
         blocks=blocks,
         narrower_heads=tuple(sorted(index for index, found in blocks.items() if found.heads)),
@@ -216,8 +223,10 @@ def priced(proposal: Proposal, subject: Subject, table: LatencyTable) -> Proposa
     """
     original = original_of(subject.plan)
     total = table.predict(subject.plan, subject.family.tokens(original, subject.plan))
-    tokens = subject.family.tokens(original, proposal.base)
-    prices = {index: BlockPrice.of(table, proposal.base, index, tokens[index]) for index in proposal.blocks}
+    base = proposal.base
+    tokens = subject.family.tokens(original, base)
+    plain = base if subject.plan.trims_last_block else base.replace(trims_last_block=False)
+    prices = {index: BlockPrice.of(table, base, index, tokens[index]) for index in proposal.blocks}
     whole = proposal.whole
 
     def unit_cost(unit: Unit, counted: UnitCost) -> UnitCost:
@@ -234,7 +243,8 @@ def priced(proposal: Proposal, subject: Subject, table: LatencyTable) -> Proposa
     return replace(
         proposal,
         total=total,
-        saved=total - table.predict(proposal.base, tokens),
+        saved=total - table.predict(base, tokens),
+        least=total - table.predict(plain, tokens),
         units={unit: unit_cost(unit, counted) for unit, counted in proposal.units.items()},
         blocks=prices,
     )

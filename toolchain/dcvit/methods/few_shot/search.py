@@ -1,7 +1,7 @@
 """DC-ViT, as published or with our solver: from a job and a proposal to a recovered student."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dcvit.data import FewShot
@@ -30,6 +30,7 @@ from dcvit.methods.merges.search import (
 from dcvit.methods.milliseconds import latency_share, latency_table, predicted, predicted_ms
 from dcvit.methods.run import Run
 from dcvit.methods.target import ANY_MERGES, ANY_SHARE, NO_MERGES, Reach, Target
+from dcvit.methods.trimming import costs_nothing
 from dcvit.plan import BlockPlan, CompressionPlan, merges_text
 from dcvit.pricing.probes import Style
 from dcvit.pricing.table import LatencyTable, style_of
@@ -52,7 +53,8 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         self._any_merges: Style | None = None
 
     def _resolved(self, target: Target) -> Target:
-        """Merges that are left to the solver are those with the least damage in all."""
+        """Merges that are left to the solver are those with the least damage in all; what costs nothing comes first."""
+        target = trimming(self.run.subject, target, self.settings, self._surveyed)
         if target.merge != ANY_MERGES:
             return super()._resolved(target)
         aware = target.resolved(trained=self.run.recovery != "none").size_aware
@@ -61,6 +63,9 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
             self._merges[key] = self._choose_merges(target, aware=bool(aware))
         text = merges_text(self._merges[key])
         return target.model_copy(update={"merge": text or None, "size_aware": aware if text else None})
+
+    def _surveyed(self, target: Target) -> Proposal:
+        return self._survey(target.priced(ANY_SHARE) if target.measured else target)
 
     def _choose_merges(self, target: Target, *, aware: bool) -> Schedule:
         """Weighs schedules, at what the target asks for, by what they and the cuts beside them do.
@@ -147,7 +152,7 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         # The solver counts what each attention and MLP saves in steps of the target, rounded down.
         rounding = 1 - (2 * len(damages) + 1) / RESOLUTION
         most = rounding * most_saved(damages, proposal.blocks, proposal.widths)
-        return Reach(proposal.saved / proposal.total, (proposal.saved + most) / proposal.total)
+        return Reach(proposal.least / proposal.total, (proposal.saved + most) / proposal.total)
 
     def most_macs(self, target: Target) -> float:
         """MACs that the narrowest plan saves beyond the base plan."""
@@ -172,11 +177,37 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         )
 
 
-def summarize(subject: Subject, target: Target) -> PlanSummary:
+def trimming(
+    subject: Subject, target: Target, settings: SearchSettings, surveyed: Callable[[Target], Proposal]
+) -> Target:
+    """The target, with a last block that is trimmed where it may be, and where no less is asked for than that saves.
+
+    Args:
+        subject: The model.
+        target: Whose plan is to be found.
+        settings: Of the search.
+        surveyed: What a target's base plan saves, in milliseconds for one that is measured.
+    """
+    if target.trim_last_block is not None or settings.search != "solver" or subject.family.removes != "attention":
+        return target
+    asked = target.macs_reduction is not None or target.latency_reduction is not None or target.measured is not None
+    if not asked or target.plan is not None or not costs_nothing(subject):
+        return target
+    trims = target.model_copy(update={"trim_last_block": True})
+    plain = {"merge": None, "size_aware": None} if target.merge in (ANY_MERGES, NO_MERGES) else {}
+    proposal = surveyed(trims.model_copy(update=plain))
+    if target.latency is not None and target.latency >= proposal.total:
+        return target  # as fast already, as the table says
+    share = target.macs_reduction or target.latency_reduction or latency_share(target, proposal.total)
+    return trims if proposal.saved <= share * proposal.total else target
+
+
+def summarize(subject: Subject, target: Target, settings: SearchSettings) -> PlanSummary:
     """The plan in figures; which blocks are compressed is a stand-in until images have chosen them.
 
     A target in time is met as a table of this machine predicts it, which is measured first where none was kept.
     """
+    target = trimming(subject, target, settings, lambda asked: _surveyed(subject, asked)[0])
     latency, notes = None, []
     if target.merge == ANY_MERGES:
         target = target.model_copy(update={"merge": None, "size_aware": None})
@@ -208,9 +239,8 @@ def _propose_in_time(subject: Subject, target: Target) -> tuple[Proposal, Latenc
     """
     if subject.family.removes != "attention":
         raise InputError(f"{target.measured} has to be measured for this model; `dcvit-tool compress` does so")
-    counted = survey(subject, target)
-    table = latency_table(subject, target, style_of(counted.base))
-    proposal = priced(counted, subject, table)
+    proposal, table = _surveyed(subject, target)
+    assert table is not None
     wanted = share = latency_share(target, proposal.total)
     for _ in range(_TRIES):  # structures are made as if time fell with the width in a line
         made = proposal.removing(share)
@@ -222,14 +252,24 @@ def _propose_in_time(subject: Subject, target: Target) -> tuple[Proposal, Latenc
     return made, table
 
 
+def _surveyed(subject: Subject, target: Target) -> tuple[Proposal, LatencyTable | None]:
+    """A survey, in milliseconds for a target that is measured."""
+    counted = survey(subject, target)
+    if not target.measured:
+        return counted, None
+    table = latency_table(subject, target, style_of(counted.base))
+    return priced(counted, subject, table), table
+
+
 def possible_cuts(proposal: Proposal, fixed: Sequence[BlockPlan] = ()) -> PossibleCuts:
     """What the solver may choose from; MLPs that are fixed have to be known too."""
     narrowed = {block.index for block in fixed if block.mlp_hidden is not None}
+    trimmed = max(proposal.widths, default=None) if proposal.base.trims_last_block else None  # it stays, as it is
     return PossibleCuts(
         narrower_mlp=tuple(sorted({*proposal.blocks, *narrowed})),
         narrower_heads=proposal.narrower_heads,
         no_attention=tuple(sorted(block for unit in proposal.units for block in unit)),
-        gone=tuple(sorted(block for unit in proposal.units for block in unit)),
+        gone=tuple(sorted(block for unit in proposal.units for block in unit if block != trimmed)),
     )
 
 
@@ -257,7 +297,7 @@ def _entries(proposal: Proposal, examination: Examination, after: Sequence[Block
         return []
     found = solve(
         _damages(examination, proposal), proposal.blocks, proposal.widths, proposal.wanted, proposal.total,
-        proposal.width_multiple, after, proposal.saved,
+        proposal.width_multiple, after, proposal.saved, proposal.least,
     )  # fmt: skip
     return [_beside(proposal.base.block(entry.index), entry) for entry in found]
 

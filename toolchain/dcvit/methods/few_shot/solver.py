@@ -76,11 +76,12 @@ def solve(
     multiple: int,
     after: Sequence[BlockPlan] = (),
     saved: float = 0,
+    least: float = 0,
 ) -> list[BlockPlan]:
     """Plan entries of the least predicted damage that save `wanted`; blocks cut `after` these only lose more.
 
     `whole` are the widths of the blocks as they are, and entries say what becomes of these. `total` and `saved`, what
-    the model costs and what of it is gone already, are for the message.
+    the model costs and what of it is gone already, and the `least` that can be asked for are for the message.
 
     Raises:
         InputError: If no cut saves that much; the message gives the most that can be saved.
@@ -90,7 +91,7 @@ def solve(
         allocated = allocate(damages, prices, whole, wanted, multiple, limits)
     except OutOfReachError as error:
         most = most_saved(damages, prices, whole)
-        reach = Reach(saved / total, (saved + most) / total)
+        reach = Reach(least / total, (saved + most) / total)
         raise reach.refusal((saved + wanted) / total, "cutting blocks") from error
     return [_entry(block, widths, whole[block]) for block, widths in allocated.items() if widths != whole[block]]
 
@@ -138,7 +139,7 @@ def recover_at_once(
 
     After an earlier result only what is cut further is refitted, and a share of the steps is enough.
     """
-    steps = job.settings.steps
+    steps = job.settings.steps if entries or job.merges else 0  # nothing is lost that could be recovered
     orders = examination.orders | {
         entry.index: torch.arange(hidden_width(job.family.block(job.model, entry.index).mlp))
         for entry in entries
