@@ -109,6 +109,22 @@ def test_heads_can_be_kept(tmp_path: Path, model: TimmModule, settings: CaitSett
         assert any(block.head_dim for block in result.summary.plan.blocks) != keeps
 
 
+@pytest.mark.parametrize("least", [16, 8])
+@pytest.mark.parametrize(
+    "settings", [SearchSettings(steps=0), CaitSettings(training=TrainingRecipe(epochs=0)), SETTINGS],
+    ids=["few-shot", "refit", "cdcp"],
+)  # fmt: skip
+def test_heads_keep_as_many_channels_as_is_said(
+    tmp_path: Path, model: TimmModule, settings: CaitSettings | SearchSettings, least: int
+) -> None:
+    merge = {} if isinstance(settings, SearchSettings) else {"merge": "none"}
+    target = Target(macs_reduction=0.75, min_head_dim=least, **merge)
+    result = compress(
+        model, "digits", out=tmp_path / "out", target=target, settings=settings, samples=48, model_kwargs=WIDER
+    )
+    assert min(block.head_dim for block in result.summary.plan.blocks if block.head_dim) == least
+
+
 def test_merges_are_weighed_against_widths(tmp_path: Path, model: TimmModule, monkeypatch: pytest.MonkeyPatch) -> None:
     """Narrow widths that are said to ruin the model make merges worth their harm, and the other way round."""
     settings = CaitSettings(training=TrainingRecipe(epochs=0))

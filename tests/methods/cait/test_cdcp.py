@@ -37,7 +37,7 @@ STARTS = {
         ),
     },
 }
-QUICK = CdcpSettings(every=2, min_head_dim=8)
+QUICK = CdcpSettings(every=2)
 
 
 @pytest.fixture(params=list(STARTS))
@@ -62,7 +62,7 @@ def macs(plan: CompressionPlan, convention: str = "full") -> int:
 def pruning_of(student: TimmModule, plan: CompressionPlan, share: float, settings: CdcpSettings = QUICK):
     family = family_of(original_of(plan))
     most = most_macs(prunable_layers(student, family, plan, min_head_dim=8))
-    return ChannelPruning(student, family, plan, Target(), macs_to_save=share * most, settings=settings)
+    return ChannelPruning(student, family, plan, Target(min_head_dim=8), macs_to_save=share * most, settings=settings)
 
 
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -284,7 +284,7 @@ def test_what_cannot_be_is_refused(tiny_plan: CompressionPlan) -> None:
     with torch.device("meta"):
         model = create(swin.model)
     with pytest.raises(InputError, match="swin_tiny_patch4_window7_224 is a swin"):
-        ChannelPruning(model, family_of(model), swin, Target(), macs_to_save=1)
+        ChannelPruning(model, family_of(model), swin, Target(min_head_dim=8), macs_to_save=1)
     with pytest.raises(InputError, match=r"do not vanish by the end; take at least 3\.75"):
         CdcpSettings(shrink=3)
     with pytest.raises(InputError, match="must be less than reached_by"):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from dcvit.errors import InputError, TargetError
 from dcvit.flags import Flag
 from dcvit.plan import CompressionPlan, MacsConvention
-from dcvit.variant import DEFAULT_BATCH, Precision, Variant
+from dcvit.variant import DEFAULT_BATCH, FUSED_HEAD_DIM, Precision, Variant
 
 NO_MERGES = "none"
 """Instead of a schedule: no token merges."""
@@ -42,7 +42,7 @@ def _milliseconds(value: object) -> object:
 
 
 _HOW = frozenset({"runtime", "precision", "batch", "threads", "latency_table", "macs_convention", "width_multiple",
-                  "keep_heads", "size_aware"})  # fmt: skip
+                  "min_head_dim", "keep_heads", "size_aware"})  # fmt: skip
 """Fields that ask for nothing by themselves."""
 
 
@@ -94,6 +94,11 @@ class Target(BaseModel):
     )
     width_multiple: Annotated[int, Flag()] = Field(
         default=8, ge=1, description="Widths of heads and MLPs are multiples of this; 1 reproduces the papers."
+    )
+    min_head_dim: Annotated[int, Flag()] = Field(
+        default=FUSED_HEAD_DIM,
+        ge=1,
+        description="Channels that every head keeps at least; fused attention on a GPU needs 16, a CPU gains from 8.",
     )
     keep_heads: Annotated[bool, Flag()] = Field(default=False, description="No attention head loses channels.")
     merge: Annotated[str | None, Flag()] = Field(

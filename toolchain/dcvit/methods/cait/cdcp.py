@@ -68,7 +68,7 @@ class ChannelPruning:
             plan,
             multiple=target.width_multiple,
             keep_heads=target.keep_heads,
-            min_head_dim=self.settings.min_head_dim,
+            min_head_dim=target.min_head_dim,
             min_mlp_hidden=self.settings.min_mlp_hidden,
             macs_convention=target.macs_convention,
         )

@@ -188,7 +188,7 @@ def _layers(subject: Subject, base: CompressionPlan, target: Target, settings: C
         base,
         multiple=target.width_multiple,
         keep_heads=target.keep_heads,
-        min_head_dim=settings.pruning.min_head_dim,
+        min_head_dim=target.min_head_dim,
         min_mlp_hidden=settings.pruning.min_mlp_hidden,
         macs_convention=target.macs_convention,
     )

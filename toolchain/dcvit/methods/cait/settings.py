@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from dcvit.errors import InputError
 from dcvit.flags import Flag
 from dcvit.methods.base import MethodSettings
-from dcvit.methods.cuts.choices import MIN_HEAD_DIM
 from dcvit.training.recipe import TrainingRecipe
 
 SETTLING = 1.5
@@ -34,9 +33,6 @@ class CdcpSettings(BaseModel):
         lt=1,
         description="Share of the steps by which the masked model meets the target; in between it is approached "
         "linearly.",
-    )
-    min_head_dim: int = Field(
-        default=MIN_HEAD_DIM, ge=1, description="Channels that every head keeps at least which is wider than that."
     )
     min_mlp_hidden: int = Field(default=8, ge=1, description="Nodes that every MLP keeps at least.")
     vanish_norm: float = Field(default=1e-4, ge=0, description="A masked row below this norm is set to zero.")

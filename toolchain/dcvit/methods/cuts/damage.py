@@ -13,7 +13,7 @@ from dcvit.families import Family
 from dcvit.folder.records import BlockDamage
 from dcvit.hardware import accelerator
 from dcvit.layers import apply_merges
-from dcvit.methods.cuts.choices import Way, least_head_dim
+from dcvit.methods.cuts.choices import MIN_HEAD_DIM, Way, least_head_dim
 from dcvit.methods.cuts.heads import HeadFit
 from dcvit.methods.cuts.least_squares import elimination_order
 from dcvit.methods.cuts.measured import Cut, MeasuredModel
@@ -50,12 +50,14 @@ class PossibleCuts:
         narrower_heads: Those whose heads may be narrowed.
         no_attention: Those that may lose their attention.
         gone: Those that may go altogether.
+        min_head_dim: Channels that every head keeps at least.
     """
 
     narrower_mlp: tuple[int, ...]
     narrower_heads: tuple[int, ...] = ()
     no_attention: tuple[int, ...] = ()
     gone: tuple[int, ...] = ()
+    min_head_dim: int = MIN_HEAD_DIM
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def examine(
             judge.judge(student, Cut(index, "mlp", width))
         if index in cuts.narrower_heads:
             fit = HeadFit(block, tokens[:few], arguments)
-            least = least_head_dim(block.attn.head_dim, multiple)
+            least = least_head_dim(block.attn.head_dim, multiple, cuts.min_head_dim)
             for width in _widths(block.attn.head_dim, HEAD_FRACTIONS, multiple, least):
                 student = _copied(measured, index)
                 fit.narrow(family.block(student, index), width)

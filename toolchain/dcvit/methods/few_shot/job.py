@@ -22,8 +22,8 @@ from dcvit.types import TimmModule
 
 S = TypeVar("S", bound=FewShotSettings)
 
-OF_THE_PLAN = {"macs_reduction", "macs_convention", "width_multiple", "keep_heads", "merge", "size_aware",
-               "trim_last_block", *MEASURED}  # fmt: skip
+OF_THE_PLAN = {"macs_reduction", "macs_convention", "width_multiple", "min_head_dim", "keep_heads", "merge",
+               "size_aware", "trim_last_block", *MEASURED}  # fmt: skip
 """Fields of a target that reach a training through the plan alone."""
 
 

@@ -44,7 +44,7 @@ class Practise(Method[PractiseSettings]):
     about = "its baseline, which drops whole blocks"
     settings = PractiseSettings
     recovery = "mimic"
-    no_use: ClassVar[frozenset[str]] = NO_USE | {"trim_last_block", "keep_heads", "latency_table"}
+    no_use: ClassVar[frozenset[str]] = NO_USE | {"trim_last_block", "min_head_dim", "keep_heads", "latency_table"}
     paper_target: ClassVar[dict[str, object]] = {"macs_convention": "dcvit", "width_multiple": 1}
 
     def summarize(self, subject: "Subject", target: "Target", settings: PractiseSettings) -> "PlanSummary":  # noqa: ARG002

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from dcvit.cost import count_macs
 from dcvit.errors import InputError, TargetError
 from dcvit.families import BlockSpec
+from dcvit.methods.cuts.choices import MIN_HEAD_DIM
 from dcvit.methods.few_shot.allocate import NO_BLOCK, BlockWidths, Price
 from dcvit.methods.few_shot.prices import BlockPrice
 from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width, unit_cost
@@ -36,6 +37,7 @@ class Proposal:
         whole: Widths of the widest block of a unit.
         widths: Of each block that may be cut, as it is; 0 for an attention that is gone.
         width_multiple: MLP widths are multiples of this.
+        min_head_dim: Channels that every head keeps at least.
         macs_convention: How MACs were counted.
     """
 
@@ -50,6 +52,7 @@ class Proposal:
     whole: BlockWidths = NO_BLOCK
     widths: dict[int, BlockWidths] = field(default_factory=dict)
     width_multiple: int = 8
+    min_head_dim: int = MIN_HEAD_DIM
     macs_convention: MacsConvention = "full"
 
     def removing(self, share: float) -> "Proposal":
@@ -191,6 +194,7 @@ def survey(subject: Subject, target: Target) -> Proposal:
         whole=whole,
         widths=widths,
         width_multiple=target.width_multiple,
+        min_head_dim=target.min_head_dim,
         macs_convention=target.macs_convention,
     )
 

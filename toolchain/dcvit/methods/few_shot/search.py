@@ -270,6 +270,7 @@ def possible_cuts(proposal: Proposal, fixed: Sequence[BlockPlan] = ()) -> Possib
         narrower_heads=proposal.narrower_heads,
         no_attention=tuple(sorted(block for unit in proposal.units for block in unit)),
         gone=tuple(sorted(block for unit in proposal.units for block in unit if block != trimmed)),
+        min_head_dim=proposal.min_head_dim,
     )
 
 

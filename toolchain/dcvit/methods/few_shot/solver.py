@@ -17,7 +17,6 @@ from torch import Tensor
 from dcvit.folder.records import BlockDamage
 from dcvit.hardware import accelerator
 from dcvit.layers import hidden_width
-from dcvit.methods.cuts.choices import MIN_HEAD_DIM
 from dcvit.methods.cuts.damage import FRACTIONS, HEAD_FRACTIONS, Examination, PossibleCuts, examine
 from dcvit.methods.cuts.surgery import best_nodes, operate
 from dcvit.methods.few_shot.allocate import NO_BLOCK, BlockWidths, OutOfReachError, Price, allocate, check_damages
@@ -33,7 +32,8 @@ FOLLOW_UP = 1 / 8
 
 NOT_EXAMINED = {
     "method", "search", "steps", "trial_steps", "nodes", "training",
-    "macs_reduction", "macs_convention", "keep_heads", "merge", "size_aware", "trim_last_block", *MEASURED,
+    "macs_reduction", "macs_convention", "min_head_dim", "keep_heads", "merge", "size_aware", "trim_last_block",
+    *MEASURED,
 }  # fmt: skip
 """Settings and fields of a target that change no damage: those of the training, and what merges and cuts say."""
 
@@ -55,7 +55,7 @@ def examined(job: Job[Any], cuts: PossibleCuts, multiple: int) -> Examination:
         record = {str(block): damage.model_dump(mode="json") for block, damage in found.damages.items()}
         return StageResult(orders, record)
 
-    key = job.key(but=NOT_EXAMINED, **asdict(cuts), fractions=(FRACTIONS, HEAD_FRACTIONS, MIN_HEAD_DIM))
+    key = job.key(but=NOT_EXAMINED, **asdict(cuts), fractions=(FRACTIONS, HEAD_FRACTIONS))
     together: Examination | None = None
     with job.watch.stage("examination"):
         if process.num_processes > 1:
