@@ -13,7 +13,7 @@ from dcvit.frontiers import frontier
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.trimming import trimmed, untrimmed
 from dcvit.model import build, create
-from dcvit.plan import BlockPlan, CompressionPlan
+from dcvit.plan import BlockPlan, CompressionPlan, parse_merges
 from dcvit.subject import open_shapes
 from dcvit.types import TimmModule
 
@@ -90,13 +90,16 @@ def test_a_smaller_size_goes_on_from_a_trimmed_one(tmp_path: Path, model: TimmMo
     assert [plan.trims_last_block for plan in plans] == [False, True, True]
 
 
+@pytest.mark.parametrize("merge", [None, "horizontal@2"])
 @pytest.mark.parametrize(
     "last", [{}, {"head_dim": 8, "mlp_hidden": 64}, {"removed": "attention", "mlp_hidden": 40}],
     ids=["whole", "narrow", "no attention"],
 )  # fmt: skip
-def test_trimming_can_be_undone(last: dict[str, Any]) -> None:
+def test_trimming_can_be_undone(last: dict[str, Any], merge: str | None) -> None:
     plan = CompressionPlan(model="vit_tiny_patch16_224", model_kwargs=KWARGS)
     plan = plan.with_blocks(*([BlockPlan(index=3, **last)] if last else []))
+    if merge is not None:
+        plan = plan.replace(merges=parse_merges(merge)[0], size_aware_attention=True)
     family = open_shapes(plan.model, plan.model_kwargs).family
     torch.manual_seed(0)
     model = build(plan)

@@ -54,13 +54,14 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
 
     def _resolved(self, target: Target) -> Target:
         """Merges that are left to the solver are those with the least damage in all; what costs nothing comes first."""
+        aware = bool(target.resolved(trained=self.run.recovery != "none").size_aware)
+        if target.merge == ANY_MERGES:
+            self._any_merges = Style(axes_in_turn(self.run.subject.architecture.grid), "mean", aware)
         target = trimming(self.run.subject, target, self.settings, self._surveyed)
         if target.merge != ANY_MERGES:
             return super()._resolved(target)
-        aware = target.resolved(trained=self.run.recovery != "none").size_aware
         if (key := target.model_dump_json()) not in self._merges:
-            self._any_merges = Style(axes_in_turn(self.run.subject.architecture.grid), "mean", bool(aware))
-            self._merges[key] = self._choose_merges(target, aware=bool(aware))
+            self._merges[key] = self._choose_merges(target, aware=aware)
         text = merges_text(self._merges[key])
         return target.model_copy(update={"merge": text or None, "size_aware": aware if text else None})
 
