@@ -58,7 +58,7 @@ def test_no_command_opens_a_connection(tmp_path: Path) -> None:
         ["verify", out],
         ["report", out],
         ["evaluate", out, "--data", "digits"],
-        ["bench", out, "--runtime", "onnxruntime", "--batch", "2", "--runs", "3", "--no-memory"],
+        ["bench", out, "--runtime", "onnxruntime", "--batch", "2", "--runs", "5", "--no-memory"],
         ["inspect", out],
         ["package", out, "--for", "triton", "-o", str(tmp_path / "packed")],
         ["latency", *model, "--runtime", "torch", "--batch", "2", "-o", str(tmp_path / "table.json")],

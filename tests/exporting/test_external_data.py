@@ -1,6 +1,8 @@
 """Weights beside the graph, as from 2 GiB on, in every step: the limit is lowered for a small model."""
 
+import gc
 import importlib.util
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from dcvit.bench import benchmark
 from dcvit.errors import CheckFailedError, InputError
 from dcvit.evaluation import evaluate
 from dcvit.exporting import export
+from dcvit.exporting.onnx import trace
 from dcvit.exporting.quantization import Calibration
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import engine_records
+from dcvit.model import build
 from dcvit.plan import CompressionPlan
 from dcvit.variant import Precision
 from dcvit.verification import verify
@@ -114,3 +118,16 @@ def test_a_refused_file_goes_with_its_weights(
     with pytest.raises(CheckFailedError, match="is not kept"):
         export(fragile, 4, "int8", data=blind, evaluate=image_folder(2, 20), max_drop=1)
     assert not list(fragile.path.glob("*.onnx*"))
+
+
+def test_weights_go_with_their_model(tiny_plan: CompressionPlan) -> None:
+    """The exporter keeps the last graphs that it saw; ViT-H's would take 2.5 GB for as long as the process runs."""
+    model = build(tiny_plan)
+    weights = [weakref.ref(parameter) for parameter in model.parameters() if parameter.ndim == 2]
+    assert len(weights) > 4
+    graph = trace(model, torch.zeros(1, 3, 32, 32), 20)
+    size = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
+    assert size > 2 * sum(parameter.numel() for parameter in model.parameters())  # bytes: the graph has weights itself
+    del model, graph
+    gc.collect()
+    assert [weight() for weight in weights] == [None] * len(weights)
