@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dcvit.errors import InputError
+from dcvit.errors import CheckFailedError, InputError
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.pricing.kept import check_table, read_table, write_table
 from dcvit.pricing.probes import DEPTH, Style, design
@@ -139,3 +139,16 @@ def test_the_setting_says_what_it_holds_for(made_up: Any, deit: Subject) -> None
     text = "\n".join(str(line) for line in made_up.table(deit, Style(), made_up.additive(deit)).lines())
     assert "batch 64, onnxruntime fp32, CPU, 2 threads" in text
     assert made_up.setting.machine == "a made-up CPU"
+
+
+def test_blocks_that_seem_to_cost_nothing_are_no_table(deit: Subject, made_up: Any) -> None:
+    """As on a machine that is so busy that a model without blocks takes as long."""
+    additive = made_up.additive(deit)
+
+    def upside_down(plan: CompressionPlan) -> float:
+        return 100 - additive(plan)
+
+    with pytest.raises(CheckFailedError, match="this machine was too busy"):
+        made_up.table(deit, Style(), upside_down)
+    with pytest.raises(CheckFailedError, match="this machine was too busy"):
+        made_up.table(deit, Style(), lambda _: 1.0)

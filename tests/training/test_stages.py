@@ -1,11 +1,15 @@
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from dcvit.errors import WriteError
+from dcvit.locks import this_process
+from dcvit.runtimes.caches import cache_folder
 from dcvit.stages import StageResult, StageStore, weights_digest
 
 
@@ -73,3 +77,20 @@ def test_weights_digest_sees_names_and_values() -> None:
     assert weights_digest(state) == weights_digest(dict(reversed(state.items())))
     assert weights_digest(state) != weights_digest({"a": torch.ones(2), "b": torch.tensor([0.0, 1e-7])})
     assert weights_digest(state) != weights_digest({"b": torch.ones(2), "a": torch.zeros(2)})
+
+
+def test_what_a_killed_run_left_beside_its_stages_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after a file had its place, and before the folder went that it was written in: nobody writes it again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    machine, _, start = this_process().split("-")
+    gone, here = f"{machine}-{ended.pid}-{start}", this_process()
+    for folder in (tmp_path / "stages", cache_folder("latency")):
+        folder.mkdir(exist_ok=True)
+        for process in (gone, here):
+            (folder / f".table.json.{process}-00000000.partial").mkdir()
+    StageStore(tmp_path / "stages")
+    cache_folder("latency")
+    left = [path.name for path in tmp_path.rglob("*.partial")]
+    assert left == [f".table.json.{here}-00000000.partial"] * 2

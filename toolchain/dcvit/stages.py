@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dcvit.files import clear
 from dcvit.sealed import DamagedError, read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class StageStore:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.reused = 0
+        if folder is not None:
+            clear(folder)  # what killed runs left
 
     def run(self, name: str, key: dict[str, Any], compute: Callable[[], StageResult]) -> StageResult:
         """The result of `compute` for this key, from disk if it is there and whole.

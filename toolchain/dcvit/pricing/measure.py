@@ -9,6 +9,7 @@ import torch
 
 from dcvit.bench.machine import this_machine
 from dcvit.data import seeded
+from dcvit.errors import CheckFailedError
 from dcvit.exporting.for_runtime import export_for
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.temporary import temporary_folder
@@ -188,13 +189,23 @@ def _group(number: int, group: Group, wanted: Design, ratios: dict[str, Ratio], 
 def corrected(
     subject: Subject, table: LatencyTable, plans: Sequence[CompressionPlan], measured: Sequence[Time]
 ) -> LatencyTable:
-    """The table whose sums of blocks are scaled so that they agree best, in relative terms, with whole models."""
+    """The table whose sums of blocks are scaled so that they agree best, in relative terms, with whole models.
+
+    Raises:
+        CheckFailedError: If blocks seem to cost nothing: the machine did too much beside it.
+    """
     original = original_of(subject.plan)
     counted = [subject.family.tokens(original, plan) for plan in plans]
     raw = np.array([table.predict(plan, tokens) for plan, tokens in zip(plans, counted, strict=True)])
     times = np.array([each.ms for each in measured])
     blocks = (raw - table.fixed_ms) / times
-    scale = float((blocks * (1 - table.fixed_ms / times)).sum() / np.square(blocks).sum())
+    squares = float(np.square(blocks).sum())
+    scale = float((blocks * (1 - table.fixed_ms / times)).sum()) / squares if squares else 0.0
+    if scale <= 0:
+        raise CheckFailedError(
+            "blocks seem to cost no time at all: this machine was too busy, or the model is too small at this batch; try "
+            "again when it is quiet, or with a larger --batch"
+        )
     scaled = table.model_copy(update={"scale": scale})
     whole = tuple(
         WholeModel(plan=plan.model_dump(mode="json", exclude_defaults=True), measured=each,
