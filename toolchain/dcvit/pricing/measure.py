@@ -203,8 +203,8 @@ def corrected(
     scale = float((blocks * (1 - table.fixed_ms / times)).sum()) / squares if squares else 0.0
     if scale <= 0:
         raise CheckFailedError(
-            "blocks seem to cost no time at all: this machine was too busy, or the model is too small at this batch; try "
-            "again when it is quiet, or with a larger --batch"
+            "blocks seem to cost no time at all: this machine was too busy, or the model is too small at this batch; "
+            "try again when it is quiet, or with a larger --batch"
         )
     scaled = table.model_copy(update={"scale": scale})
     whole = tuple(
