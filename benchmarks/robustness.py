@@ -13,7 +13,8 @@ Report = dict[str, Any]
 
 START = """
 Each table is written by `benchmarks/robustness.py` from the results of a study in `benchmarks/`, which says at its top
-how it is done. A column of faults should hold zeros; what is not zero is shown as it was found.
+how it is done. A column of faults should hold zeros; what is not zero is shown as it was found. Commands whose kills
+found a fault were killed again, all of their changes, when it was mended.
 
 Kinds of hostile files were tried again after each mend that touched them, and the others not. Of the models, the 22
 whose blocks hold few MACs, or whose shrunk arguments timm refused, were tried a second time, at a share of the MACs
