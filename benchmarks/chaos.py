@@ -10,8 +10,8 @@ Then two of each command run at once, and each is refused what it wants to write
 at most), as on a read-only disk, and for want of permission. It must end with one line and no internal error, harm
 nothing, and end well when it is given again.
 
-An hour and a half of one core; `--most 12` takes a fifth of it. The JSON is written as it goes, and a run that was stopped
-goes on where it stood.
+An hour and a half of one core; `--most 12` takes a fifth of it. The JSON is written as it goes, and a run that was
+stopped goes on where it stood.
 
     OMP_NUM_THREADS=1 nice python benchmarks/chaos.py [--moments 10] [--seed 0]
 """
