@@ -25,8 +25,8 @@ def test_the_whole_path(tmp_path: Path) -> None:
     # At half the MACs the committed run loses nothing; 10 of the 500 test images are room for other machines' rounding.
     assert accuracy["compressed"] >= accuracy["original"] - 2
     # The exported files classify as PyTorch does; 1 image of 500 may sit on the fence.
-    assert abs(accuracy["onnx fp32"] - accuracy["compressed"]) <= 0.2
-    assert abs(accuracy["onnx fp16"] - accuracy["compressed"]) <= 0.2
+    assert abs(accuracy["onnx fp32"] - accuracy["compressed"]) < 0.3
+    assert abs(accuracy["onnx fp16"] - accuracy["compressed"]) < 0.3
     summary = result.compressed.summary
     assert MACS_REDUCTION <= summary.macs_reduction < MACS_REDUCTION + 0.02
     assert result.timed.rows[0].runs >= 5

@@ -114,7 +114,7 @@ class Job(Generic[S]):
         return {
             "identity": self.identity,
             "start": self.start.digest,
-            "merges": self.base.replace(blocks=()).digest,
+            "merges": self.base.replace(blocks=(), trims_last_block=self.start.trims_last_block).digest,
             "fields": {name: value for name, value in fields.items() if name not in but},
             **parts,
         }

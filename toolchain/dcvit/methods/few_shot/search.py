@@ -57,7 +57,7 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         aware = bool(target.resolved(trained=self.run.recovery != "none").size_aware)
         if target.merge == ANY_MERGES:
             self._any_merges = Style(axes_in_turn(self.run.subject.architecture.grid), "mean", aware)
-        target = trimming(self.run.subject, target, self.settings, self._surveyed)
+        target = trimming(self.run.subject, target, self.settings, self._surveyed, stand_in=not self._has_images)
         if target.merge != ANY_MERGES:
             return super()._resolved(target)
         if (key := target.model_dump_json()) not in self._merges:
@@ -179,7 +179,12 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
 
 
 def trimming(
-    subject: Subject, target: Target, settings: SearchSettings, surveyed: Callable[[Target], Proposal]
+    subject: Subject,
+    target: Target,
+    settings: SearchSettings,
+    surveyed: Callable[[Target], Proposal],
+    *,
+    stand_in: bool,
 ) -> Target:
     """The target, with a last block that is trimmed where it may be, and where no less is asked for than that saves.
 
@@ -188,6 +193,7 @@ def trimming(
         target: Whose plan is to be found.
         settings: Of the search.
         surveyed: What a target's base plan saves, in milliseconds for one that is measured.
+        stand_in: Whether DC-ViT's structure stands in for what images choose: it cannot take just a little more.
     """
     if target.trim_last_block is not None or settings.search != "solver" or subject.family.removes != "attention":
         return target
@@ -200,6 +206,12 @@ def trimming(
     if target.latency is not None and target.latency >= proposal.total:
         return target  # as fast already, as the table says
     share = target.macs_reduction or target.latency_reduction or latency_share(target, proposal.total)
+    if (
+        stand_in
+        and proposal.units
+        and proposal.saved < share * proposal.total < proposal.total * proposal.reach().least
+    ):
+        return target
     return trims if proposal.saved <= share * proposal.total else target
 
 
@@ -208,7 +220,7 @@ def summarize(subject: Subject, target: Target, settings: SearchSettings) -> Pla
 
     A target in time is met as a table of this machine predicts it, which is measured first where none was kept.
     """
-    target = trimming(subject, target, settings, lambda asked: _surveyed(subject, asked)[0])
+    target = trimming(subject, target, settings, lambda asked: _surveyed(subject, asked)[0], stand_in=True)
     latency, notes = None, []
     if target.merge == ANY_MERGES:
         target = target.model_copy(update={"merge": None, "size_aware": None})
@@ -265,12 +277,11 @@ def _surveyed(subject: Subject, target: Target) -> tuple[Proposal, LatencyTable 
 def possible_cuts(proposal: Proposal, fixed: Sequence[BlockPlan] = ()) -> PossibleCuts:
     """What the solver may choose from; MLPs that are fixed have to be known too."""
     narrowed = {block.index for block in fixed if block.mlp_hidden is not None}
-    trimmed = max(proposal.widths, default=None) if proposal.base.trims_last_block else None  # it stays, as it is
     return PossibleCuts(
         narrower_mlp=tuple(sorted({*proposal.blocks, *narrowed})),
         narrower_heads=proposal.narrower_heads,
         no_attention=tuple(sorted(block for unit in proposal.units for block in unit)),
-        gone=tuple(sorted(block for unit in proposal.units for block in unit if block != trimmed)),
+        gone=tuple(sorted(block for unit in proposal.units for block in unit)),
         min_head_dim=proposal.min_head_dim,
     )
 
@@ -307,7 +318,10 @@ def _entries(proposal: Proposal, examination: Examination, after: Sequence[Block
 def _damages(examination: Examination, proposal: Proposal) -> dict[int, BlockDamage]:
     """Of every block that may be cut; one that is as narrow as it may be has nothing to lose."""
     nothing = BlockDamage(attention=None, mlp={})
-    return {block: examination.damages.get(block, nothing) for block in proposal.blocks}
+    found = {block: examination.damages.get(block, nothing) for block in proposal.blocks}
+    if proposal.base.trims_last_block and found:
+        found[max(found)] = found[max(found)].model_copy(update={"block": None})  # what is trimmed, stays
+    return found
 
 
 def _beside(now: BlockPlan, entry: BlockPlan) -> BlockPlan:
