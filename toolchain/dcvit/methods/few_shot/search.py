@@ -206,13 +206,10 @@ def trimming(
     if target.latency is not None and target.latency >= proposal.total:
         return target  # as fast already, as the table says
     share = target.macs_reduction or target.latency_reduction or latency_share(target, proposal.total)
-    if (
-        stand_in
-        and proposal.units
-        and proposal.saved < share * proposal.total < proposal.total * proposal.reach().least
-    ):
+    saved = proposal.saved / proposal.total
+    if stand_in and proposal.units and saved < share < proposal.reach().least:
         return target
-    return trims if proposal.saved <= share * proposal.total else target
+    return trims if saved <= share else target
 
 
 def summarize(subject: Subject, target: Target, settings: SearchSettings) -> PlanSummary:
