@@ -10,21 +10,19 @@ narrower, every third with merges), predicts each speed-up over the original fro
 and the original in turn. `currencies` cuts the CIFAR-10 teacher of DATA (`teacher/`, `cifar10/train-0.tar` to fit on,
 `train-1.tar` to judge on; nothing is trained) to sizes that MACs and milliseconds decide, and times all plans of one
 runtime in turn. `targets` compresses DeiT-Tiny to speed-ups and latencies, and runs a fresh `bench` on each. A row is
-written as soon as it is measured; rows that the file holds are not measured again.
+written as soon as it is measured, with its machine; rows that the file holds are not measured again, wherever they
+were measured.
 """
 
 import json
 import random
 import tempfile
-import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
-import numpy as np
 
 from dcvit.bench import benchmark
 from dcvit.bench.machine import this_machine
@@ -42,6 +40,7 @@ from dcvit.subject import Subject, open_shapes, open_subject, original_of
 from dcvit.variant import Precision, Variant
 from dcvit.versions import package_versions
 from few_shot import MODEL, MODEL_KWARGS, save
+from milliseconds_page import page
 
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "CIFAR-10 teacher": (MODEL, MODEL_KWARGS, 64),
@@ -61,7 +60,7 @@ STYLE = Style(("horizontal", "vertical"))
 REDUCTIONS = (0.4, 0.5, 0.6, 0.7, 0.8)
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
 SAMPLES = 500
-JUDGED = 2000
+SEEDS = (0, 1, 2)
 
 TARGETS: list[dict[str, Any]] = [{"speedup": 1.3}, {"speedup": 1.7}, {"latency": 0.5}]
 """A latency is given as a share of the original's."""
@@ -123,7 +122,7 @@ def prediction(case: str, runtime: str, precision: Precision) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def currencies(data: Path, runtime: str, precision: Precision) -> dict[str, Any]:
+def currencies(data: Path, runtime: str, precision: Precision, seed: int) -> dict[str, Any]:
     """Models of MACs and of milliseconds, all judged on the same images and timed in turn."""
     subject = open_subject(MODEL, model_kwargs=MODEL_KWARGS, checkpoint=data / "teacher/deit_tiny_cifar10.safetensors")
     variant = Variant.of(64, precision)
@@ -132,7 +131,7 @@ def currencies(data: Path, runtime: str, precision: Precision) -> dict[str, Any]
         out = Path(temporary) / "sizes"
         result = frontier(
             subject.model, f"{data}/cifar10/train-0.tar", out=out, reductions=REDUCTIONS, speedups=SPEEDUPS,
-            runtimes=(runtime,), precision=precision, samples=SAMPLES, settings=SearchSettings(steps=0),
+            runtimes=(runtime,), precision=precision, samples=SAMPLES, settings=SearchSettings(steps=0), seed=seed,
             model_kwargs=None, cache=Path(tempfile.gettempdir()) / "dcvit-milliseconds",
         )  # fmt: skip
         points = {point.folder: point for point in result.points}
@@ -151,7 +150,7 @@ def currencies(data: Path, runtime: str, precision: Precision) -> dict[str, Any]
                  "ci95": [1 / ratio.high, 1 / ratio.low],
                  "predicted": result.original["predicted_ms"][runtime] / point.predicted_ms[runtime]}
             )  # fmt: skip
-    return {"runtime": runtime, "precision": precision, "batch": 64, "rows": rows}
+    return {"runtime": runtime, "precision": precision, "batch": 64, "seed": seed, "rows": rows}
 
 
 def targets(runtime: str, precision: Precision) -> Iterator[dict[str, Any]]:
@@ -179,87 +178,11 @@ def targets(runtime: str, precision: Precision) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def at_equal_agreement(rows: Sequence[dict[str, Any]], runtime: str) -> list[tuple[float, float, float]]:
-    """KL of each size that MACs decided, its speed-up, and that of the milliseconds' curve at the same KL."""
-    curves = {
-        curve: sorted((row["kl"], row["speedup"]) for row in rows if row["curve"] == curve)
-        for curve in ("macs", runtime)
-    }
-    logs, speeds = np.log([kl for kl, _ in curves[runtime]]), [speed for _, speed in curves[runtime]]
-    found = []
-    for kl, speed in curves["macs"]:
-        if logs[0] <= np.log(kl) <= logs[-1]:
-            found.append((kl, speed, float(np.interp(np.log(kl), logs, speeds))))
-    return found
-
-
-def head(*columns: str) -> str:
-    """The first lines of a table."""
-    return "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
-
-
-def tables(report: dict[str, Any]) -> Iterator[str]:
-    """Markdown of each part that there is."""
-    if rows := report.get("prediction"):
-        yield "## Predicted and measured\n"
-        yield head("model", "runtime", "batch", "table, s", "median error", "largest", "next", "with merges, median")
-        for row in rows:
-            errors = sorted((abs(plan["error"]) for plan in row["plans"]), reverse=True)
-            merged = [abs(plan["error"]) for plan in row["plans"] if plan["merges"]]
-            where = f"{row['runtime']} {row['precision']}"
-            yield (
-                f"| {row['case']} | {where} | {row['batch']} | {row['table_seconds']:.0f} | "
-                f"{median(errors):.1%} | {errors[0]:.1%} | {errors[1]:.1%} | {median(merged):.1%} |"
-            )
-        yield ""
-    if rows := report.get("currencies"):
-        yield "## Solved in MACs, and in milliseconds\n"
-        yield head("runtime", "size", "MACs", "KL", "same class", "speed-up [95 %]", "predicted")
-        for row in rows:
-            for size in sorted(row["rows"], key=lambda size: size["kl"]):
-                low, high = size["ci95"]
-                yield (
-                    f"| {row['runtime']} {row['precision']} | {size['folder']} | −{size['macs_reduction']:.1%} | "
-                    f"{size['kl']:.2g} | {size['agreement']:.2f} % | ×{size['speedup']:.2f} [{low:.2f}, {high:.2f}] | "
-                    f"×{size['predicted']:.2f} |"
-                )
-        yield "\nAt the KL of each size that MACs decided, how fast a plan of the milliseconds' curve is:\n"
-        yield head("runtime", "KL", "solved in MACs", "solved in milliseconds", "gain")
-        for row in rows:
-            for kl, macs, ms in at_equal_agreement(row["rows"], row["runtime"]):
-                where = f"{row['runtime']} {row['precision']}"
-                yield f"| {where} | {kl:.2g} | ×{macs:.2f} | ×{ms:.2f} | {ms / macs - 1:+.1%} |"
-        yield ""
-    if rows := report.get("targets"):
-        yield "## Targets in time\n"
-        yield head("runtime", "asked for", "said by compress", "fresh bench [95 %]", "off by", "seconds")
-        for row in rows:
-            asked = f"×{row['speedup']}" if "speedup" in row else f"{row['wanted_ms']:.0f} ms"
-            low, high = row["ci95"]
-            came = f"×{row['bench']:.3f} [{low:.3f}, {high:.3f}]"
-            came += f", {row['latency_ms']:.0f} ms" if "speedup" not in row else ""
-            where = f"{row['runtime']} {row['precision']}"
-            yield f"| {where} | {asked} | ×{row['said']:.3f} | {came} | {row['error']:+.1%} | {row['seconds']:.0f} |"
-        yield ""
-
-
-def page(report: dict[str, Any]) -> str:
-    machine = report["about"]["machine"]
-    words = (
-        "Cuts are solved by what each saves in a table of latencies (`dcvit-tool latency`). Here is how well such "
-        "tables predict, what solving in milliseconds gains over MACs, and whether targets in time are met. Written by "
-        f"`benchmarks/milliseconds.py`, which says how each part is measured, on {machine['cpu']}, {machine['cores']} "
-        "cores. Errors are of speed-ups, measured against predicted; models are timed in turn with the original, and "
-        "ratios are of medians of 7 to 40 rounds. Of prediction the goal was a median error of at most 3 % and none "
-        "above 8 %; of targets, within 3 %."
-    )
-    return f"# Milliseconds, predicted and met\n\n{textwrap.fill(words, 120)}\n\n" + "\n".join(tables(report))
-
-
 @click.command()
 @click.option("--part", type=click.Choice(["prediction", "currencies", "targets"]), multiple=True)
 @click.option("--case", "cases", type=click.Choice(list(CASES)), multiple=True, default=list(CASES))
 @click.option("--runtime", "runtimes", multiple=True, help="NAME:PRECISION; by default four of a CPU.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=SEEDS, help="Of currencies.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option("--page", "page_path", type=click.Path(path_type=Path), help="Markdown to write.")
@@ -267,21 +190,21 @@ def main(
     part: tuple[str, ...],
     cases: tuple[str, ...],
     runtimes: tuple[str, ...],
+    seeds: tuple[int, ...],
     data: Path | None,
     out: Path,
     page_path: Path | None,
 ) -> None:
     """Measures what has not been measured yet."""
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    if part:
-        report["about"] = {"machine": this_machine().to_json(), "versions": package_versions()}
+    here_is = {"machine": this_machine().to_json(), "versions": package_versions()}
     where: list[tuple[str, Any]] = [tuple(each.split(":")) for each in runtimes] or list(WHERE)  # type: ignore[misc]
 
     def done(kind: str, **known: Any) -> bool:
         return any(known.items() <= row.items() for row in report.get(kind, []))
 
     def keep(kind: str, row: dict[str, Any]) -> None:
-        report.setdefault(kind, []).append(row)
+        report.setdefault(kind, []).append(row | here_is)
         save(out, report)
         click.echo(json.dumps({key: value for key, value in row.items() if key not in ("plans", "rows")}))
 
@@ -290,10 +213,11 @@ def main(
         for case in cases if "prediction" in part else ():
             if not done("prediction", case=case, **here):
                 keep("prediction", prediction(case, runtime, precision))
-        if "currencies" in part and not done("currencies", **here):
+        for seed in seeds if "currencies" in part else ():
             if data is None:
                 raise click.UsageError("--part currencies needs --data")
-            keep("currencies", currencies(data, runtime, precision))
+            if not done("currencies", seed=seed, **here):
+                keep("currencies", currencies(data, runtime, precision, seed))
         if "targets" in part and not done("targets", **here):
             for row in targets(runtime, precision):
                 keep("targets", row)

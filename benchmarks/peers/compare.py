@@ -187,7 +187,7 @@ def engine_of(onnx: Path) -> str:
     if not installed("tensorrt-rtx"):
         return "not tried"
     try:
-        build_engine(onnx, engine_target("tensorrt-rtx", CAPABILITIES))
+        build_engine(onnx, onnx.with_suffix(".engine"), engine_target("tensorrt-rtx", CAPABILITIES))
     except InputError as error:
         return str(error)
     return "builds"

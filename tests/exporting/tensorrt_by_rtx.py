@@ -28,13 +28,14 @@ from dcvit.exporting.tensorrt import build_engine  # noqa: E402
 
 onnx_path = Path(sys.argv[1])
 target = engine_target(None, None)  # on a machine with a GPU that is TensorRT
-_, _, first = build_engine(onnx_path, target)
-engine, network, second = build_engine(onnx_path, target)
+engine = Path(sys.argv[2])
+_, first = build_engine(onnx_path, engine, target)
+network, second = build_engine(onnx_path, engine, target)
 print(
     json.dumps(
         {
             "target": vars(target),
-            "bytes": len(engine),
+            "bytes": engine.stat().st_size,
             "products": network.layers["MATRIX_MULTIPLY"],
             "timing_cache": [first.timing_cache, second.timing_cache],
         }

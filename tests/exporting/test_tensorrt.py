@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from dcvit.errors import InputError
 from dcvit.exporting import export
+from dcvit.exporting.engine_file import BuilderToFile
 from dcvit.exporting.targets import EngineTarget, engine_target
 from dcvit.exporting.tensorrt import _cause, build_engine, header_faults
 from dcvit.folder.model_folder import ModelFolder
@@ -58,7 +59,7 @@ def test_the_types_of_the_graph_are_those_of_the_engine(
 def test_the_code_for_tensorrt_builds_and_uses_earlier_timings(exported: Path, tmp_path: Path) -> None:
     script = Path(__file__).with_name("tensorrt_by_rtx.py")
     ended = subprocess.run(
-        [sys.executable, script, exported / "model.b4.fp16.onnx"],
+        [sys.executable, script, exported / "model.b4.fp16.onnx", tmp_path / "engine"],
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -94,7 +95,7 @@ def test_what_tensorrt_refuses_is_one_sentence(tmp_path: Path) -> None:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "scatter.onnx")
     with pytest.raises(InputError, match=r"engine from scatter.onnx: In node .*: Unsupported reduction type$"):
-        build_engine(tmp_path / "scatter.onnx", engine_target("tensorrt-rtx", ("8.9",)))
+        build_engine(tmp_path / "scatter.onnx", tmp_path / "engine", engine_target("tensorrt-rtx", ("8.9",)))
 
 
 @pytest.mark.parametrize(
@@ -140,12 +141,38 @@ def test_targets_are_checked_first() -> None:
 
 @pytest.mark.trt
 @needs_rtx
-def test_one_process_builds_with_one_flavor(exported: Path) -> None:
-    build_engine(exported / "model.b4.fp32.onnx", engine_target("tensorrt-rtx", ("8.9",)))
+def test_one_process_builds_with_one_flavor(exported: Path, tmp_path: Path) -> None:
+    onnx_path, path = exported / "model.b4.fp32.onnx", tmp_path / "engine"
+    build_engine(onnx_path, path, engine_target("tensorrt-rtx", ("8.9",)))
     with pytest.raises(InputError, match="a process of its own"):
-        build_engine(
-            exported / "model.b4.fp32.onnx", EngineTarget(flavor="tensorrt", version="", compute_capabilities=None)
-        )
+        build_engine(onnx_path, path, EngineTarget(flavor="tensorrt", version="", compute_capabilities=None))
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_an_engine_goes_to_its_file_part_by_part(exported: Path, tmp_path: Path) -> None:
+    onnx_path, target = exported / "model.b4.fp32.onnx", engine_target("tensorrt-rtx", ("8.9",))
+    build_engine(onnx_path, tmp_path / "engine", target)
+    assert header_faults(tmp_path / "engine", "tensorrt-rtx") == []
+    with pytest.raises(OSError, match="No space left"):
+        build_engine(onnx_path, Path("/dev/full"), target)
+
+
+class _Builder:
+    """One of the first TensorRT 10, which gives the engine alone; or none, where it cannot build."""
+
+    def __init__(self, engine: bytes | None) -> None:
+        self.engine = engine
+
+    def build_serialized_network(self, network: object, config: object) -> bytes | None:
+        return self.engine
+
+
+def test_a_builder_that_has_no_stream_gives_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "engine"
+    assert BuilderToFile(_Builder(b"engine"), "tensorrt", path).build_serialized_network(None, None) == path
+    assert path.read_bytes() == b"engine"
+    assert BuilderToFile(_Builder(None), "tensorrt", path).build_serialized_network(None, None) is None
 
 
 def test_without_tensorrt_one_sentence_says_what_to_install(

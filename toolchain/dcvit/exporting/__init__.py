@@ -19,9 +19,11 @@ from dcvit.exporting.result import ExportedFile, ExportResult, ExportResults
 from dcvit.exporting.storage import data_file
 from dcvit.exporting.targets import DEFAULT_PROFILE, EngineTarget, Profile, engine_target
 from dcvit.exporting.tensorrt import build_engine
+from dcvit.files import writing
 from dcvit.folder.manifest import Manifest
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.folder.records import EngineRecord, EvaluationRecord, OnnxRecord
+from dcvit.hardware import give_memory_back
 from dcvit.progress import say
 from dcvit.variant import DEFAULT_BATCH, QUANTIZED, Batch, Flavor, Precision, Variant
 
@@ -246,22 +248,26 @@ def _export_engine(
     source, name = onnx.variant.onnx_name, onnx.variant.engine_name(target.flavor)
     say(f"building {name} with {target.flavor} {target.version}")
     started = time.perf_counter()
-    engine, network, builder = build_engine(folder.path / source, target, profile)
-    record = EngineRecord(
-        batch=onnx.batch,
-        precision=onnx.precision,
-        onnx=source,
-        onnx_sha256=folder.manifest.files[source].sha256,
-        profile=profile,
-        flavor=target.flavor,
-        version=target.version,
-        compute_capabilities=target.compute_capabilities,
-        compute_capability=target.compute_capability,
-        tf32="TF32" in builder.flags,
-        network=network,
-        builder=builder,
-    )
-    path = folder.add(name, lambda aside: _write(aside, engine), record.model_dump(mode="json"))
+    with tempfile.TemporaryDirectory(prefix="dcvit-") as place:
+        aside = Path(place) / name
+        give_memory_back()  # what is left of the model, before TensorRT takes as much for its own
+        with writing(aside):
+            network, builder = build_engine(folder.path / source, aside, target, profile)
+        record = EngineRecord(
+            batch=onnx.batch,
+            precision=onnx.precision,
+            onnx=source,
+            onnx_sha256=folder.manifest.files[source].sha256,
+            profile=profile,
+            flavor=target.flavor,
+            version=target.version,
+            compute_capabilities=target.compute_capabilities,
+            compute_capability=target.compute_capability,
+            tf32="TF32" in builder.flags,
+            network=network,
+            builder=builder,
+        )
+        path = folder.add(name, lambda kept: _move(aside, kept), record.model_dump(mode="json"))
     capabilities = target.compute_capabilities
     about = f"for {', '.join(capabilities)}" if capabilities else "for this machine's GPU"
     if profile is not None:
@@ -274,10 +280,6 @@ def _move(source: Path, path: Path) -> None:
     shutil.move(source, path)
     if data_file(source).exists():
         shutil.move(data_file(source), data_file(path))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _exported(path: Path, started: float, about: str) -> ExportedFile:

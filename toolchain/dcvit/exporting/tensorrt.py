@@ -13,6 +13,7 @@ import torch
 
 from dcvit.errors import InputError
 from dcvit.exporting.attention import AttentionNode, attentions_of
+from dcvit.exporting.engine_file import BuilderToFile
 from dcvit.exporting.graphs import read_graph, reading_graph
 from dcvit.exporting.targets import EngineTarget, Profile, capability_numbers
 from dcvit.folder.records import BuilderRecord, NetworkRecord, TensorRecord
@@ -23,20 +24,22 @@ from dcvit.variant import Flavor
 
 
 def build_engine(
-    onnx_path: Path, target: EngineTarget, profile: Profile | None = None
-) -> tuple[bytes, NetworkRecord, BuilderRecord]:
+    onnx_path: Path, path: Path, target: EngineTarget, profile: Profile | None = None
+) -> tuple[NetworkRecord, BuilderRecord]:
     """Builds an engine, in the types that the ONNX file gives; TF32 is off, so fp32 is fp32.
 
     TensorRT times kernels to choose among them; the timings are kept in the user's cache for the next build.
 
     Args:
         onnx_path: The ONNX file.
+        path: The engine's file to write.
         target: What the engine is built with, and for.
         profile: Numbers of images, for a file that takes any.
 
     Raises:
         InputError: If TensorRT does not take the file, or TensorRT-RTX has no fused kernel for one of its attentions,
             without which it builds nothing.
+        OSError: If the engine's file cannot be written.
     """
     if target.flavor == "tensorrt-rtx":
         _require_kernels(onnx_path, target)
@@ -53,10 +56,11 @@ def build_engine(
             settings.append(_settings(config, target.flavor, timing_cache=timings is not None and timings.exists()))
 
         config = PostprocessConfig(_config(target, timings, _profiles(network, profile)), finish)
-        engine = engine_bytes_from_network(
-            (builder, network, parser), config=config, save_timing_cache=str(timings) if timings else None
+        to_file = BuilderToFile(builder, target.flavor, path)
+        engine_bytes_from_network(
+            (to_file, network, parser), config=config, save_timing_cache=str(timings) if timings else None
         )
-        return bytes(engine), record, settings[0]
+        return record, settings[0]
 
 
 def no_kernel_for(attention: AttentionNode, target: EngineTarget) -> str | None:
@@ -65,7 +69,7 @@ def no_kernel_for(attention: AttentionNode, target: EngineTarget) -> str | None:
         path = Path(place) / "attention.onnx"
         attention.save(path)
         try:
-            build_engine(path, target)
+            build_engine(path, path.with_suffix(".engine"), target)
         except InputError as error:
             return f"{target.flavor} {target.version} has no fused kernel for it ({error})"
     return None

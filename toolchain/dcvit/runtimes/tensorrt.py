@@ -1,6 +1,5 @@
 """Running a TensorRT or TensorRT-RTX engine on the GPU."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dcvit.errors import InputError
-from dcvit.files import whole_file
+from dcvit.files import sha256_of, whole_file
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.records import EngineRecord, engine_records
 from dcvit.preprocessing import Preprocessing
@@ -98,8 +97,7 @@ class EngineSession(Session):
             InputError: If this GPU or this version cannot run it.
         """
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        content = path.read_bytes()
-        self.engine = self._runtime.deserialize_cuda_engine(content)
+        self.engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self.engine is None:
             raise InputError(
                 f"{path} cannot run on {gpu_name()} with {trt.__name__} {trt.__version__}; build it here: "
@@ -107,7 +105,7 @@ class EngineSession(Session):
             )
         self._kernels: Any = None
         if trt.__name__ == "tensorrt_rtx":
-            self._kernels_file = cache_folder("tensorrt-rtx") / f"{hashlib.sha256(content).hexdigest()[:32]}.kernels"
+            self._kernels_file = cache_folder("tensorrt-rtx") / f"{sha256_of(path)[:32]}.kernels"
             self._context = self.engine.create_execution_context(self._compiled_before())
         else:
             self._context = self.engine.create_execution_context()

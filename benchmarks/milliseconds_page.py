@@ -1,0 +1,110 @@
+"""The page of `milliseconds.py`: its rows as tables."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+AGREEMENTS = (99.5, 99.0, 97.0)
+"""Percent of the images with the class that the teacher gives them."""
+
+
+def at_agreement(rows: Sequence[dict[str, Any]], curve: str, agreement: float) -> float | None:
+    """Speed-up at which a curve still agrees so far with the original, in percent; None beyond its sizes.
+
+    Between two sizes it is read off a line, and a size agrees no better than a slower one.
+    """
+    found = sorted((row["speedup"], row["agreement"]) for row in rows if row["curve"] == curve)
+    speeds = [speed for speed, _ in found]
+    agreements = np.minimum.accumulate([each for _, each in found])
+    if not agreements[-1] <= agreement <= agreements[0]:
+        return None
+    return float(np.interp(-agreement, -agreements, speeds))
+
+
+def head(*columns: str) -> str:
+    """The first lines of a table."""
+    return "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
+
+
+def gains(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Lines of the table at equal agreement: a runtime and an agreement each, that both curves reach."""
+    for where in dict.fromkeys((row["runtime"], row["precision"]) for row in rows):
+        drawn = [row["rows"] for row in rows if (row["runtime"], row["precision"]) == where]
+        for agreement in AGREEMENTS:
+            pairs = [[at_agreement(each, curve, agreement) for curve in ("macs", where[0])] for each in drawn]
+            both = [(macs, ms) for macs, ms in pairs if macs is not None and ms is not None]
+            if both:
+                columns = zip(
+                    *((f"×{macs:.2f}", f"×{ms:.2f}", f"{ms / macs - 1:+.1%}") for macs, ms in both), strict=True
+                )
+                yield " | ".join([f"| {' '.join(where)} | {agreement} %", *map(", ".join, columns)]) + " |"
+
+
+def tables(report: dict[str, Any]) -> Iterator[str]:
+    """Markdown of each part that there is."""
+    if rows := report.get("prediction"):
+        yield "## Predicted and measured\n"
+        yield head("model", "runtime", "batch", "table, s", "median error", "largest", "next", "with merges, median")
+        for row in rows:
+            errors = sorted((abs(plan["error"]) for plan in row["plans"]), reverse=True)
+            merged = [abs(plan["error"]) for plan in row["plans"] if plan["merges"]]
+            where = f"{row['runtime']} {row['precision']}"
+            yield (
+                f"| {row['case']} | {where} | {row['batch']} | {row['table_seconds']:.0f} | "
+                f"{median(errors):.1%} | {errors[0]:.1%} | {errors[1]:.1%} | {median(merged):.1%} |"
+            )
+        yield ""
+    if rows := report.get("currencies"):
+        yield "## Solved in MACs, and in milliseconds\n"
+        yield head("runtime", "seed", "size", "MACs", "KL", "same class", "speed-up [95 %]", "predicted")
+        for row in rows:
+            for size in sorted(row["rows"], key=lambda size: size["kl"]):
+                low, high = size["ci95"]
+                where = f"{row['runtime']} {row['precision']}"
+                yield (
+                    f"| {where} | {row['seed']} | {size['folder']} | −{size['macs_reduction']:.1%} | "
+                    f"{size['kl']:.2g} | {size['agreement']:.2f} % | ×{size['speedup']:.2f} [{low:.2f}, {high:.2f}] | "
+                    f"×{size['predicted']:.2f} |"
+                )
+        yield "\nSpeed-ups at equal agreement with the teacher, and what milliseconds gain over MACs, seed by seed:\n"
+        yield head("runtime", "same class", "solved in MACs", "solved in milliseconds", "gain")
+        yield from gains(rows)
+        yield ""
+    if rows := report.get("targets"):
+        yield "## Targets in time\n"
+        yield head("runtime", "asked for", "said by compress", "fresh bench [95 %]", "off by", "seconds")
+        for row in rows:
+            asked = f"×{row['speedup']}" if "speedup" in row else f"{row['wanted_ms']:.0f} ms"
+            low, high = row["ci95"]
+            came = f"×{row['bench']:.3f} [{low:.3f}, {high:.3f}]"
+            came += f", {row['latency_ms']:.0f} ms" if "speedup" not in row else ""
+            where = f"{row['runtime']} {row['precision']}"
+            yield f"| {where} | {asked} | ×{row['said']:.3f} | {came} | {row['error']:+.1%} | {row['seconds']:.0f} |"
+        yield ""
+
+
+def machines(report: dict[str, Any]) -> list[str]:
+    """Where the rows were measured: each part's machine, in words."""
+    found: dict[str, list[str]] = {}
+    for part in ("prediction", "currencies", "targets"):
+        for row in report.get(part, []):
+            machine = row["machine"]
+            parts = found.setdefault(f"{machine['cpu']}, {machine['cores']} cores", [])
+            if part not in parts:
+                parts.append(part)
+    return [f"{' and '.join(parts)} on {machine}" for machine, parts in found.items()]
+
+
+def page(report: dict[str, Any]) -> str:
+    words = (
+        "Cuts are solved by what each saves in a table of latencies (`dcvit-tool latency`). Here is how well such "
+        "tables predict, what solving in milliseconds gains over MACs, and whether targets in time are met. Written by "
+        f"`benchmarks/milliseconds.py`, which says how each part is measured: {', '.join(machines(report))}. Errors "
+        "are of speed-ups, measured against predicted; models are timed in turn with the original, and ratios are of "
+        "medians of 7 to 40 rounds. Of prediction the goal was a median error of at most 3 % and none above 8 %; of "
+        "targets, within 3 %."
+    )
+    return f"# Milliseconds, predicted and met\n\n{textwrap.fill(words, 120)}\n\n" + "\n".join(tables(report))
