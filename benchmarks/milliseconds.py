@@ -6,7 +6,7 @@
     python benchmarks/milliseconds.py -o benchmarks/results/milliseconds.json --page docs/milliseconds.md
 
 On a quiet machine: a busy one spoils tables. `prediction` draws random plans (blocks and attention gone, heads and MLPs
-narrower, every third with merges), predicts each speed-up over the original from a table, and measures it, seven plans
+narrower, every third with merges), predicts each speed-up over the original from a table, and measures it, eight plans
 and the original in turn. `currencies` cuts the CIFAR-10 teacher of DATA (`teacher/`, `cifar10/train-0.tar` to fit on,
 `train-1.tar` to judge on; nothing is trained) to sizes that MACs and milliseconds decide, and times all plans of one
 runtime in turn. `targets` compresses DeiT-Tiny to speed-ups and latencies, and runs a fresh `bench` on each. A row is
@@ -33,7 +33,9 @@ from dcvit.folder.model_folder import ModelFolder
 from dcvit.frontiers import frontier
 from dcvit.methods.accuracy_target import Judge
 from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.milliseconds import predicted
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
+from dcvit.pricing.kept import table_for
 from dcvit.pricing.measure import measured_table, time_plans
 from dcvit.pricing.probes import Style
 from dcvit.subject import Subject, open_shapes, open_subject, original_of
@@ -54,11 +56,10 @@ WHERE: list[tuple[str, Precision]] = [
     ("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "bf16"), ("torch", "fp32"),
 ]  # fmt: skip
 PLANS = 30
-AT_ONCE = 7
+AT_ONCE = 8
 STYLE = Style(("horizontal", "vertical"))
 
-REDUCTIONS = (0.4, 0.5, 0.6, 0.7, 0.8)
-SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
+REDUCTIONS = (0.55, 0.65, 0.73, 0.8)
 SAMPLES = 500
 SEEDS = (0, 1, 2)
 
@@ -123,33 +124,39 @@ def prediction(case: str, runtime: str, precision: Precision) -> dict[str, Any]:
 
 
 def currencies(data: Path, runtime: str, precision: Precision, seed: int) -> dict[str, Any]:
-    """Models of MACs and of milliseconds, all judged on the same images and timed in turn."""
+    """Models of MACs, and of milliseconds that are predicted to be as fast, judged and timed on equal terms."""
     subject = open_subject(MODEL, model_kwargs=MODEL_KWARGS, checkpoint=data / "teacher/deit_tiny_cifar10.safetensors")
     variant = Variant.of(64, precision)
     judge = Judge(open_source(f"{data}/cifar10/train-1.tar", "train"), "train-1.tar", subject)
+    table = table_for(subject, runtime, variant, None, Style())
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary) / "sizes"
-        result = frontier(
-            subject.model, f"{data}/cifar10/train-0.tar", out=out, reductions=REDUCTIONS, speedups=SPEEDUPS,
-            runtimes=(runtime,), precision=precision, samples=SAMPLES, settings=SearchSettings(steps=0), seed=seed,
-            model_kwargs=None, cache=Path(tempfile.gettempdir()) / "dcvit-milliseconds",
-        )  # fmt: skip
-        points = {point.folder: point for point in result.points}
-        folders = {name: ModelFolder(out / name) for name in points}
-        lost = {name: judge.judge(folder.load(), subject.model) for name, folder in folders.items()}
-        plans = {name: folder.plan for name, folder in folders.items()}
-    rows, names = [], list(plans)
-    for start in range(0, len(names), AT_ONCE):
-        part = names[start : start + AT_ONCE]
-        timed = time_plans(subject, [subject.plan, *(plans[name] for name in part)], runtime, variant)
-        for name, ratio in zip(part, timed.ratios, strict=True):
-            point = points[name]
-            rows.append(
-                {"folder": name, "curve": point.curve, "macs_reduction": point.macs_reduction, "kl": point.kl,
-                 "agreement": lost[name].agreement, "drop": lost[name].drop, "speedup": 1 / ratio.value,
-                 "ci95": [1 / ratio.high, 1 / ratio.low],
-                 "predicted": result.original["predicted_ms"][runtime] / point.predicted_ms[runtime]}
+
+        def curve(name: str, **asked: Any) -> list[CompressionPlan]:
+            out = Path(temporary) / name
+            result = frontier(
+                subject.model, f"{data}/cifar10/train-0.tar", out=out, samples=SAMPLES, seed=seed,
+                settings=SearchSettings(steps=0), cache=Path(tempfile.gettempdir()) / "dcvit-milliseconds", **asked,
             )  # fmt: skip
+            plans = []
+            for point in result.points:
+                folder = ModelFolder(out / point.folder)
+                lost = judge.judge(folder.load(), subject.model)
+                plans.append(folder.plan)
+                rows.append(
+                    {"folder": point.folder, "curve": name, "macs_reduction": point.macs_reduction, "kl": point.kl,
+                     "agreement": lost.agreement, "drop": lost.drop,
+                     "predicted": predicted(subject, folder.plan, table)["speedup"]}
+                )  # fmt: skip
+            return plans
+
+        plans = curve("macs", reductions=REDUCTIONS)
+        speedups = [round(row["predicted"], 3) for row in rows]
+        plans += curve(runtime, speedups=speedups, runtimes=(runtime,), precision=precision)
+    for start in range(0, len(plans), AT_ONCE):
+        timed = time_plans(subject, [subject.plan, *plans[start : start + AT_ONCE]], runtime, variant)
+        for row, ratio in zip(rows[start : start + AT_ONCE], timed.ratios, strict=True):
+            row |= {"speedup": 1 / ratio.value, "ci95": [1 / ratio.high, 1 / ratio.low]}
     return {"runtime": runtime, "precision": precision, "batch": 64, "seed": seed, "rows": rows}
 
 
