@@ -65,13 +65,13 @@ class Models:
         if family not in self._plans:
             from dcvit.compression import compress
             from dcvit.folder.model_folder import ModelFolder
-            from dcvit.methods.cait.presets import PRESETS
             from dcvit.methods.cait.settings import CaitSettings
+            from dcvit.methods.presets import presets
 
             name, preset = self.sizes.families[family]
             targets: dict[str, dict[str, Any]] = {f"DC-ViT -{cut:.1%}": {"macs_reduction": cut} for cut in CUTS}
             if preset is not None:
-                aim = PRESETS[preset].macs_reduction
+                aim = presets()[preset].macs_reduction
                 targets = {
                     preset: {"merge": self.sizes.merge, "macs_reduction": aim, "settings": CaitSettings()}
                 } | targets

@@ -62,6 +62,8 @@ STYLE = Style(("horizontal", "vertical"))
 REDUCTIONS = (0.55, 0.65, 0.73, 0.8)
 SAMPLES = 500
 SEEDS = (0, 1, 2)
+WAY = "either"
+"""How a target in time is solved: rows called `milliseconds` are older, of a solver that knew no other currency."""
 
 TARGETS: list[dict[str, Any]] = [{"speedup": 1.3}, {"speedup": 1.7}, {"latency": 0.5}]
 """A latency is given as a share of the original's."""
@@ -125,7 +127,8 @@ def prediction(case: str, runtime: str, precision: Precision) -> dict[str, Any]:
 
 def currencies(data: Path, runtime: str, precision: Precision, seed: int) -> dict[str, Any]:
     """Models of MACs, and of milliseconds that are predicted to be as fast, judged and timed on equal terms."""
-    subject = open_subject(MODEL, model_kwargs=MODEL_KWARGS, checkpoint=data / "teacher/deit_tiny_cifar10.safetensors")
+    checkpoint = data / "teacher/deit_tiny_cifar10.safetensors"
+    subject = open_subject(MODEL, model_kwargs=MODEL_KWARGS, checkpoint=checkpoint)
     variant = Variant.of(64, precision)
     judge = Judge(open_source(f"{data}/cifar10/train-1.tar", "train"), "train-1.tar", subject)
     table = table_for(subject, runtime, variant, None, Style())
@@ -135,8 +138,9 @@ def currencies(data: Path, runtime: str, precision: Precision, seed: int) -> dic
         def curve(name: str, **asked: Any) -> list[CompressionPlan]:
             out = Path(temporary) / name
             result = frontier(
-                subject.model, f"{data}/cifar10/train-0.tar", out=out, samples=SAMPLES, seed=seed,
-                settings=SearchSettings(steps=0), cache=Path(tempfile.gettempdir()) / "dcvit-milliseconds", **asked,
+                MODEL, f"{data}/cifar10/train-0.tar", out=out, samples=SAMPLES, seed=seed,
+                model_kwargs=MODEL_KWARGS, checkpoint=checkpoint, settings=SearchSettings(steps=0),
+                cache=Path(tempfile.gettempdir()) / "dcvit-milliseconds", **asked,
             )  # fmt: skip
             plans = []
             for point in result.points:
@@ -146,6 +150,7 @@ def currencies(data: Path, runtime: str, precision: Precision, seed: int) -> dic
                 rows.append(
                     {"folder": point.folder, "curve": name, "macs_reduction": point.macs_reduction, "kl": point.kl,
                      "agreement": lost.agreement, "drop": lost.drop,
+                     "solved_in": folder.manifest.metrics.get("solved_in"),
                      "predicted": predicted(subject, folder.plan, table)["speedup"]}
                 )  # fmt: skip
             return plans
@@ -157,7 +162,7 @@ def currencies(data: Path, runtime: str, precision: Precision, seed: int) -> dic
         timed = time_plans(subject, [subject.plan, *plans[start : start + AT_ONCE]], runtime, variant)
         for row, ratio in zip(rows[start : start + AT_ONCE], timed.ratios, strict=True):
             row |= {"speedup": 1 / ratio.value, "ci95": [1 / ratio.high, 1 / ratio.low]}
-    return {"runtime": runtime, "precision": precision, "batch": 64, "seed": seed, "rows": rows}
+    return {"runtime": runtime, "precision": precision, "batch": 64, "seed": seed, "way": WAY, "rows": rows}
 
 
 def targets(runtime: str, precision: Precision) -> Iterator[dict[str, Any]]:
@@ -223,7 +228,7 @@ def main(
         for seed in seeds if "currencies" in part else ():
             if data is None:
                 raise click.UsageError("--part currencies needs --data")
-            if not done("currencies", seed=seed, **here):
+            if not done("currencies", seed=seed, way=WAY, **here):
                 keep("currencies", currencies(data, runtime, precision, seed))
         if "targets" in part and not done("targets", **here):
             for row in targets(runtime, precision):

@@ -38,7 +38,6 @@ from dcvit.exporting.targets import engine_target
 from dcvit.exporting.tensorrt import build_engine
 from dcvit.files import whole_file
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.methods.cait.presets import PRESETS
 from dcvit.methods.cait.proposal import propose_jointly, stand_in_merges
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.methods.target import Target
@@ -55,7 +54,7 @@ from peers.pruned import prune
 from peers.tome import ToMe
 from peers.trained import Trained, trained
 
-MODEL, PRESET, MERGE = "deit_tiny_patch16_224", "cait-tiny", "horizontal@4,vertical@8"
+MODEL, MERGE, MACS_REDUCTION = "deit_tiny_patch16_224", "horizontal@4,vertical@8", 0.45
 DOCS = Path(__file__).parents[2] / "docs" / "peers"
 ACCURACY = [Path(__file__).parents[1] / "results" / name for name in ("cait.json", "peers_accuracy.json")]
 CAPABILITIES = ("8.6",)
@@ -123,9 +122,8 @@ def _merged(study: Study) -> Made:
 
 
 def _cait(study: Study) -> Made:
-    preset = PRESETS[PRESET]
-    made = study.compressed("cait", CaitSettings(), merge=preset.merge, macs_reduction=preset.macs_reduction)
-    return f"--preset {PRESET}: {preset.merge}, then widths", made
+    made = study.compressed("cait", CaitSettings(), merge=MERGE, macs_reduction=MACS_REDUCTION)
+    return f"{MERGE}, then widths", made
 
 
 def _uniform(study: Study) -> Made:
@@ -312,7 +310,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option("--docs", type=click.Path(path_type=Path), default=DOCS, show_default=True, help="Without a suffix.")
 @click.option("--peer", "peers", type=click.Choice(list(PEERS)), multiple=True, help="Only these, and the original.")
-@click.option("--macs-reduction", default=PRESETS[PRESET].macs_reduction, show_default=True)
+@click.option("--macs-reduction", default=MACS_REDUCTION, show_default=True)
 @click.option("--batch", default=64, show_default=True)
 @click.option("--runs", default=60, show_default=True, help="Rounds, at most.")
 @click.option("--max-seconds", default=600.0, show_default=True, help="Of timing, in all.")

@@ -14,9 +14,10 @@ from onnx import numpy_helper
 from dcvit.errors import InputError
 from dcvit.exporting import export
 from dcvit.folder.model_folder import WEIGHTS, ModelFolder
+from dcvit.folder.records import onnx_records
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes import flavors, onnx_runtimes
-from dcvit.verification import VerifyResult, verify
+from dcvit.verification import VerifyResult, _images_for, verify
 
 needs_rtx = pytest.mark.skipif(not flavors.installed("tensorrt-rtx"), reason="tensorrt_rtx is not installed")
 ONNX = "model.b4.fp32.onnx"
@@ -80,6 +81,15 @@ def test_a_good_folder_passes_on_real_images_and_noise(exported: Path, image_fol
             True,
             True,
         ] * len(runs(precision))
+
+
+@pytest.mark.parametrize(("macs", "images"), [(None, 64), (10**9, 64), (10**11, 20), (10**13, 8)])
+def test_a_large_model_is_compared_on_fewer_images(exported_copy: ModelFolder, macs: int | None, images: int) -> None:
+    exported_copy.manifest.metrics["macs_after"] = macs
+    records = onnx_records(exported_copy).values()
+    assert _images_for(exported_copy, records) == images
+    of_32 = next(iter(records)).model_copy(update={"batch": 32})
+    assert _images_for(exported_copy, [*records, of_32]) == max(images, 32)
 
 
 def test_corrupt_images_are_left_out(exported: Path, image_folder: Callable[..., Path]) -> None:

@@ -19,9 +19,9 @@ from dcvit.hardware import accelerator
 from dcvit.loading import adopt
 from dcvit.methods.accuracy_target import Judge, held_apart, in_words
 from dcvit.methods.base import Method, MethodSettings, Places
-from dcvit.methods.registry import DEFAULT, METHODS, method_of, refusal
+from dcvit.methods.registry import DEFAULT, METHODS, method_of, of_preset, refusal
 from dcvit.methods.run import Compressor, Run
-from dcvit.methods.target import Target
+from dcvit.methods.target import MEASURED, Target
 from dcvit.new_head import new_head
 from dcvit.output import CHECKPOINTS, check_cache, check_output, leaving_nothing_behind
 from dcvit.settings import Recovery, RunSettings
@@ -68,6 +68,7 @@ def compress(
     out: str | Path,
     target: Target | None = None,
     settings: MethodSettings | None = None,
+    preset: str | None = None,
     from_manifest: str | Path | None = None,
     validation: Images | None = None,
     **options: Any,
@@ -80,6 +81,7 @@ def compress(
         out: The model folder to write; it appears whole or not at all.
         target: What to reach; its fields may be given by name instead: `macs_reduction=0.166`, `merge="horizontal@6"`.
         settings: Of the method; they say which one it is. By default `SearchSettings()`.
+        preset: Name of a target for a well-known model in one kind of runtime, instead of one: `cait-tiny-int8`.
         from_manifest: `manifest.json` of a model folder: the run that made it is done again. Model, target and settings
             are the manifest's; the images and the checkpoint are given again, and must be the same.
         validation: Images that `max_drop` is measured on; by default a fifth of the data is held out.
@@ -89,6 +91,8 @@ def compress(
         InputError: If any of this cannot be; nothing is left behind.
     """
     out = Path(out)
+    if preset is not None:
+        settings, options = _of_preset(preset, model, target, settings, options)
     target, run = read_options(target, options)
     again = None
     if from_manifest is not None:
@@ -114,6 +118,26 @@ def compress(
                 ModelFolder.create(out, made.model, made.plan, manifest, overwrite=True, texts=made.texts)
             accelerator().wait_for_everyone()
     return CompressResult(out, made.summary, made.metrics)
+
+
+def _of_preset(
+    preset: str,
+    model: str | Path | nn.Module | None,
+    target: Target | None,
+    settings: MethodSettings | None,
+    options: dict[str, Any],
+) -> tuple[MethodSettings, dict[str, Any]]:
+    """Settings and options with what a preset decides."""
+    if model is None or isinstance(model, nn.Module):
+        raise InputError(f"preset={preset!r} is for a timm name or a model folder")
+    method, fields = of_preset(preset, ModelFolder(model).plan.model if ModelFolder.is_one(model) else str(model))
+    if (
+        target is not None
+        or (settings is not None and settings.method != method.name)
+        or {*fields, *MEASURED} & {*options}
+    ):
+        raise InputError(f"preset={preset!r} fixes the method, the merges and the target; leave these out")
+    return settings or method.settings(), fields | options
 
 
 def _only_weights(model: str | Path | nn.Module, target: Target, run: RunSettings) -> TypeGuard[str | Path]:

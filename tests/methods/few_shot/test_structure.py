@@ -4,8 +4,8 @@ import pytest
 
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
+from dcvit.methods.few_shot.figures import summarize
 from dcvit.methods.few_shot.proposal import propose
-from dcvit.methods.few_shot.search import summarize
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.few_shot.structure import Structure, UnitCost, solve_structure, solve_width
 from dcvit.methods.target import Target

@@ -8,7 +8,8 @@ import click
 from dcvit.cli.command import Command
 from dcvit.flags import flags_of
 from dcvit.methods.base import Method
-from dcvit.methods.registry import DEFAULT, METHODS, PRESETS, method_of_preset
+from dcvit.methods.presets import presets
+from dcvit.methods.registry import DEFAULT, METHODS
 from dcvit.methods.target import Target
 from dcvit.settings import MaskSettings, RunSettings, WeightSettings
 
@@ -62,8 +63,8 @@ def _asked_about(arguments: list[str]) -> Method[Any]:
     """The method that the arguments name, wherever --help stands among them; a wrong name is the parser's to refuse."""
     words = [word for argument in arguments for word in argument.split("=", 1)]
     named = dict(pairwise(words))
-    if (preset := named.get("--preset")) in PRESETS:
-        return method_of_preset(str(preset))
+    if (preset := presets().get(named.get("--preset", ""))) is not None:
+        return METHODS[preset.method]
     return METHODS.get(named.get("--method", DEFAULT), METHODS[DEFAULT])
 
 

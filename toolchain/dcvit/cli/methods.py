@@ -8,10 +8,10 @@ import click
 from pydantic import BaseModel
 
 from dcvit.cli.fields import add_parameter, parameters_of, read_from, was_given
-from dcvit.errors import InputError
 from dcvit.flags import FlagField, flags_of
-from dcvit.methods.base import Method, MethodSettings, Preset
-from dcvit.methods.registry import DEFAULT, METHODS, PRESETS, method_of_preset, refusal
+from dcvit.methods.base import Method, MethodSettings
+from dcvit.methods.presets import presets
+from dcvit.methods.registry import DEFAULT, METHODS, of_preset, refusal
 from dcvit.methods.target import Target
 from dcvit.settings import RunSettings
 
@@ -44,8 +44,8 @@ def method_options(function: F | None = None, *, without: Collection[str] = ()) 
                      help="'paper' makes every choice as the method's paper does; an option that is given still wins."),
     ]  # fmt: skip
     if "preset" not in without:
-        told = "Method, merges and target for DeiT-Tiny or -Small at 224."
-        own.append(click.Option(["--preset"], type=click.Choice(list(PRESETS)), help=told))
+        told = "Method, merges and target for DeiT-Tiny or -Small at 224, for one kind of runtime."
+        own.append(click.Option(["--preset"], type=click.Choice(list(presets())), help=told))
     for parameter in reversed([*own, *parameters_of(*ALL, without=without)]):
         add_parameter(function, parameter)
     return function
@@ -63,10 +63,10 @@ def read(model: str, flags: dict[str, Any], *, without: Collection[str] = ()) ->
         click.UsageError: If the method does not know an option that was given, or options exclude each other.
         InputError: If a preset is for another model.
     """
-    method, base = METHODS[flags["method"]], {}
+    method: Method[Any] = METHODS[flags["method"]]
+    base: dict[str, Any] = {}
     if (name := flags.get("preset")) is not None:
-        method = method_of_preset(name)
-        base = _of_preset(name, method, model, flags)
+        method, base = _of_preset(name, model, flags)
     fields = {field.name: field for each in ALL for field in flags_of(each)}
     for field in fields.values():
         if field.name not in without and was_given(field.name) and not method.knows(field.name):
@@ -78,22 +78,15 @@ def read(model: str, flags: dict[str, Any], *, without: Collection[str] = ()) ->
     return Asked(method, settings, target, read_from(RunSettings, _values(RunSettings, flags)))
 
 
-def _of_preset(name: str, method: Method[Any], model: str, flags: dict[str, Any]) -> dict[str, Any]:
-    preset = PRESETS[name]
-    for other in ("macs_reduction", "speedup", "max_drop", "merge", "plan", "method"):
-        if was_given(other) and (other, flags[other]) != ("method", method.name):
+def _of_preset(name: str, model: str, flags: dict[str, Any]) -> tuple[Method[Any], dict[str, Any]]:
+    method_name = presets()[name].method
+    for other in ("macs_reduction", "speedup", "latency", "max_drop", "merge", "plan", "method"):
+        if was_given(other) and (other, flags[other]) != ("method", method_name):
             option = "--" + other.replace("_", "-")
             raise click.UsageError(f"--preset fixes the method, the merges and the target; leave out {option}")
-    _check_model(name, preset, model)
-    return {"merge": preset.merge, "macs_reduction": preset.macs_reduction}
-
-
-def _check_model(name: str, preset: Preset, model: str) -> None:
     from dcvit.folder.model_folder import ModelFolder
 
-    found = ModelFolder(Path(model)).plan.model if ModelFolder.is_one(model) else model
-    if found.split(".", 1)[0] != preset.model:
-        raise InputError(f"--preset {name} is for {preset.model}, and the model is {found}; give --merge and a target")
+    return of_preset(name, ModelFolder(Path(model)).plan.model if ModelFolder.is_one(model) else model)
 
 
 def _values(model: type[Any], flags: dict[str, Any]) -> dict[str, Any]:

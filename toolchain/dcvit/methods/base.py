@@ -39,21 +39,6 @@ class MethodSettings(BaseModel):
 S = TypeVar("S", bound=MethodSettings)
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A target for one model of timm.
-
-    Attributes:
-        model: timm name; its number of classes and its weights are free.
-        merge: The schedule.
-        macs_reduction: Share of the MACs to remove, merges included.
-    """
-
-    model: str
-    merge: str
-    macs_reduction: float
-
-
 class Method(ABC, Generic[S]):
     """Finds a plan and recovers accuracy.
 
@@ -67,7 +52,6 @@ class Method(ABC, Generic[S]):
         tasks: What its models may be for.
         no_use: Fields of the target and the run that mean nothing to it; a user who gives one is told.
         paper_target: What of a target its paper decides.
-        presets: Targets for well-known models, by name.
         needs_target: Whether it does nothing without one.
     """
 
@@ -80,7 +64,6 @@ class Method(ABC, Generic[S]):
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification"})
     no_use: ClassVar[frozenset[str]] = frozenset()
     paper_target: ClassVar[Mapping[str, Any]] = {}
-    presets: ClassVar[Mapping[str, Preset]] = {}
     needs_target: ClassVar[bool] = True
 
     def knows(self, field: str) -> bool:

@@ -3,17 +3,15 @@
 from typing import Any
 
 from dcvit.errors import InputError
-from dcvit.methods.base import Method, MethodSettings, Preset
+from dcvit.methods.base import Method, MethodSettings
 from dcvit.methods.cait.method import Cait
 from dcvit.methods.few_shot.method import DcVit, Practise
+from dcvit.methods.presets import presets
 
 METHODS: dict[str, Method[Any]] = {method.name: method for method in (DcVit(), Practise(), Cait())}
 """The first is the default."""
 
 DEFAULT = next(iter(METHODS))
-
-PRESETS: dict[str, Preset] = {name: preset for method in METHODS.values() for name, preset in method.presets.items()}
-"""Targets for well-known models, of all methods."""
 
 
 def method_of(settings: MethodSettings) -> Method[Any]:
@@ -21,9 +19,23 @@ def method_of(settings: MethodSettings) -> Method[Any]:
     return METHODS[settings.method]
 
 
-def method_of_preset(name: str) -> Method[Any]:
-    """The method that a preset is of."""
-    return next(method for method in METHODS.values() if name in method.presets)
+def of_preset(name: str, model: str) -> tuple[Method[Any], dict[str, Any]]:
+    """The method that a preset is of, and fields of the target.
+
+    Args:
+        name: Of the preset.
+        model: timm name of the model that it is to be used for.
+
+    Raises:
+        InputError: If there is no such preset, or it is for another model.
+    """
+    preset = presets().get(name)
+    if preset is None:
+        raise InputError(f"there is no preset {name!r}; there are {', '.join(presets())}")
+    if model.split(".", 1)[0] != preset.model:
+        raise InputError(f"--preset {name} is for {preset.model}, and the model is {model}; give --merge and a target")
+    fields = {"merge": preset.merge, "macs_reduction": preset.macs_reduction, "made_for": preset.made_for}
+    return METHODS[preset.method], fields
 
 
 def refusal(method: Method[Any], field: str, option: str) -> InputError:

@@ -16,6 +16,7 @@ from dcvit.hardware import accelerator
 from dcvit.methods.accuracy_target import Judge, Judged, Search, in_metrics
 from dcvit.methods.base import MethodSettings, Places
 from dcvit.methods.cuts.scores import logits_of, score_of
+from dcvit.methods.milliseconds import TABLE
 from dcvit.methods.speedup import Candidates, Found, Goal, Measure, correct, find_share, measuring
 from dcvit.methods.stopwatch import Stopwatch
 from dcvit.methods.target import Target
@@ -164,7 +165,8 @@ class Compressor(ABC, Generic[S]):
         spent: dict[str, Any] = {"seconds": time.perf_counter() - started}
         if self.run.source is not None:
             spent = {"stages": self.run.watch.since(before)} | spent
-        return dataclasses.replace(made, metrics=made.metrics | spent)
+        texts = made.texts if target.made_for is None else made.texts | {TABLE: target.made_for.table_text()}
+        return dataclasses.replace(made, metrics=made.metrics | spent, texts=texts)
 
     @abstractmethod
     def plan(self, target: Target) -> CompressionPlan:

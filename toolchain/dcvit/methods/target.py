@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from dcvit.errors import InputError, TargetError
 from dcvit.flags import Flag
+from dcvit.methods.presets import MadeFor
 from dcvit.plan import CompressionPlan, MacsConvention
 from dcvit.variant import DEFAULT_BATCH, FUSED_HEAD_DIM, Precision, Variant
 
@@ -42,7 +43,7 @@ def _milliseconds(value: object) -> object:
 
 
 _HOW = frozenset({"runtime", "precision", "batch", "threads", "latency_table", "macs_convention", "width_multiple",
-                  "min_head_dim", "keep_heads", "size_aware"})  # fmt: skip
+                  "min_head_dim", "keep_heads", "size_aware", "made_for"})  # fmt: skip
 """Fields that ask for nothing by themselves."""
 
 
@@ -50,7 +51,7 @@ class Target(BaseModel):
     """What the user wants; a share of the MACs is of the given model's, and merges count for it.
 
     `latency_reduction`, the share of the latency that a table predicts, is what a search for a latency asks for on its
-    way; users give a speed-up or a latency.
+    way; users give a speed-up or a latency. `made_for` says which preset merges and share are of, and of which table.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,6 +90,7 @@ class Target(BaseModel):
         "by what they predict, and nothing is measured here.",
     )
     latency_reduction: float | None = Field(default=None, gt=0, lt=1)
+    made_for: MadeFor | None = None
     macs_convention: Annotated[MacsConvention, Flag()] = Field(
         default="full", description="Count every MAC, or as the DC-ViT paper does."
     )

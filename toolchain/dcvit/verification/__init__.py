@@ -34,8 +34,11 @@ from dcvit.verification.parity import Expected
 
 __all__ = ["Check", "VerifyResult", "verify"]
 
-IMAGES = 64
-"""Images that each runtime is compared on."""
+IMAGES, FEWEST_IMAGES = 64, 8
+"""Images that each runtime is compared on, and that it is compared on at least where the model is large."""
+
+MACS = 2 * 10**12
+"""That PyTorch may spend on them: 64 images of a ViT-B are 1.1 · 10¹², and of a ViT-H they would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def verify(folder: ModelFolder | Path | str, data: Images | None = None) -> Veri
         made_by = Variant().export_command(folder.path)
         raise InputError(f"{folder.path} has no ONNX file to verify; make one with `{made_by}`")
     source = None if data is None else open_source(data, "test")
-    expected = _expected(folder, source)
+    expected = _expected(folder, source, _images_for(folder, onnx_files.values()))
     checks: list[Check] = []
     for name, onnx in track(onnx_files.items(), "checking ONNX files"):
         checks += _check_onnx(folder, name, onnx, expected)
@@ -216,35 +219,42 @@ def _read_only(folder: ModelFolder, name: str, record: OnnxRecord, expected: lis
     yield from check_session(title, session, expected, record.precision)
 
 
-def _expected(folder: ModelFolder, source: ImageSource | None) -> list[Expected]:
+def _images_for(folder: ModelFolder, records: Iterable[OnnxRecord]) -> int:
+    """How many images: the largest batch is filled, and a large model is not run on more than it takes."""
+    macs = folder.manifest.metrics.get("macs_after") or 1
+    filled = max(FEWEST_IMAGES, *(record.batch for record in records))
+    return min(IMAGES, max(filled, int(MACS // macs)))
+
+
+def _expected(folder: ModelFolder, source: ImageSource | None, images: int) -> list[Expected]:
     preprocessing = folder.manifest.preprocessing
-    sets = [("random input", _random_images(preprocessing))]
+    sets = [("random input", _random_images(preprocessing, images))]
     if source is not None:
-        shots = draw_few_shot(source, IMAGES, seed=0, channels=preprocessing.input_size[0], at_most=True)
+        shots = draw_few_shot(source, images, seed=0, channels=preprocessing.input_size[0], at_most=True)
         sets.append(("real images", shots.tensor(preprocessing)))
     model = folder.load()
-    session, one_by_one = (TorchSession(model, batch, device="cpu") for batch in (IMAGES, 1))
+    session, one_by_one = (TorchSession(model, batch, device="cpu") for batch in (images, 1))
     return [
         Expected(
             what,
-            images,
-            session.infer(images),
+            inputs,
+            session.infer(inputs),
             what == "real images",
-            cache(partial(_at_bf16, folder, images)),
-            one_by_one.infer(images[:ALONE]),
+            cache(partial(_at_bf16, folder, inputs)),
+            one_by_one.infer(inputs[:ALONE]),
         )
-        for what, images in sets
+        for what, inputs in sets
     ]
 
 
 def _at_bf16(folder: ModelFolder, images: Tensor) -> Tensor:
-    return TorchSession(folder.load(), IMAGES, "bf16", device="cpu").infer(images)
+    return TorchSession(folder.load(), len(images), "bf16", device="cpu").infer(images)
 
 
-def _random_images(preprocessing: Preprocessing) -> Tensor:
+def _random_images(preprocessing: Preprocessing, images: int) -> Tensor:
     """Random pixels, normalised: a graph that takes pixels can be given the same ones."""
     channels, height, width = preprocessing.input_size
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (IMAGES, channels, height, width), generator=generator)
+    pixels = torch.randint(0, 256, (images, channels, height, width), generator=generator)
     mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (preprocessing.mean, preprocessing.std))
     return (pixels / 255 - mean) / std

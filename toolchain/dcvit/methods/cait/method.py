@@ -1,10 +1,8 @@
 """CAIT, as the registry lists it."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from dcvit.methods.base import Method, Preset
-from dcvit.methods.cait.presets import PRESETS
+from dcvit.methods.base import Method
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.plan import Task
 
@@ -26,7 +24,6 @@ class Cait(Method[CaitSettings]):
     samples = None
     no_use: ClassVar[frozenset[str]] = frozenset({"latency_table"})
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "segmentation"})
-    presets: ClassVar[Mapping[str, Preset]] = PRESETS
     needs_target: ClassVar[bool] = False  # the last block is trimmed in any case, and a new head is trained
 
     def summarize(self, subject: "Subject", target: "Target", settings: CaitSettings) -> "PlanSummary":

@@ -16,6 +16,7 @@ from dcvit.files import json_text
 from dcvit.hardware import accelerator
 from dcvit.methods.cuts.by_norm import cut_by_norm
 from dcvit.methods.cuts.wanted_tokens import WantedTokens
+from dcvit.methods.few_shot.currency import Compared, in_macs
 from dcvit.methods.few_shot.job import Earlier, Job
 from dcvit.methods.few_shot.proposal import Proposal, priced, propose, survey
 from dcvit.methods.few_shot.settings import FewShotSettings
@@ -145,43 +146,72 @@ class FewShotCompressor(Compressor[S]):
         return self._given is not None or self.run.source is not None
 
     def _make(self, target: Target, after: Compressed | None) -> Compressed:
+        compared = self._compared(target, after)
+        made = self._made(in_macs(target, compared), after)
+        if compared is not None:
+            made = dataclasses.replace(made, metrics=made.metrics | {"solved_in": compared.to_json()})
+        return made if target.latency_reduction is None else self._with_prediction(made, target)
+
+    def _compared(self, target: Target, after: Compressed | None) -> Compared | None:  # noqa: ARG002
+        """What a share of the latency comes to in either currency; None where there is but one."""
+        return None
+
+    def _made(self, target: Target, after: Compressed | None) -> Compressed:
+        """`_make` in the currency of the target."""
         target = self._resolved(target)
         proposal = self._propose(target)
         if not self._has_images:
             found = self._cut_by_norm(proposal)
         else:
-            cut_before = after is not None and after.plan.merges == proposal.base.merges
-            earlier = self._earlier(after) if after is not None and cut_before else None
-            found = self._recover(self._job_of(proposal, target), proposal, earlier)
+            found = self._recover(self._job_of(proposal, target), proposal, self._earlier(after, proposal))
             if self._trims_at_the_end(proposal.base):
                 trimmed(found.student, self.run.subject.family, proposal.base)
         plan = proposal.base.with_blocks(*found.entries)
-        made = self._compressed(found.student, plan, target, dict(found.metrics))
-        return made if target.latency_reduction is None else self._with_prediction(made, target)
+        return self._compressed(found.student, plan, target, dict(found.metrics))
 
     def _trims_at_the_end(self, plan: CompressionPlan) -> bool:
         """Whether the last block is trimmed when all is done: students recover with all their tokens."""
         return plan.trims_last_block and not self.run.subject.plan.trims_last_block
 
-    def _earlier(self, made: Compressed) -> Earlier:
+    def _earlier(self, made: Compressed | None, proposal: Proposal) -> Earlier | None:
+        """What to go on from: an earlier result of the same merges."""
+        if made is None or made.plan.merges != proposal.base.merges:
+            return None
         trims = self._trims_at_the_end(made.plan)
         return Earlier(untrimmed(made.model, made.plan) if trims else made.model, made.plan.blocks)
 
     def _candidates(self, target: Target, measure: Measure) -> Candidates[Compressed]:  # noqa: ARG002
         target, option = self._resolved(target), target.measured
-        at = target.priced if self._solves_in_milliseconds else target.at
+        in_time = self._solves_in_milliseconds
+        metrics: dict[str, Any] = {}
+        if in_time and (compared := self._compared_at(target)) is not None:
+            in_time, metrics = not compared.macs_serve, {"solved_in": compared.to_json()}
+        at = target.priced if in_time else target.at
         proposal = self._survey(at(ANY_SHARE))
         if not proposal.blocks:
             raise TargetError(f"{option}: the plan leaves no block that could be compressed")
         job = self._job_of(proposal, target) if self._has_images else None
+
+        def make(share: float | None) -> Compressed:
+            made = self._made(at(share), None)
+            return dataclasses.replace(made, metrics=made.metrics | metrics)
+
         return Candidates(
             base=proposal.base,
             base_share=proposal.saved / proposal.total,
             plan=lambda share: self.plan(at(share)),
-            make=lambda share: self.compress(at(share)),
+            make=make,
             reach=self._reach(proposal, job),
-            cost="predicted latency" if self._solves_in_milliseconds else "MACs",
+            cost="predicted latency" if in_time else "MACs",
         )
+
+    def _compared_at(self, target: Target) -> Compared | None:
+        """`_compared` at the share of the latency that a measured target asks for, as a table says."""
+        try:
+            share = self._predicted_share(target)
+        except TargetError:
+            return None  # measuring will tell
+        return self._compared(target.priced(share), None)
 
     def _make_as_fast(self, target: Target) -> Compressed:
         """Where times of another machine are given, what they predict decides, and nothing is measured here."""

@@ -26,7 +26,7 @@ class DcVit(Method[SearchSettings]):
     paper_target: ClassVar[dict[str, object]] = {"macs_convention": "dcvit", "width_multiple": 1}
 
     def summarize(self, subject: "Subject", target: "Target", settings: SearchSettings) -> "PlanSummary":
-        from dcvit.methods.few_shot.search import summarize
+        from dcvit.methods.few_shot.figures import summarize
 
         return summarize(subject, target, settings)
 

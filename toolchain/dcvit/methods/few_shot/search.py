@@ -1,8 +1,10 @@
 """DC-ViT, as published or with our solver: from a job and a proposal to a recovered student."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+
+from accelerate.utils import broadcast_object_list
 
 from dcvit.data import FewShot
 from dcvit.errors import InputError
@@ -12,8 +14,10 @@ from dcvit.methods.cuts.nodes import NodeRanking
 from dcvit.methods.cuts.scores import logits_of, score_of
 from dcvit.methods.few_shot.allocate import RESOLUTION, damage_of
 from dcvit.methods.few_shot.compressor import NO_CHOICE, FewShotCompressor, Recovered
+from dcvit.methods.few_shot.currency import Compared, smallest_share
+from dcvit.methods.few_shot.figures import stand_ins, trimming
 from dcvit.methods.few_shot.job import Earlier, Job
-from dcvit.methods.few_shot.proposal import Proposal, priced, propose, stand_in_notes, survey
+from dcvit.methods.few_shot.proposal import Proposal
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.few_shot.solver import examined, most_saved, recover_at_once, solve, widths_of
 from dcvit.methods.few_shot.trials import rank_units, recover_progressively
@@ -27,21 +31,12 @@ from dcvit.methods.merges.search import (
     most_reduction,
     worth_weighing,
 )
-from dcvit.methods.milliseconds import latency_share, latency_table, predicted, predicted_ms
-from dcvit.methods.run import Run
-from dcvit.methods.target import ANY_MERGES, ANY_SHARE, NO_MERGES, Reach, Target
-from dcvit.methods.trimming import costs_nothing
+from dcvit.methods.milliseconds import latency_share, predicted_ms
+from dcvit.methods.run import Compressed, Run
+from dcvit.methods.target import ANY_MERGES, ANY_SHARE, Reach, Target
 from dcvit.plan import BlockPlan, CompressionPlan, merges_text
 from dcvit.pricing.probes import Style
-from dcvit.pricing.table import LatencyTable, style_of
 from dcvit.progress import say
-from dcvit.subject import Subject
-from dcvit.summary import PlanSummary
-from dcvit.summary import summarize as in_figures
-
-_TRIES = 5
-_CLOSE = 0.01
-"""Share of the latency that stand-ins may be off."""
 
 
 class DcVitCompressor(FewShotCompressor[SearchSettings]):
@@ -51,6 +46,7 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         super().__init__(run, settings, few_shot)
         self._merges: dict[str, Schedule] = {}
         self._any_merges: Style | None = None
+        self._comparisons: dict[str, Compared | None] = {}
 
     def _resolved(self, target: Target) -> Target:
         """Merges that are left to the solver are those with the least damage in all; what costs nothing comes first."""
@@ -64,6 +60,47 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
             self._merges[key] = self._choose_merges(target, aware=aware)
         text = merges_text(self._merges[key])
         return target.model_copy(update={"merge": text or None, "size_aware": aware if text else None})
+
+    def _compared(self, target: Target, after: Compressed | None) -> Compared | None:
+        if target.latency_reduction is None or not (self._has_images and self._solves_in_milliseconds):
+            return None
+        key = target.model_dump_json() + ("" if after is None else after.plan.digest)
+        if key not in self._comparisons:
+            self._comparisons[key] = self._compare(self._resolved(target), after)
+        return self._comparisons[key]
+
+    def _compare(self, target: Target, after: Compressed | None) -> Compared | None:
+        subject, job, proposal = self.run.subject, *self.job(target)
+        assert target.latency_reduction is not None
+        table, wanted = self._table(target, proposal.base), (1 - target.latency_reduction) * proposal.total
+
+        def milliseconds(share: float) -> float:
+            plan = self._plan_after(target.at(share), after)
+            return predicted_ms(subject, plan, table)
+
+        counted = self._survey(self._resolved(target.at(ANY_SHARE)))
+        share = smallest_share(self._reach(counted, job), milliseconds, wanted)
+        if share is None or self._plan_after(target.at(share), after) == self._plan_after(target, after):
+            return None
+        found = [self._untrained_score(each, after) for each in (target, target.at(share))]
+        (scores,) = broadcast_object_list([found])  # of several processes the first decides
+        compared = Compared(scores[0], scores[1], share)
+        taken = "MACs" if compared.macs_serve else "milliseconds"
+        say(f"damage of cuts solved in milliseconds {scores[0]:.3g}, in MACs {scores[1]:.3g}: solved in {taken}")
+        return compared
+
+    def _plan_after(self, target: Target, after: Compressed | None) -> CompressionPlan:
+        """The plan for a target, whose blocks only lose more than an earlier result's."""
+        job, proposal = self.job(target)
+        earlier = self._earlier(after, proposal)
+        examination = _examined(job, proposal, _fixed(job, proposal))
+        return proposal.base.with_blocks(*_entries(proposal, examination, [] if earlier is None else earlier.entries))
+
+    def _untrained_score(self, target: Target, after: Compressed | None) -> float:
+        job, proposal = self.job(target)
+        untrained = replace(job, settings=job.settings.model_copy(update={"steps": 0}))
+        student = self._recover(untrained, proposal, self._earlier(after, proposal)).student
+        return score_of(self.run.subject.plan).measure(logits_of(student, job.metric), self._teacher_logits)
 
     def _surveyed(self, target: Target) -> Proposal:
         return self._survey(target.priced(ANY_SHARE) if target.measured else target)
@@ -178,99 +215,6 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         )
 
 
-def trimming(
-    subject: Subject,
-    target: Target,
-    settings: SearchSettings,
-    surveyed: Callable[[Target], Proposal],
-    *,
-    stand_in: bool,
-) -> Target:
-    """The target, with a last block that is trimmed where it may be, and where no less is asked for than that saves.
-
-    Args:
-        subject: The model.
-        target: Whose plan is to be found.
-        settings: Of the search.
-        surveyed: What a target's base plan saves, in milliseconds for one that is measured.
-        stand_in: Whether DC-ViT's structure stands in for what images choose: it cannot take just a little more.
-    """
-    if target.trim_last_block is not None or settings.search != "solver" or subject.family.removes != "attention":
-        return target
-    asked = target.macs_reduction is not None or target.latency_reduction is not None or target.measured is not None
-    if not asked or target.plan is not None or not costs_nothing(subject):
-        return target
-    trims = target.model_copy(update={"trim_last_block": True})
-    plain = {"merge": None, "size_aware": None} if target.merge in (ANY_MERGES, NO_MERGES) else {}
-    proposal = surveyed(trims.model_copy(update=plain))
-    if target.latency is not None and target.latency >= proposal.total:
-        return target  # as fast already, as the table says
-    share = target.macs_reduction or target.latency_reduction or latency_share(target, proposal.total)
-    saved = proposal.saved / proposal.total
-    if stand_in and proposal.units and saved < share < proposal.reach().least:
-        return target
-    return trims if saved <= share else target
-
-
-def summarize(subject: Subject, target: Target, settings: SearchSettings) -> PlanSummary:
-    """The plan in figures; which blocks are compressed is a stand-in until images have chosen them.
-
-    A target in time is met as a table of this machine predicts it, which is measured first where none was kept.
-    """
-    target = trimming(subject, target, settings, lambda asked: _surveyed(subject, asked)[0], stand_in=True)
-    latency, notes = None, []
-    if target.merge == ANY_MERGES:
-        target = target.model_copy(update={"merge": None, "size_aware": None})
-        notes = ["Your images choose the merges; none stand in for them here."]
-    elif target.merge == NO_MERGES:
-        target = target.model_copy(update={"merge": None})
-    if target.measured:
-        proposal, latency = _propose_in_time(subject, target)
-    else:
-        proposal = propose(subject, target)
-    entries = stand_ins(proposal)
-    notes += stand_in_notes(target)
-    if entries:
-        listed = ", ".join(str(index) for index in sorted(entry.index for entry in entries))
-        notes.append(
-            f"DC-ViT's structure; trials on your images choose the blocks (here {listed} stand in for them), and the "
-            "solver, the default search, chooses other widths at the same MACs."
-        )
-    plan = proposal.base.with_blocks(*entries)
-    found = in_figures(plan, subject.plan, target.macs_convention, " ".join(notes))
-    return found if latency is None else replace(found, latency=predicted(subject, plan, latency))
-
-
-def _propose_in_time(subject: Subject, target: Target) -> tuple[Proposal, LatencyTable]:
-    """What a target in time asks for, and the table that says so; stand-ins then meet it within 1 %, or are nearest.
-
-    Raises:
-        InputError: If it is out of reach, or the model's latency cannot be predicted block by block.
-    """
-    if subject.family.removes != "attention":
-        raise InputError(f"{target.measured} has to be measured for this model; `dcvit-tool compress` does so")
-    proposal, table = _surveyed(subject, target)
-    assert table is not None
-    wanted = share = latency_share(target, proposal.total)
-    for _ in range(_TRIES):  # structures are made as if time fell with the width in a line
-        made = proposal.removing(share)
-        plan = made.base.with_blocks(*stand_ins(made))
-        miss = wanted - (1 - predicted_ms(subject, plan, table) / proposal.total)
-        if abs(miss) < _CLOSE:
-            break
-        share = min(max(share + miss, 1e-3), 1 - 1e-3)
-    return made, table
-
-
-def _surveyed(subject: Subject, target: Target) -> tuple[Proposal, LatencyTable | None]:
-    """A survey, in milliseconds for a target that is measured."""
-    counted = survey(subject, target)
-    if not target.measured:
-        return counted, None
-    table = latency_table(subject, target, style_of(counted.base))
-    return priced(counted, subject, table), table
-
-
 def possible_cuts(proposal: Proposal, fixed: Sequence[BlockPlan] = ()) -> PossibleCuts:
     """What the solver may choose from; MLPs that are fixed have to be known too."""
     narrowed = {block.index for block in fixed if block.mlp_hidden is not None}
@@ -281,11 +225,6 @@ def possible_cuts(proposal: Proposal, fixed: Sequence[BlockPlan] = ()) -> Possib
         gone=tuple(sorted(block for unit in proposal.units for block in unit)),
         min_head_dim=proposal.min_head_dim,
     )
-
-
-def stand_ins(proposal: Proposal) -> list[BlockPlan]:
-    """Plan entries of DC-ViT's structure, its blocks spread evenly over the depth."""
-    return [entry for unit in proposal.chosen(proposal.spread_out()) for entry in unit] if proposal.wanted > 0 else []
 
 
 def _fixed(job: Job[SearchSettings], proposal: Proposal) -> list[BlockPlan]:
