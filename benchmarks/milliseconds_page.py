@@ -73,8 +73,8 @@ def tables(report: dict[str, Any]) -> Iterator[str]:
                     f"×{size['predicted']:.2f} |"
                 )
         yield (
-            "\nSpeed-ups at equal agreement with the teacher, and what sizes of milliseconds gain over those of MACs, seed "
-            "by seed:\n"
+            "\nSpeed-ups at equal agreement with the teacher, and what sizes of milliseconds gain over those of MACs, "
+            "seed by seed:\n"
         )
         yield head("runtime", "solved in", "same class", "of MACs", "of milliseconds", "gain")
         yield from gains(rows)
