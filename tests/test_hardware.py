@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dcvit.hardware import accelerator, has_bf16
+from dcvit.runtimes.pytorch import TorchSession, _note_emulation
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,17 @@ def test_a_gpu_that_emulates_bf16_has_none(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_training_computes_in_bf16_where_the_machine_has_it() -> None:
     assert accelerator().mixed_precision == ("bf16" if has_bf16() else "no")
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_session_says_once_that_bf16_is_emulated(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, has: bool
+) -> None:
+    monkeypatch.setattr("dcvit.hardware.has_bf16", lambda: has)
+    _note_emulation.cache_clear()
+    for precision in ("bf16", "fp32", "bf16"):
+        TorchSession(torch.nn.Identity(), 1, precision, "cpu")
+    assert [record.message for record in caplog.records if "emulates" in record.message] == (
+        [] if has else ["this machine has no instructions for bf16: PyTorch emulates it, and takes longer than in fp32"]
+    )
+    _note_emulation.cache_clear()

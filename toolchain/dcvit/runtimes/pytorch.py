@@ -1,8 +1,10 @@
 """PyTorch, eager and compiled: on the GPU where there is one."""
 
+import logging
 import os
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,6 +17,8 @@ from dcvit.runtimes.base import Artifact, Runtime, Session, gpu_name
 from dcvit.runtimes.cuda_graph import GraphedPass
 from dcvit.types import TimmModule
 from dcvit.variant import Precision, Variant
+
+log = logging.getLogger(__name__)
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -94,6 +98,14 @@ def _no_gpu() -> str | None:
     return "there is no NVIDIA GPU that torch can use, and a CUDA graph needs one; --runtime torch runs on the CPU"
 
 
+@cache
+def _note_emulation() -> None:
+    from dcvit.hardware import has_bf16  # imports Accelerate
+
+    if not has_bf16():
+        log.warning("this machine has no instructions for bf16: PyTorch emulates it, and takes longer than in fp32")
+
+
 class TorchSession(Session):
     """A module in evaluation mode. On a GPU the module is changed."""
 
@@ -123,6 +135,8 @@ class TorchSession(Session):
         on_gpu = self._device == "cuda"
         super().__init__(batch, gpu_name() if on_gpu else "CPU", None if on_gpu else torch.get_num_threads())
         self._dtype = _DTYPES[precision]
+        if precision == "bf16":
+            _note_emulation()
         if on_gpu:  # where a convolution takes many times what the matrix product takes (docs/gpu.md)
             fold_patch_embedding(model)
             fold_layer_scale(model)
