@@ -140,6 +140,13 @@ def measure_profile(models: Models, family: str, clock: Clock) -> dict[str, Any]
     return found
 
 
+def measure_preset(base: str, runtime: str) -> dict[str, Any]:
+    """A preset for this GPU, by a table of its latencies: `presets.py --from` keeps it."""
+    import presets
+
+    return presets.measure(base, runtime, "fp16", 64)
+
+
 def rows(sizes: Sizes, models: Models, clock: Clock) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Everything, by name, the most important first."""
     shapes = [
@@ -185,6 +192,9 @@ def rows(sizes: Sizes, models: Models, clock: Clock) -> Iterator[tuple[str, Call
             yield from of_models(family, batch, quick)
     for shape in shapes[1::2]:
         yield from of_operators(shape)
+    for base in sizes.presets:
+        for runtime in ("torch-graph", "onnxruntime-cuda-graph"):
+            yield f"preset: {base}, {runtime}", partial(measure_preset, base, runtime)
     for family in sizes.families:
         for batch in rest:
             yield from of_models(family, batch, slow)

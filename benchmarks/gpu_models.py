@@ -36,6 +36,7 @@ class Sizes:
     shapes: tuple[tuple[str, int], ...] = (("deit_small", 64), ("deit_base", 256))
     image: int = 224
     merge: str = "horizontal@4,vertical@8"
+    presets: tuple[str, ...] = ()
 
 
 FULL = Sizes({
@@ -43,7 +44,7 @@ FULL = Sizes({
     "DeiT-Ti": ("deit_tiny_patch16_224", "cait-tiny"),
     "DeiT-B": ("deit_base_patch16_224", None),
     "ViT-B": ("vit_base_patch16_224", None),
-})  # fmt: skip
+}, presets=("cait-small", "cait-tiny"))  # fmt: skip
 TINY = Sizes(
     {"DeiT-S": ("deit_small_patch16_224", "cait-small")},
     {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 6, "num_heads": 2, "num_classes": 4},

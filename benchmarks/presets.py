@@ -1,7 +1,8 @@
 """Makes the presets: what share of its MACs a model has to lose to be so many times as fast in a runtime.
 
     python benchmarks/presets.py
-    python benchmarks/presets.py --runtime torch-graph --precision fp16
+    python benchmarks/presets.py --precision int8
+    python benchmarks/presets.py --from benchmarks/results/gpu.json    # those that gpu.py measured
 
 On a quiet machine that is the runtime's kind. For each of `MODELS` a table of latencies is measured (random weights:
 widths alone decide them). Merges are `MERGE`; heads and MLPs are cut alike, and the last block is trimmed, until the
@@ -10,6 +11,7 @@ table says that the goal is reached. The plan is then timed in turn with the ori
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,7 +33,7 @@ MODELS: dict[str, tuple[str, float, int]] = {
     "cait-tiny": ("deit_tiny_patch16_224", 1.9, 64),
     "cait-small": ("deit_small_patch16_224", 2.1, 16),
 }
-"""timm name, goal, and batch."""
+"""timm name, goal, and the batch that a CPU is timed at."""
 
 MERGE = "horizontal@4,vertical@8"
 STEP = 0.0025
@@ -59,13 +61,15 @@ def smallest_share(subject: Subject, table: LatencyTable, proposal: JointProposa
     raise click.ClickException(f"{subject.plan.model} cannot be ×{goal:g} as fast in {table.setting.runtime}")
 
 
-def make(base: str, runtime: str, precision: Precision) -> tuple[Preset, LatencyTable, CompressionPlan]:
+def make(
+    base: str, runtime: str, precision: Precision, batch: int | None = None
+) -> tuple[Preset, LatencyTable, CompressionPlan]:
     """One preset, its table, and the plan with uniform widths."""
-    model, goal, batch = MODELS[base]
+    model, goal, usual = MODELS[base]
     subject, settings = open_shapes(model), CaitSettings()
     asked = Target(merge=MERGE)
     proposal = propose_jointly(subject, asked, settings, stand_in_merges(subject, asked, settings), trained=True)
-    table = table_for(subject, runtime, Variant.of(batch, precision), style=style_of(proposal.base))
+    table = table_for(subject, runtime, Variant.of(batch or usual, precision), style=style_of(proposal.base))
     share = smallest_share(subject, table, proposal, goal)
     plan = proposal.removing(share).uniform()
     found = predicted(subject, plan, table)
@@ -74,27 +78,49 @@ def make(base: str, runtime: str, precision: Precision) -> tuple[Preset, Latency
     return Preset(method="cait", model=model, merge=MERGE, macs_reduction=share, made_for=made_for), table, plan
 
 
+def keep(preset: Preset, table: LatencyTable) -> None:
+    """Puts a preset and its table where the command line finds them, and keeps the others."""
+    path, name = ASSETS / INDEX, preset.made_for.preset
+    ASSETS.mkdir(exist_ok=True)
+    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    index[name] = preset.model_dump(mode="json")
+    write_table(table, ASSETS / f"{name}.json")
+    with whole_file(path) as aside:
+        aside.write_text(json_text(dict(sorted(index.items())), indent=2) + "\n", encoding="utf-8")
+
+
+def measure(base: str, runtime: str, precision: Precision, batch: int | None = None) -> dict[str, Any]:
+    """A preset, its table, and how fast its plan with uniform widths is beside the original."""
+    preset, table, plan = make(base, runtime, precision, batch)
+    variant = Variant.of(preset.made_for.batch, precision)
+    ratio = time_plans(open_shapes(preset.model), [plan.original(), plan], runtime, variant).ratios[0]
+    return {
+        "preset": preset.model_dump(mode="json"), "table": table.model_dump(mode="json"),
+        "speedup": 1 / ratio.value, "ci95": [1 / ratio.high, 1 / ratio.low],
+    }  # fmt: skip
+
+
 @click.command()
 @click.option("--model", "bases", type=click.Choice(list(MODELS)), multiple=True, default=list(MODELS))
 @click.option("--runtime", default=DEFAULT[0], show_default=True)
 @click.option("--precision", default=DEFAULT[1], show_default=True)
-def main(bases: tuple[str, ...], runtime: str, precision: Precision) -> None:
+@click.option(
+    "--from", "measured", type=click.Path(path_type=Path, exists=True), help="Take those that gpu.py measured."
+)
+def main(bases: tuple[str, ...], runtime: str, precision: Precision, measured: Path | None) -> None:
     """Makes presets for one runtime, and keeps the others."""
-    index_path = ASSETS / INDEX
-    ASSETS.mkdir(exist_ok=True)
-    index: dict[str, Any] = json.loads(index_path.read_text(encoding="utf-8")) if index_path.exists() else {}
-    for base in bases:
-        preset, table, plan = make(base, runtime, precision)
-        name = preset.made_for.preset
-        write_table(table, ASSETS / f"{name}.json")
-        index[name] = preset.model_dump(mode="json")
-        with whole_file(index_path) as aside:
-            aside.write_text(json_text(dict(sorted(index.items())), indent=2) + "\n", encoding="utf-8")
-        variant = Variant.of(preset.made_for.batch, precision)
-        ratio = time_plans(open_shapes(preset.model), [plan.original(), plan], runtime, variant).ratios[0]
+    if measured is None:
+        rows = (measure(base, runtime, precision) for base in bases)
+    else:
+        found = json.loads(measured.read_text(encoding="utf-8"))["rows"]
+        rows = (row for name, row in found.items() if name.startswith("preset: "))
+    for row in rows:
+        preset = Preset.model_validate(row["preset"])
+        keep(preset, LatencyTable.model_validate(row["table"]))
+        low, high = row["ci95"]
         click.echo(
-            f"{name}: −{preset.macs_reduction:.2%} MACs, ×{preset.made_for.speedup:.3f} predicted, "
-            f"×{1 / ratio.value:.3f} [{1 / ratio.high:.3f}, {1 / ratio.low:.3f}] measured"
+            f"{preset.made_for.preset}: −{preset.macs_reduction:.2%} MACs, ×{preset.made_for.speedup:.3f} predicted, "
+            f"×{row['speedup']:.3f} [{low:.3f}, {high:.3f}] measured"
         )
 
 

@@ -104,6 +104,7 @@ def test_presets_are_plans_for_their_models(tool: Tool, name: str) -> None:
     assert found["tokens"] == [197] * 4 + [99] * 4 + [50] * 4
     assert preset.macs_reduction <= found["macs_reduction"] < preset.macs_reduction + 0.02
     assert "your images find the widths" in found["note"]
+    assert str(preset.made_for) in found["note"]
     assert found["plan"]["trims_last_block"]
 
 

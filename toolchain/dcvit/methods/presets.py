@@ -37,6 +37,10 @@ class MadeFor(BaseModel):
     table: str
     speedup: float
 
+    def __str__(self) -> str:
+        where = f"{self.runtime} {self.precision}, batch {self.batch}"
+        return f"{self.preset} is ×{self.speedup:.2f} as fast in {where}, as a table of {self.machine} says"
+
     def table_text(self) -> str:
         """The table, as the file that `dcvit-tool latency -o` writes."""
         return (ASSETS / f"{self.preset}.json").read_text(encoding="utf-8")

@@ -164,6 +164,8 @@ def summarize_jointly(subject: Subject, target: Target, settings: CaitSettings) 
     if proposal.macs:
         how = "your images find" if refits(settings, subject) else "training finds"
         notes.append(f"{how} the widths (here all are cut by the same share)")
+    if target.made_for is not None:
+        notes.append(str(target.made_for))
     return summarize(proposal.uniform(), subject.plan, target.macs_convention, "; ".join(notes))
 
 
