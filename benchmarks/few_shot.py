@@ -83,6 +83,7 @@ class Study:
             "seconds": round(seconds, 1),
             "recovery_steps": _steps(settings, result.metrics),
             "blocks": blocks,
+            "machine": this_machine().kind,
         }
 
     def teacher(self) -> float:
