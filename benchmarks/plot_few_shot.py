@@ -31,8 +31,8 @@ of its training set. Top-1 on 5,000 test images, PyTorch fp32, {machine["cores"]
 column all methods have the same images and as many training steps: 24 for each block that DC-ViT compresses; the trials
 of DC-ViT and PRACTISE, 24 steps each, come on top. DC-ViT keeps the learning rate of its paper, which was meant for
 thousands of steps; one row shows it with our training. Where a deviation stands: three seeds; else one run. PRACTISE
-drops whole blocks, so its last cell is at −58.2 %. Rows of ours were made again since: heads keep at least 16 of their 64
-channels, ridges are chosen by halves of the images, and the last block is trimmed ({made_again(report)}).
+drops whole blocks, so its last cell is at −58.2 %. Rows of ours were made again since: heads keep at least 16 of their
+64 channels, ridges are chosen by halves of the images, and the last block is trimmed ({made_again(report)}).
 
 {table(report)}
 ![top-1 against MACs removed](few_shot.png)

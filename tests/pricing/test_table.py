@@ -62,6 +62,26 @@ def test_merges_change_the_price_of_every_later_block(made_up: Any, deit: Subjec
     assert late < early / 3  # a quarter of the tokens
 
 
+def test_a_trimmed_block_costs_what_its_tokens_do(made_up: Any, deit: Subject) -> None:
+    additive = made_up.additive(deit)
+
+    def latency(plan: CompressionPlan) -> float:
+        """A trimmed block has keys and values of all tokens left: 0.01 ms for each."""
+        if not plan.trims_last_block:
+            return float(additive(plan))
+        tokens = deit.family.tokens(original_of(plan.original()), plan)[-1]
+        last = plan.model_kwargs.get("depth", 12) - 1
+        gone = plan.replace(trims_last_block=False).with_blocks(BlockPlan(index=last, removed="block"))
+        return float(additive(gone)) + 0.01 * tokens
+
+    table = made_up.table(deit, BOTH, latency)
+    assert table.trimmed_ms == pytest.approx(0.01 * 65)
+    for merges in ((), (Merge(after=4, axis="horizontal"), Merge(after=8, axis="vertical"))):
+        plan = deit.plan.replace(merges=merges, trims_last_block=True)
+        predicted = table.predict(plan, deit.family.tokens(original_of(deit.plan), plan))
+        assert predicted == pytest.approx(latency(plan), rel=0.01)
+
+
 def test_a_whole_model_that_takes_longer_than_its_parts_scales_them(made_up: Any, deit: Subject) -> None:
     latency = made_up.additive(deit)
 

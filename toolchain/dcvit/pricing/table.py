@@ -134,7 +134,7 @@ class LatencyTable(_Frozen):
         fixed_ms: Of everything but the blocks: patch embedding, norm, head.
         groups: What the blocks cost.
         merges_ms: What each merge on top of the others costs by itself.
-        trimmed_ms: Of a last block that works on the prefix tokens alone; None where it cannot.
+        trimmed_ms: Of a last block that works on the prefix tokens alone, behind no merges; None where it cannot.
         scale: By which sums of blocks are corrected, so that they agree with whole models.
         whole: Whole models that were timed; the uncompressed one first.
         seconds: That measuring took.
@@ -168,7 +168,9 @@ class LatencyTable(_Frozen):
         for index, count in enumerate(tokens):
             group = self.group(index)
             if plan.trims_last_block and index == len(tokens) - 1 and self.trimmed_ms is not None:
-                blocks += 0.0 if plan.block(index).removed == "block" else self.trimmed_ms
+                # What is left of it is keys and values of every token.
+                share = count / group.levels[0].tokens
+                blocks += 0.0 if plan.block(index).removed == "block" else self.trimmed_ms * share
                 continue
             blocks += group.saved("block", 0, count) - group.saved_by(plan.block(index), count)
         merges = sum(self.merges_ms[min(number, len(self.merges_ms) - 1)] for number in range(len(plan.merges)))
