@@ -146,6 +146,7 @@ class FewShotCompressor(Compressor[S]):
         return self._given is not None or self.run.source is not None
 
     def _make(self, target: Target, after: Compressed | None) -> Compressed:
+        target = self._resolved(target)  # merges that were left open are the same in both currencies
         compared = self._compared(target, after)
         made = self._made(in_macs(target, compared), after)
         if compared is not None:

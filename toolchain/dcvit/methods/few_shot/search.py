@@ -66,7 +66,7 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
             return None
         key = target.model_dump_json() + ("" if after is None else after.plan.digest)
         if key not in self._comparisons:
-            self._comparisons[key] = self._compare(self._resolved(target), after)
+            self._comparisons[key] = self._compare(target, after)
         return self._comparisons[key]
 
     def _compare(self, target: Target, after: Compressed | None) -> Compared | None:
