@@ -81,7 +81,7 @@ def tables(report: dict[str, Any]) -> Iterator[str]:
         yield ""
     if rows := report.get("targets"):
         yield "## Targets in time\n"
-        yield "A latency is asked for as a share of the original's, and off by is of that: both drift from run to run here.\n"
+        yield "A latency is asked for as a share of the original's, and that is what it is off by.\n"
         yield head("runtime", "asked for", "said by compress", "fresh bench [95 %]", "off by", "seconds")
         for row in rows:
             asked = f"×{row['speedup']}" if "speedup" in row else f"{row['wanted_ms']:.0f} ms"
