@@ -7,7 +7,8 @@
 On a quiet machine that is the runtime's kind. For each of `MODELS` a table of latencies is measured (random weights:
 widths alone decide them). Merges are `MERGE`; heads and MLPs are cut alike, and the last block is trimmed, until the
 table says that the goal is reached. The plan is then timed in turn with the original. Presets and tables are written to
-`toolchain/dcvit/assets/presets`, where the command line finds them.
+`toolchain/dcvit/assets/presets`, where the command line finds them, and what was measured to
+`benchmarks/results/presets.json`.
 """
 
 import json
@@ -37,6 +38,7 @@ MODELS: dict[str, tuple[str, float, int]] = {
 
 MERGE = "horizontal@4,vertical@8"
 STEP = 0.0025
+RESULTS = Path(__file__).parent / "results" / "presets.json"
 DEFAULT = ("onnxruntime", "fp32")
 
 
@@ -78,15 +80,21 @@ def make(
     return Preset(method="cait", model=model, merge=MERGE, macs_reduction=share, made_for=made_for), table, plan
 
 
-def keep(preset: Preset, table: LatencyTable) -> None:
-    """Puts a preset and its table where the command line finds them, and keeps the others."""
-    path, name = ASSETS / INDEX, preset.made_for.preset
+def keep(preset: Preset, table: LatencyTable, speedup: float, ci95: list[float]) -> None:
+    """Puts a preset and its table where the command line finds them, notes what was measured, and keeps the others."""
+    name = preset.made_for.preset
     ASSETS.mkdir(exist_ok=True)
-    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    index[name] = preset.model_dump(mode="json")
     write_table(table, ASSETS / f"{name}.json")
+    _put(ASSETS / INDEX, name, preset.model_dump(mode="json"))
+    _put(RESULTS, name, preset.model_dump(mode="json") | {"speedup": speedup, "ci95": ci95})
+
+
+def _put(path: Path, name: str, entry: dict[str, Any]) -> None:
+    """Adds or replaces one entry of a JSON object in a file."""
+    entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entries[name] = entry
     with whole_file(path) as aside:
-        aside.write_text(json_text(dict(sorted(index.items())), indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json_text(dict(sorted(entries.items())), indent=2) + "\n", encoding="utf-8")
 
 
 def measure(base: str, runtime: str, precision: Precision, batch: int | None = None) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def main(bases: tuple[str, ...], runtime: str, precision: Precision, measured: P
         rows = (row for name, row in found.items() if name.startswith("preset: "))
     for row in rows:
         preset = Preset.model_validate(row["preset"])
-        keep(preset, LatencyTable.model_validate(row["table"]))
+        keep(preset, LatencyTable.model_validate(row["table"]), row["speedup"], row["ci95"])
         low, high = row["ci95"]
         click.echo(
             f"{preset.made_for.preset}: −{preset.macs_reduction:.2%} MACs, ×{preset.made_for.speedup:.3f} predicted, "

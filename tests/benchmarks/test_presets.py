@@ -54,13 +54,16 @@ def test_what_a_gpu_measured_is_kept_beside_the_others(
     made: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(presets, "ASSETS", tmp_path / "presets")
+    monkeypatch.setattr(presets, "RESULTS", tmp_path / "results.json")
     (tmp_path / "gpu.json").write_text(
         json.dumps({"rows": {"training step": {}, "preset: cait-tiny, torch-graph": made}})
     )
-    presets.keep(Preset.model_validate(made["preset"]).model_copy(update={"macs_reduction": 0.1}), _table(made))
+    presets.keep(
+        Preset.model_validate(made["preset"]).model_copy(update={"macs_reduction": 0.1}), _table(made), 1.0, [0.9, 1.1]
+    )
     other = Preset.model_validate(made["preset"])
     renamed = other.model_copy(update={"made_for": other.made_for.model_copy(update={"preset": "another"})})
-    presets.keep(renamed, _table(made))
+    presets.keep(renamed, _table(made), 1.5, [1.4, 1.6])
     ended = CliRunner().invoke(presets.main, ["--from", str(tmp_path / "gpu.json")])
     assert ended.exit_code == 0, ended.output
     assert "cait-tiny-torch-graph-fp16: −" in ended.output
@@ -68,6 +71,8 @@ def test_what_a_gpu_measured_is_kept_beside_the_others(
     index = json.loads((tmp_path / "presets" / "presets.json").read_text())
     assert list(index) == ["another", "cait-tiny-torch-graph-fp16"]
     assert index["cait-tiny-torch-graph-fp16"] == made["preset"]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["speedup"] for row in results.values()] == [1.5, 2.0]
     assert read_table(tmp_path / "presets" / "cait-tiny-torch-graph-fp16.json") == _table(made)
 
 

@@ -26,8 +26,8 @@ def accelerator() -> Accelerator:
 def has_bf16() -> bool:
     """Whether this machine has instructions for bf16.
 
-    Without them torch computes in bf16 all the same, and takes longer than in fp32: three times as long on a CPU that
-    has AVX-512 alone, which oneDNN calls supported.
+    Without them torch computes in bf16 all the same, and takes longer than in fp32: three times as long (DeiT-Tiny at
+    32 px, batch 128, 2 threads of an Ice Lake Xeon) on a CPU that has AVX-512 alone, which oneDNN calls supported.
     """
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -32,7 +32,7 @@ class BuilderToFile:
             OSError: If the file cannot be written.
         """
         with self._path.open("wb") as file:
-            if not hasattr(self._builder, "build_serialized_network_to_stream"):  # TensorRT 10 had none at first
+            if not hasattr(self._builder, "build_serialized_network_to_stream"):  # an older TensorRT
                 engine = self._builder.build_serialized_network(network, config)
                 if engine is not None:
                     file.write(memoryview(engine))
