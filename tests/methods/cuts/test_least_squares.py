@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcvit.methods.cuts.least_squares import RIDGE, RIDGES, Moments, elimination_order, fit_output_layer
+from dcvit.methods.cuts.least_squares import READ_SHARE, RIDGE, RIDGES, Moments, elimination_order, fit_output_layer
 
 
 @pytest.fixture
@@ -129,3 +129,28 @@ def test_halves_take_images_in_turn_over_all_chunks() -> None:
     torch.testing.assert_close(whole.grams, pieces.grams, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(whole.crosses, pieces.crosses, rtol=1e-5, atol=1e-5)
     assert whole.grams[0, -1, -1] == 8  # four images of two tokens
+
+
+def test_the_tokens_that_the_head_reads_hold_their_share_of_the_weight() -> None:
+    """As if each was there as often as it weighs; the mean weight is 1, so that ridges mean what they did."""
+    torch.manual_seed(0)
+    activations, wanted = torch.randn(6, 9, 4), torch.randn(6, 9, 2)
+    read = Moments.empty(4, 2, read=1)
+    for chunk, target in zip(activations.split(4), wanted.split(4), strict=True):
+        read.add(chunk, target)
+    weights = torch.full((9, 1), (1 - READ_SHARE) * 9 / 8)
+    weights[0] = READ_SHARE * 9
+    rows = torch.cat([activations, torch.ones(6, 9, 1)], dim=2)
+    torch.testing.assert_close(read.gram.float(), torch.einsum("bnk,bnl->kl", rows * weights, rows))
+    torch.testing.assert_close(read.cross.float(), torch.einsum("bnk,bnc->kc", rows * weights, wanted))
+    assert float(read.gram[-1, -1]) == pytest.approx(6 * 9)
+
+
+@pytest.mark.parametrize(("read", "tokens"), [(0, 9), (2, 2), (3, 4)])
+def test_nothing_is_weighed_where_all_tokens_are_read_or_hold_more_anyway(read: int, tokens: int) -> None:
+    torch.manual_seed(0)
+    activations, wanted = torch.randn(5, tokens, 4), torch.randn(5, tokens, 2)
+    alike, found = Moments.empty(4, 2), Moments.empty(4, 2, read=read)
+    alike.add(activations, wanted)
+    found.add(activations, wanted)
+    torch.testing.assert_close(found.grams, alike.grams)

@@ -11,7 +11,7 @@ from dcvit.methods.cuts import wanted_tokens as reference_module
 from dcvit.methods.cuts.damage import PossibleCuts, examine
 from dcvit.methods.cuts.scores import divergence, logits_of
 from dcvit.methods.cuts.surgery import Piece, best_nodes, operate
-from dcvit.methods.cuts.wanted_tokens import WantedTokens, first_tokens
+from dcvit.methods.cuts.wanted_tokens import WantedTokens, first_tokens, read_tokens
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.types import TimmModule
@@ -155,3 +155,11 @@ def test_divergence_is_zero_for_equal_logits_and_positive_else() -> None:
     logits = torch.randn(5, 7)
     assert divergence(logits, logits + 3.0) == pytest.approx(0, abs=1e-12)
     assert divergence(torch.randn(5, 7), logits) > 0
+
+
+@pytest.mark.parametrize(
+    ("pool", "head", "read"), [("token", {}, 1), ("token", {"num_classes": 0}, 1), ("avg", {}, 0), ("map", {}, 0)]
+)
+def test_what_the_head_reads(pool: str, head: dict, read: int, tiny_plan: CompressionPlan) -> None:
+    model = build(tiny_plan.replace(model_kwargs=tiny_plan.model_kwargs | {"global_pool": pool} | head))
+    assert read_tokens(model, family_of(model)) == read

@@ -100,6 +100,7 @@ def job_of(name: str, store: Path | None = None, base: CompressionPlan | None = 
         "base": base or plan,
         "views": ViewBank(model, family, few_shot, PREPROCESSING, steps=3, batch_size=8, seed=0),
         "calibration": images,
+        "fitted": lambda: images,
         "metric": images,
         "settings": SETTINGS,
         "target": Target(),

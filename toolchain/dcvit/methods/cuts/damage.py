@@ -20,7 +20,7 @@ from dcvit.methods.cuts.measured import Cut, MeasuredModel
 from dcvit.methods.cuts.predicted import SENSITIVE_IMAGES, Predicted
 from dcvit.methods.cuts.scores import score_of
 from dcvit.methods.cuts.surgery import best_nodes, observe, refit, refit_output_layer
-from dcvit.methods.cuts.wanted_tokens import first_tokens, through
+from dcvit.methods.cuts.wanted_tokens import first_tokens, read_tokens, through
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.progress import track
 from dcvit.subject import original_of
@@ -108,7 +108,7 @@ def examine(
     measured = MeasuredModel(teacher, family, depth, score_of(start), scored)
     judge = measured if how == "exact" else Predicted(measured, cuts.narrower_mlp)
     arguments = family.block_arguments(teacher)
-    tokens = first_tokens(teacher, family, calibration)
+    tokens, read = first_tokens(teacher, family, calibration), read_tokens(teacher, family)
     few = None if how == "exact" else FITTED_IMAGES
     orders: dict[int, Tensor] = {}
     number, of = (accelerator().process_index, accelerator().num_processes) if shared else (0, 1)
@@ -119,7 +119,7 @@ def examine(
             tokens = apply_merges(block, through(block, tokens, arguments))
             judge.advance(index)
             continue
-        moments, output = observe(block, tokens, None, arguments)
+        moments, output = observe(block, tokens, None, arguments, read)
         fc2 = block.mlp.fc2
         orders[index] = elimination_order(moments.gram, fc2.weight, bias=fc2.bias is not None).cpu()
         for width in _widths(len(orders[index]), FRACTIONS, multiple):
@@ -128,16 +128,16 @@ def examine(
             refit_output_layer(family.block(student, index), moments, kept)
             judge.judge(student, Cut(index, "mlp", width))
         if index in cuts.narrower_heads:
-            fit = HeadFit(block, tokens[:few], arguments)
+            fit = HeadFit(block, tokens[:few], arguments, read)
             least = least_head_dim(block.attn.head_dim, multiple, cuts.min_head_dim)
             for width in _widths(block.attn.head_dim, HEAD_FRACTIONS, multiple, least):
                 student = _copied(measured, index)
                 fit.narrow(family.block(student, index), width)
-                refit(family.block(student, index), tokens[:few], output[:few], arguments)
+                refit(family.block(student, index), tokens[:few], output[:few], arguments, read)
                 judge.judge(student, Cut(index, "heads", width))
         if index in cuts.no_attention:
             student = _cut(measured, start, BlockPlan(index=index, removed="attention"), None)
-            refit(family.block(student, index), tokens[:few], output[:few], arguments)
+            refit(family.block(student, index), tokens[:few], output[:few], arguments, read)
             judge.judge(student, Cut(index, "attention", 0))
         if index in cuts.gone:
             student = _cut(measured, start, BlockPlan(index=index, removed="block"), None)

@@ -29,11 +29,12 @@ class HeadFit:
         block: Its attention is plain: one that `can_narrow_heads` takes. It stays as it is.
         tokens: In front of the block, [n, N, C].
         arguments: What the family gives each block beside the tokens.
+        read: Tokens of an image, the first ones, that the head alone reads; 0 where it reads the others too.
     """
 
     @torch.no_grad()
-    def __init__(self, block: TimmModule, tokens: Tensor, arguments: Mapping[str, Any]) -> None:
-        self._tokens, self._arguments = tokens, arguments
+    def __init__(self, block: TimmModule, tokens: Tensor, arguments: Mapping[str, Any], read: int = 0) -> None:
+        self._tokens, self._arguments, self._read = tokens, arguments, read
         attention = block.attn
         self._heads, self._width = attention.num_heads, attention.head_dim
         moments, wanted = _HeadMoments(self._heads, self._width, tokens.device), []
@@ -79,7 +80,7 @@ class HeadFit:
         narrow_attention(attention, channels)
         _balance(attention)
         proj = attention.proj
-        moments = Moments.empty(proj.in_features, proj.out_features, self._tokens.device)
+        moments = Moments.empty(proj.in_features, proj.out_features, self._tokens.device, self._read)
         for (_, mixed, _), wanted in zip(self._pass(block), self._wanted, strict=True):
             moments.add(mixed, wanted)
         weight, bias = fit_output_layer(moments, torch.arange(proj.in_features), proj.weight, proj.bias)

@@ -17,6 +17,10 @@ nothing tells how much of it is right."""
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Weights that are tried where every second image can tell: few images would else be learnt by heart."""
 
+READ_SHARE = 0.25
+"""Of the weight of an image's tokens, what those together have that the head alone reads. All the others reach it
+through attention: errors of them matter less one by one, and weighed alike they would drown a class token."""
+
 
 @dataclass
 class Moments:
@@ -27,19 +31,22 @@ class Moments:
     Attributes:
         grams: AᵀA, of either half of the images, [2, M + 1, M + 1].
         crosses: AᵀY, [2, M + 1, C].
+        read: How many tokens of an image, the first ones, the head alone reads, and which hold `READ_SHARE` of the
+            weight; 0 where it reads all of them.
         images: That were added.
     """
 
     grams: Tensor
     crosses: Tensor
+    read: int = 0
     images: int = 0
     _ridge: float | None = field(default=None, repr=False)
 
     @classmethod
-    def empty(cls, hidden: int, width: int, device: torch.device | str = "cpu") -> "Moments":
+    def empty(cls, hidden: int, width: int, device: torch.device | str = "cpu", read: int = 0) -> "Moments":
         """No tokens yet, for M = `hidden` and C = `width`."""
         grams = torch.zeros(2, hidden + 1, hidden + 1, dtype=torch.float64, device=device)
-        return cls(grams, grams.new_zeros(2, hidden + 1, width))
+        return cls(grams, grams.new_zeros(2, hidden + 1, width), read)
 
     @property
     def gram(self) -> Tensor:
@@ -53,14 +60,28 @@ class Moments:
 
     def add(self, activations: Tensor, wanted: Tensor) -> None:
         """Adds images: activations [n, ..., M], wanted outputs [n, ..., C]."""
+        factors = self._factors(activations)
         for half in (0, 1):
             own = slice((half + self.images) % 2, None, 2)
-            flat = activations[own].flatten(0, -2).float()
-            flat = torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+            rows, aims = activations[own].float(), wanted[own].float()
+            rows = torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], dim=-1)
+            if factors is not None:
+                rows, aims = rows * factors, aims * factors
+            flat = rows.flatten(0, -2)
             # Products of one chunk in fp32, which is far faster; only their long sum needs float64.
             self.grams[half] += flat.T @ flat
-            self.crosses[half] += flat.T @ wanted[own].flatten(0, -2).float()
+            self.crosses[half] += flat.T @ aims.flatten(0, -2)
         self.images += len(activations)
+
+    def _factors(self, activations: Tensor) -> Tensor | None:
+        """Roots of the tokens' weights [N, 1], whose mean is 1; None where all weigh alike."""
+        if not self.read or activations.shape[1] <= self.read:
+            return None
+        number, read = activations.shape[1], self.read
+        share = max(READ_SHARE, read / number)
+        weights = activations.new_full((number, 1), (1 - share) * number / (number - read), dtype=torch.float32)
+        weights[:read] = share * number / read
+        return weights.sqrt()
 
     def ridge(self, columns: Tensor, prior: Tensor, free: int) -> float:
         """Of `RIDGES` the one with which fits to one half of the images serve the other half best; found once.

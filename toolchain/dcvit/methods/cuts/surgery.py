@@ -60,16 +60,17 @@ def operate(
             block = family.block(student, index)
             if entry.head_dim is not None and entry.head_dim < block.attn.head_dim and "refit" not in without:
                 before = wanted if "propagation" in without else tokens
-                HeadFit(block, before, wanted_tokens.arguments).narrow(block, entry.head_dim)  # `apply` finds it narrow
+                fit = HeadFit(block, before, wanted_tokens.arguments, wanted_tokens.read)
+                fit.narrow(block, entry.head_dim)  # `apply` finds it narrow
             family.apply(student, start.original().with_blocks(entry), kept)
         block = family.block(student, index)
         if entry is None or entry.removed == "block" or "refit" in without:
             after = through(block, tokens, wanted_tokens.arguments)
         elif "propagation" in without:
-            refit(block, wanted, output, wanted_tokens.arguments)
+            refit(block, wanted, output, wanted_tokens.arguments, wanted_tokens.read)
             after = through(block, tokens, wanted_tokens.arguments)
         else:
-            after = refit(block, tokens, output, wanted_tokens.arguments)
+            after = refit(block, tokens, output, wanted_tokens.arguments, wanted_tokens.read)
         tokens = apply_merges(block, after)
 
 
@@ -96,11 +97,14 @@ def refit_output_layer(block: TimmModule, moments: Moments, kept: Tensor | None 
 
 
 @torch.no_grad()
-def refit(block: TimmModule, tokens: Tensor, wanted: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """Fits fc2 to the wanted output [n, N, C] for tokens [n, N, C], in place; returns the output that comes of it."""
+def refit(block: TimmModule, tokens: Tensor, wanted: Tensor, arguments: Mapping[str, Any], read: int = 0) -> Tensor:
+    """Fits fc2 to the wanted output [n, N, C] for tokens [n, N, C], in place; returns the output that comes of it.
+
+    Of the tokens of an image the first `read` are all that the head reads; 0 where it reads the others too.
+    """
     residuals: list[Tensor] = []
     with hooks(block.norm2.register_forward_pre_hook(lambda _module, inputs: residuals.append(inputs[0]))):
-        moments, _ = observe(block, tokens, wanted, arguments)
+        moments, _ = observe(block, tokens, wanted, arguments, read)
     refit_output_layer(block, moments)
     # In front of norm2 nothing has changed, so attention need not run again.
     scale = _scale(block)
@@ -109,16 +113,16 @@ def refit(block: TimmModule, tokens: Tensor, wanted: Tensor, arguments: Mapping[
 
 @torch.no_grad()
 def observe(
-    block: TimmModule, tokens: Tensor, wanted: Tensor | None, arguments: Mapping[str, Any]
+    block: TimmModule, tokens: Tensor, wanted: Tensor | None, arguments: Mapping[str, Any], read: int = 0
 ) -> tuple[Moments, Tensor]:
     """Moments of the inputs of fc2 and of what fc2 should put out, and the block's output before any merge.
 
     Without `wanted` [n, N, C], the block's present output is what it should put out. `arguments` are the family's block
-    arguments.
+    arguments, and `read` is as in `refit`.
     """
     seen: dict[str, Tensor] = {}
     fc2 = block.mlp.fc2
-    moments = Moments.empty(fc2.in_features, fc2.out_features, tokens.device)
+    moments = Moments.empty(fc2.in_features, fc2.out_features, tokens.device, read)
     outputs = []
     with hooks(
         block.norm2.register_forward_pre_hook(lambda _m, inputs: seen.update(residual=inputs[0])),

@@ -38,6 +38,11 @@ class WantedTokens:
         return first_tokens(self.teacher, self.family, self.images)
 
     @cached_property
+    def read(self) -> int:
+        """Tokens that the head alone reads."""
+        return read_tokens(self.teacher, self.family)
+
+    @cached_property
     def arguments(self) -> dict[str, Any]:
         """What every block gets beside the tokens."""
         return self.family.block_arguments(self.teacher)
@@ -57,6 +62,11 @@ class WantedTokens:
 
 class EnoughError(Exception):
     """All that was wanted of a forward pass is there."""
+
+
+def read_tokens(model: TimmModule, family: Family) -> int:
+    """How many tokens, the first ones, are all that the model's head reads; 0 where it reads the others too."""
+    return int(model.num_prefix_tokens) if family.cannot_trim(model) is None else 0
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from dcvit.hardware import accelerator
 from dcvit.methods.cuts.by_norm import cut_by_norm
 from dcvit.methods.cuts.wanted_tokens import WantedTokens
 from dcvit.methods.few_shot.currency import Compared, in_macs
+from dcvit.methods.few_shot.fitted_images import views_needed, with_views
 from dcvit.methods.few_shot.job import Earlier, Job
 from dcvit.methods.few_shot.proposal import Proposal, priced, propose, survey
 from dcvit.methods.few_shot.settings import FewShotSettings
@@ -31,6 +32,7 @@ from dcvit.pricing.probes import Style
 from dcvit.pricing.table import LatencyTable, style_of
 from dcvit.settings import DEFAULT_SAMPLES
 from dcvit.stages import StageStore
+from dcvit.subject import original_of
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
 
@@ -297,6 +299,14 @@ class FewShotCompressor(Compressor[S]):
         return self.few_shot.tensor(self.run.subject.preprocessing)
 
     @cached_property
+    def _fitted_images(self) -> Tensor:
+        """The images, with as many views of each as the widest MLP asks for on the tokens that reach it."""
+        run, subject = self.run, self.run.subject
+        tokens = subject.family.tokens(original_of(subject.plan), subject.plan)
+        views = views_needed(len(self._images), tokens, subject.architecture.blocks)
+        return with_views(self._images, self.few_shot, subject.preprocessing, views, run.seed)
+
+    @cached_property
     def _metric_images(self) -> Tensor:
         if self.settings.metric == "train":
             return self._images[:METRIC_IMAGES]
@@ -330,6 +340,7 @@ class FewShotCompressor(Compressor[S]):
             base=proposal.base,
             views=self._views,
             calibration=self._images,
+            fitted=lambda: self._fitted_images,
             metric=self._metric_images,
             wanted_tokens=self._wanted,
             settings=self.settings,

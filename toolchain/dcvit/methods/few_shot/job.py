@@ -1,15 +1,17 @@
 """One compression at work: what every search and recovery needs, and training that is never done twice."""
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from dcvit.families import Family
+from dcvit.methods.cuts.least_squares import READ_SHARE
 from dcvit.methods.cuts.scores import score_of
 from dcvit.methods.cuts.wanted_tokens import WantedTokens
+from dcvit.methods.few_shot.fitted_images import MAX_VIEWS, TOKENS_A_NODE
 from dcvit.methods.few_shot.settings import FewShotSettings
 from dcvit.methods.stopwatch import Stopwatch
 from dcvit.methods.target import MEASURED, Target
@@ -25,6 +27,9 @@ S = TypeVar("S", bound=FewShotSettings)
 OF_THE_PLAN = {"macs_reduction", "macs_convention", "width_multiple", "min_head_dim", "keep_heads", "merge",
                "size_aware", "trim_last_block", *MEASURED}  # fmt: skip
 """Fields of a target that reach a training through the plan alone."""
+
+FITTED = (TOKENS_A_NODE, MAX_VIEWS, READ_SHARE)
+"""What a refitted student depends on beside its job."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Job(Generic[S]):
         start: The plan that `model` itself follows.
         base: The plan before any block is chosen: `start`, with merges and with blocks that the user fixed.
         calibration: The few-shot images [n, C, H, W], as for evaluation.
+        fitted: Gives the images [m, C, H, W] that the final refits are made on: these, and views of them.
         metric: Images [S, C, H, W] that damage is scored on.
         settings: Of the search and the recovery.
         target: What is to be reached.
@@ -65,6 +71,7 @@ class Job(Generic[S]):
     base: CompressionPlan
     views: ViewBank
     calibration: Tensor
+    fitted: Callable[[], Tensor]
     metric: Tensor
     settings: S
     target: Target
@@ -92,7 +99,7 @@ class Job(Generic[S]):
         key = self.base.replace(blocks=()).digest
         if key not in self.wanted_tokens:
             teacher = self.merged() if self.merges else self.model
-            self.wanted_tokens[key] = WantedTokens(teacher, self.family, self.calibration)
+            self.wanted_tokens[key] = WantedTokens(teacher, self.family, self.fitted())
         return self.wanted_tokens[key]
 
     def merged(self) -> TimmModule:
@@ -168,6 +175,7 @@ class Job(Generic[S]):
             entries=[entry.model_dump() for entry in entries],
             steps=steps,
             last_block=last_block,
+            fitted=FITTED,
             **({} if after is None else {"after": weights_digest(after.student.state_dict())}),
         )
         result = self.store.run("trained", key, compute)

@@ -18,6 +18,7 @@ from dcvit.folder.records import BlockDamage
 from dcvit.hardware import accelerator
 from dcvit.layers import hidden_width
 from dcvit.methods.cuts.damage import FRACTIONS, HEAD_FRACTIONS, Examination, PossibleCuts, examine
+from dcvit.methods.cuts.least_squares import READ_SHARE
 from dcvit.methods.cuts.surgery import best_nodes, operate
 from dcvit.methods.few_shot.allocate import NO_BLOCK, BlockWidths, OutOfReachError, Price, allocate, check_damages
 from dcvit.methods.few_shot.job import Earlier, Job
@@ -55,7 +56,7 @@ def examined(job: Job[Any], cuts: PossibleCuts, multiple: int) -> Examination:
         record = {str(block): damage.model_dump(mode="json") for block, damage in found.damages.items()}
         return StageResult(orders, record)
 
-    key = job.key(but=NOT_EXAMINED, **asdict(cuts), fractions=(FRACTIONS, HEAD_FRACTIONS))
+    key = job.key(but=NOT_EXAMINED, **asdict(cuts), fractions=(FRACTIONS, HEAD_FRACTIONS), read_share=READ_SHARE)
     together: Examination | None = None
     with job.watch.stage("examination"):
         if process.num_processes > 1:
