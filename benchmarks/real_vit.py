@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+from unittest.mock import patch
 
 import click
 import torch
@@ -36,8 +37,10 @@ from dcvit.bench.machine import this_machine
 from dcvit.cost import count_macs
 from dcvit.data import draw_few_shot, open_source
 from dcvit.files import base_name
+from dcvit.methods.cuts import least_squares
 from dcvit.methods.cuts.nodes import NodeRanking
 from dcvit.methods.cuts.surgery import operate
+from dcvit.methods.few_shot import fitted_images, solver
 from dcvit.methods.few_shot.job import Job
 from dcvit.methods.few_shot.proposal import Proposal
 from dcvit.methods.few_shot.search import DcVitCompressor
@@ -131,6 +134,22 @@ METHODS: dict[str, Callable[[Study, float], TimmModule]] = {
 }
 
 
+def _without_views(study: Study, reduction: float) -> TimmModule:
+    with patch.object(fitted_images, "MAX_VIEWS", 1):
+        return study.ours(reduction)
+
+
+def _all_tokens_alike(study: Study, reduction: float) -> TimmModule:
+    with patch.object(least_squares, "READ_SHARE", 0), patch.object(solver, "READ_SHARE", 0):
+        return study.ours(reduction)
+
+
+ABLATIONS: dict[str, Callable[[Study, float], TimmModule]] = {
+    "ours, no views": _without_views,
+    "ours, tokens weighed alike": _all_tokens_alike,
+}
+
+
 @torch.no_grad()
 def features_of(model: TimmModule, subject: Subject, images: Tensor) -> tuple[Tensor, Tensor]:
     """What the model's forward gives [n, C], and its patch tokens [n, H·W, C], both behind the final norm."""
@@ -190,9 +209,9 @@ def page(report: dict[str, Any]) -> str:
         f"`{about['weights']}` ({about['model']}, no head) at {about['size']} pixels, fp32, cut on unlabelled images "
         f"of `{about['fit']}` and judged on {about['judged']} images of `{about['judge']}` that no step has seen. "
         "Nothing is trained unless a row names steps: this is what cuts and closed-form refits alone leave. "
-        f"{draws} of the images to fit on; where a deviation stands, mean and deviation of them. Ours fits on augmented "
-        "views of the same images where these hold less than 40 tokens for each node of an MLP; what that is worth is "
-        "in [few_shot.md](few_shot.md). "
+        f"{draws} of the images to fit on; where a deviation stands, mean and deviation of them. Ours makes its last "
+        "fits on augmented views of the same images where these hold less than 40 tokens for each node of an MLP, and "
+        "in all of its fits the class token has a quarter of an image's weight; rows without say what that is worth. "
         "Written by `benchmarks/real_vit.py`, which says what the columns are; it takes any weights and images. CORP "
         "(arXiv 2602.05243), GRAIL, VBP (arXiv 2507.12988) and low rank (activation-aware, arXiv 2402.06004) are "
         "written from their papers (`benchmarks/real_vit_baselines.py`), on the same images. "
@@ -211,7 +230,7 @@ def page(report: dict[str, Any]) -> str:
 @click.option("--samples", default=128, show_default=True, help="Images to fit on.")
 @click.option("--judged", default=300, show_default=True, help="Images to judge on.")
 @click.option("--macs-reduction", "reductions", type=float, multiple=True, default=(0.166, 0.33), show_default=True)
-@click.option("--method", "methods", type=click.Choice(list(METHODS)), multiple=True,
+@click.option("--method", "methods", type=click.Choice([*METHODS, *ABLATIONS]), multiple=True,
               default=tuple(METHODS), show_default=True)  # fmt: skip
 @click.option("--steps", default=0, show_default=True, help="Training steps of 64 images behind every method.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True)
@@ -254,7 +273,7 @@ def main(
                 if any(asdict(row).items() <= done.items() for done in report["rows"]):
                     continue
                 started = time.perf_counter()
-                student = METHODS[row.method](study, row.reduction)
+                student = (METHODS | ABLATIONS)[row.method](study, row.reduction)
                 if steps:
                     student = study.train(student, steps)
                 spent = time.perf_counter() - started
