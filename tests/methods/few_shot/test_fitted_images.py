@@ -6,7 +6,14 @@ from torch import Tensor
 
 from dcvit.data import draw_few_shot, open_source
 from dcvit.families import BlockSpec
-from dcvit.methods.few_shot.fitted_images import MAX_BYTES, MAX_VIEWS, TOKENS_A_NODE, views_needed, with_views
+from dcvit.methods.few_shot.fitted_images import (
+    MAX_BYTES,
+    MAX_TOKENS,
+    MAX_VIEWS,
+    TOKENS_A_NODE,
+    views_needed,
+    with_views,
+)
 from dcvit.methods.few_shot.search import DcVitCompressor
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.run import Run
@@ -20,7 +27,7 @@ SMALL = BlockSpec(embed_dim=384, num_heads=6, head_dim=64, mlp_hidden=1536)
 
 @pytest.mark.parametrize(
     ("images", "tokens", "views"),
-    [(500, 197, 1), (64, 65, 15), (256, 65, 4), (1, 197, MAX_VIEWS)],
+    [(500, 197, 1), (256, 197, 1), (64, 65, 15), (256, 65, 4), (1, 197, MAX_VIEWS)],
 )
 def test_views_make_up_for_tokens_that_are_too_few(images: int, tokens: int, views: int) -> None:
     assert views_needed(images, [tokens] * 12, [SMALL] * 12) == views
@@ -37,6 +44,11 @@ def test_the_widest_mlp_on_the_fewest_tokens_decides_and_the_longest_rows_limit(
     assert 1 < found < MAX_VIEWS
     assert found * 50 * 3136 * 96 * 4 <= MAX_BYTES
     assert views_needed(2000, [3136, 49], [early, late]) == 1
+
+
+def test_a_fit_stays_cheap() -> None:
+    wide = BlockSpec(embed_dim=768, num_heads=12, head_dim=64, mlp_hidden=3072)
+    assert views_needed(64, [197] * 12, [wide] * 12) == MAX_TOKENS // (64 * 197) == 5
 
 
 @pytest.mark.parametrize("images", [8, 9])

@@ -18,6 +18,9 @@ costs more than the ridge can save; views of the same images are then worth near
 MAX_VIEWS = 16
 """Of each image, itself included."""
 
+MAX_TOKENS = 70_000
+"""With views, so that a fit stays cheap beside the examination: 355 images of 197 tokens."""
+
 MAX_BYTES, BYTES = 512 << 20, 4
 """Of the tokens in front of a block, which take no more with views, and of one number."""
 
@@ -32,7 +35,8 @@ def views_needed(images: int, tokens: Sequence[int], blocks: Sequence[BlockSpec]
     """
     enough = max(block.mlp_hidden / number for number, block in zip(tokens, blocks, strict=True)) * TOKENS_A_NODE
     largest = max(number * block.embed_dim for number, block in zip(tokens, blocks, strict=True)) * BYTES
-    return max(1, min(math.ceil(enough / images), MAX_BYTES // (images * largest), MAX_VIEWS))
+    most = min(MAX_BYTES // (images * largest), MAX_TOKENS // (images * min(tokens)), MAX_VIEWS)
+    return max(1, min(math.ceil(enough / images), most))
 
 
 def with_views(images: Tensor, few_shot: FewShot, preprocessing: Preprocessing, views: int, seed: int) -> Tensor:
