@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dcvit.families import family_of
+from dcvit.methods.cuts import least_squares
 from dcvit.methods.cuts import wanted_tokens as reference_module
 from dcvit.methods.cuts.damage import PossibleCuts, examine
 from dcvit.methods.cuts.scores import divergence, logits_of
@@ -155,6 +156,29 @@ def test_divergence_is_zero_for_equal_logits_and_positive_else() -> None:
     logits = torch.randn(5, 7)
     assert divergence(logits, logits + 3.0) == pytest.approx(0, abs=1e-12)
     assert divergence(torch.randn(5, 7), logits) > 0
+
+
+@pytest.mark.parametrize("entry", [{"mlp_hidden": 16}, {"removed": "attention"}, {"head_dim": 8}])
+def test_the_class_token_comes_closer_than_where_all_weigh_alike(
+    tiny_plan: CompressionPlan, images: Tensor, monkeypatch: pytest.MonkeyPatch, entry: dict
+) -> None:
+    """Its error is less, and that of the patches, which share what is left of the weight, is more."""
+    torch.manual_seed(0)
+    model = build(tiny_plan).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    wanted = model.forward_features(images)
+    last = len(model.blocks) - 1
+
+    def errors(share: float) -> Tensor:
+        monkeypatch.setattr(least_squares, "READ_SHARE", share)
+        entries = [BlockPlan.model_validate({"index": last, **entry})]
+        student = cut((model, tiny_plan), entries, images, {last: torch.arange(128)})
+        return (student.forward_features(images) - wanted).square().mean((0, 2))
+
+    alike, weighed = errors(0), errors(0.5)
+    assert weighed[0] < alike[0]
+    assert weighed[1:].mean() > alike[1:].mean()
 
 
 @pytest.mark.parametrize(
