@@ -13,6 +13,7 @@ from dcvit.dense.head import head_levels
 from dcvit.errors import InputError
 from dcvit.families import family_of
 from dcvit.folder.model_folder import ModelFolder
+from dcvit.methods.cuts.wanted_tokens import read_tokens
 from dcvit.model import build, create
 from dcvit.plan import BlockPlan, CompressionPlan, HeadPlan
 from dcvit.types import TimmModule
@@ -54,6 +55,8 @@ def test_every_kind_of_vit_becomes_one(odd_plan: CompressionPlan, name: str, mor
     assert model(images).shape == (1, 3, 40, 56)
     names = {name for name, _ in model.named_parameters() if name.startswith(("head", "attn_pool"))}
     assert names == {"head.predict.weight", "head.predict.bias"}
+    assert family_of(model).cannot_trim(model)  # its head reads every patch, whatever the classifier read
+    assert read_tokens(model, family_of(model)) == 0
 
 
 def test_merges_that_come_after_the_head_are_undone_too(odd_plan: CompressionPlan, random_model: RandomModel) -> None:

@@ -64,7 +64,8 @@ class VitFamily(PlainFamily):
         return replace(modules, heads=(attention,) if can_narrow_heads(model.get_submodule(attention)) else ())
 
     def cannot_trim(self, model: TimmModule) -> str | None:
-        if model.attn_pool is None and model.global_pool == "token" and model.num_prefix_tokens:
+        dense = isinstance(model, SegmentationVit)
+        if model.attn_pool is None and model.global_pool == "token" and model.num_prefix_tokens and not dense:
             return None
         return "its head reads the patch tokens too, so all of them are needed up to the end"
 
