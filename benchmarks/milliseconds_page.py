@@ -117,6 +117,7 @@ def page(report: dict[str, Any]) -> str:
         "targets, within 3 %; of currencies, that milliseconds are never slower, and ×1.1 somewhere. Rows solved in "
         "`milliseconds` are of a solver that knew no other currency; those in `either` of today's, which compares "
         "both. What has no row has not been measured, and is open: other models in prediction, OpenVINO in bf16, "
-        f"more seeds, and ×1.1 where no row shows it. Predictions of the CIFAR-10 teacher's cuts are up to {worst:.0%} off."
+        "more seeds, and ×1.1 where no row shows it. Predictions of the CIFAR-10 teacher's cuts are up to "
+        f"{worst:.0%} off."
     )
     return f"# Milliseconds, predicted and met\n\n{textwrap.fill(words, 120)}\n\n" + "\n".join(tables(report))
