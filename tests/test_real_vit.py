@@ -34,9 +34,18 @@ def test_neighbours_of_other_features_are_kept_by_chance_alone(study: ModuleType
 
 def test_the_page_has_every_row(study: ModuleType) -> None:
     rows = [
-        {"method": method, "reduction": 0.33, "samples": 64, "seed": seed, "macs_reduction": 0.331, "seconds": 9.0}
+        {
+            "method": method,
+            "reduction": 0.33,
+            "samples": 64,
+            "seed": seed,
+            "steps": steps,
+            "machine": "a machine",
+            "macs_reduction": 0.331,
+            "seconds": 9.0,
+        }
         | dict.fromkeys(study.COLUMNS, value + 0.1 * seed)
-        for method, value in (("ours", 0.5), ("uniform", 0.7))
+        for method, value, steps in (("ours", 0.5, 0), ("uniform", 0.7, 0), ("uniform", 0.6, 200))
         for seed in (0, 1)
     ]
     about = {
@@ -51,4 +60,6 @@ def test_the_page_has_every_row(study: ModuleType) -> None:
     text = study.page({"about": about, "rows": rows})
     assert "| ours | −33.1 % | 64 | 0.550 ± 0.071 |" in text
     assert "| uniform | −33.1 % | 64 | 0.750 ± 0.071 |" in text
-    assert "2 draws of the" in text
+    assert "| uniform, 200 steps | −33.1 % | 64 | 0.650 ± 0.071 |" in text
+    assert "2 draws of the" in " ".join(text.split())
+    assert "a machine, with" in " ".join(text.split())

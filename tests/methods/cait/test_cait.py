@@ -101,11 +101,11 @@ def test_widths_are_refitted_before_the_training_and_the_last_block_trimmed(tmp_
 def test_heads_can_be_kept(tmp_path: Path, model: TimmModule, settings: CaitSettings | SearchSettings) -> None:
     for keeps in (False, True):
         merge = {} if isinstance(settings, SearchSettings) else {"merge": "none"}
-        target = Target(macs_reduction=0.5, keep_heads=keeps, **merge)
+        target = Target(macs_reduction=0.2, keep_heads=keeps, **merge)
         result = compress(
             model, "digits", out=tmp_path / str(keeps), target=target, settings=settings, samples=48, model_kwargs=WIDER
         )
-        assert result.summary.macs_reduction >= 0.5
+        assert result.summary.macs_reduction >= 0.2
         assert any(block.head_dim for block in result.summary.plan.blocks) != keeps
 
 
