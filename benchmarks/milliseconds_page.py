@@ -116,7 +116,8 @@ def page(report: dict[str, Any]) -> str:
         "medians of 7 to 40 rounds. Of prediction the goal was a median error of at most 3 % and none above 8 %; of "
         "targets, within 3 %; of currencies, that milliseconds are never slower, and ×1.1 somewhere. Rows solved in "
         "`milliseconds` are of a solver that knew no other currency; those in `either` of today's, which compares "
-        "both. What has no row has not been measured, and is open: other models in prediction, OpenVINO in bf16, "
+        "both. PyTorch's rows are of later fits, in which the class token weighs more. What has no row "
+        "has not been measured, and is open: other models in prediction, OpenVINO in bf16, "
         "more seeds, and ×1.1 where no row shows it. Predictions of the CIFAR-10 teacher's cuts are up to "
         f"{worst:.0%} off."
     )

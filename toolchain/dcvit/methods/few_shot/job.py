@@ -11,7 +11,7 @@ from dcvit.families import Family
 from dcvit.methods.cuts.least_squares import READ_SHARE
 from dcvit.methods.cuts.scores import score_of
 from dcvit.methods.cuts.wanted_tokens import WantedTokens
-from dcvit.methods.few_shot.fitted_images import MAX_VIEWS, TOKENS_A_NODE
+from dcvit.methods.few_shot.fitted_images import MAX_TOKENS, MAX_VIEWS, TOKENS_A_NODE
 from dcvit.methods.few_shot.settings import FewShotSettings
 from dcvit.methods.stopwatch import Stopwatch
 from dcvit.methods.target import MEASURED, Target
@@ -28,7 +28,7 @@ OF_THE_PLAN = {"macs_reduction", "macs_convention", "width_multiple", "min_head_
                "size_aware", "trim_last_block", *MEASURED}  # fmt: skip
 """Fields of a target that reach a training through the plan alone."""
 
-FITTED = (TOKENS_A_NODE, MAX_VIEWS, READ_SHARE)
+FITTED = (TOKENS_A_NODE, MAX_VIEWS, MAX_TOKENS, READ_SHARE)
 """What a refitted student depends on beside its job."""
 
 
