@@ -120,7 +120,7 @@ def prediction(case: str, runtime: str, precision: Precision) -> dict[str, Any]:
             )  # fmt: skip
     return {
         "case": case, "runtime": runtime, "precision": precision, "batch": batch, "table_seconds": table.seconds,
-        "original_ms": timed.base_ms, "plans": found,
+        "doubts": list(table.doubts), "original_ms": timed.base_ms, "plans": found,
     }  # fmt: skip
 
 
@@ -161,7 +161,8 @@ def currencies(data: Path, runtime: str, precision: Precision, seed: int) -> dic
         timed = time_plans(subject, [subject.plan, *plans[start : start + AT_ONCE]], runtime, variant)
         for row, ratio in zip(rows[start : start + AT_ONCE], timed.ratios, strict=True):
             row |= {"speedup": 1 / ratio.value, "ci95": [1 / ratio.high, 1 / ratio.low]}
-    return {"runtime": runtime, "precision": precision, "batch": 64, "seed": seed, "way": WAY, "rows": rows}
+    known = {"runtime": runtime, "precision": precision, "batch": 64, "seed": seed, "way": WAY}
+    return known | {"doubts": list(table.doubts), "rows": rows}
 
 
 def target_met(runtime: str, precision: Precision, target: dict[str, float]) -> dict[str, Any]:

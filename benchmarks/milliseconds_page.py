@@ -113,7 +113,7 @@ def page(report: dict[str, Any]) -> str:
         "tables predict, what solving in milliseconds gains over MACs, and whether targets in time are met. Written by "
         f"`benchmarks/milliseconds.py`, which says how each part is measured: {', '.join(machines(report))}. Errors "
         "are of speed-ups, measured against predicted; models are timed in turn with the original, and ratios are of "
-        "medians of 7 to 40 rounds. Of prediction the goal was a median error of at most 3 % and none above 8 %; of "
+        "medians of 7 to 120 rounds. Of prediction the goal was a median error of at most 3 % and none above 8 %; of "
         "targets, within 3 %; of currencies, that milliseconds are never slower, and ×1.1 somewhere. Rows solved in "
         "`milliseconds` are of a solver that knew no other currency; those in `either` of today's, which compares "
         "both. PyTorch's rows are of later fits, in which the class token weighs more. What has no row "

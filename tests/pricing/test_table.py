@@ -11,7 +11,7 @@ from dcvit.errors import CheckFailedError, InputError
 from dcvit.plan import BlockPlan, CompressionPlan, Merge
 from dcvit.pricing.kept import check_table, read_table, write_table
 from dcvit.pricing.probes import DEPTH, Style, design
-from dcvit.pricing.table import style_of
+from dcvit.pricing.table import Time, style_of
 from dcvit.subject import Subject, open_shapes, original_of
 
 SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": [2, 2, 4, 2]}
@@ -172,3 +172,20 @@ def test_blocks_that_seem_to_cost_nothing_are_no_table(deit: Subject, made_up: A
         made_up.table(deit, Style(), upside_down)
     with pytest.raises(CheckFailedError, match="this machine was too busy"):
         made_up.table(deit, Style(), lambda _: 1.0)
+
+
+def test_a_table_says_that_its_machine_was_busy(made_up: Any, deit: Subject) -> None:
+    table = made_up.table(deit, BOTH, made_up.additive(deit))
+    assert (table.doubts, table.warning) == ((), "")
+    (group,) = table.groups
+    level = group.levels[1]
+    wide = level.model_copy(update={"block": Time(ms=2.0, low=1.6, high=2.4)})
+    levels = (group.levels[0], wide, *group.levels[2:])
+    unsure = table.model_copy(update={"groups": (group.model_copy(update={"levels": levels}),)})
+    assert unsure.doubts == ("a block (0–11) on 33 tokens takes 2 ms, ±20%",)
+    assert "--again" in unsure.warning
+    whole = table.whole[0].model_copy(update={"predicted_ms": 0.88 * table.whole[0].measured.ms})
+    missed = table.model_copy(update={"whole": (whole, *table.whole[1:])})
+    assert missed.doubts == ("a whole model is missed by -12%",)
+    assert missed.to_json()["doubts"] == [*missed.doubts]
+    assert [*missed.lines()][-1] == missed.warning

@@ -9,6 +9,7 @@ from dcvit.plan import CompressionPlan
 from dcvit.pricing.kept import check_table, read_table, table_for
 from dcvit.pricing.probes import Style
 from dcvit.pricing.table import LatencyTable
+from dcvit.progress import say
 from dcvit.subject import Subject, original_of
 
 SETTING = ("runtime", "precision", "batch", "threads", "latency_table")
@@ -19,7 +20,7 @@ TABLE = "latency.json"
 
 
 def latency_table(subject: Subject, target: Target, style: Style) -> LatencyTable:
-    """The table that a target means: a given one, one that was kept, or one that is measured now.
+    """The table that a target means: a given one, one that was kept, or one that is measured now; doubts are said.
 
     Args:
         subject: The model.
@@ -30,9 +31,12 @@ def latency_table(subject: Subject, target: Target, style: Style) -> LatencyTabl
         InputError: If a given table is of another model or other merges, or none can be measured here.
     """
     if target.latency_table is None:
-        return table_for(subject, target.runtime, target.variant, target.threads, style)
-    table = read_table(target.latency_table)
-    check_table(table, subject, style)
+        table = table_for(subject, target.runtime, target.variant, target.threads, style)
+    else:
+        table = read_table(target.latency_table)
+        check_table(table, subject, style)
+    if table.warning:
+        say(table.warning)
     return table
 
 

@@ -11,6 +11,12 @@ from dcvit.pricing.probes import MOST_MERGES, Kind, Style
 from dcvit.variant import Precision
 
 
+UNSURE = 0.15
+"""A block whose price may be this share of it higher or lower was timed on a machine that did something else as well."""
+OFF = 0.08
+"""So does a whole model that the table misses by as much."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -21,6 +27,11 @@ class Time(_Frozen):
     ms: float
     low: float
     high: float
+
+    @property
+    def unsure(self) -> float:
+        """Half the interval, as a share of the time."""
+        return (self.high - self.low) / 2 / max(self.ms, 1e-12)
 
 
 class Level(_Frozen):
@@ -176,6 +187,32 @@ class LatencyTable(_Frozen):
         merges = sum(self.merges_ms[min(number, len(self.merges_ms) - 1)] for number in range(len(plan.merges)))
         return self.fixed_ms + merges + self.scale * blocks
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why prices of this table may be wrong, in words for a user; empty where the machine was quiet enough."""
+        found = []
+        for group in self.groups:
+            worst = max(group.levels, key=lambda level: level.block.unsure)
+            if worst.block.unsure > UNSURE:
+                found.append(
+                    f"a block ({_span(group.blocks)}) on {worst.tokens} tokens takes {worst.block.ms:.3g} ms, "
+                    f"±{worst.block.unsure:.0%}"
+                )
+        missed = max((each.predicted_ms / each.measured.ms - 1 for each in self.whole), key=abs, default=0.0)
+        if abs(missed) > OFF:
+            found.append(f"a whole model is missed by {missed:+.0%}")
+        return tuple(found)
+
+    @property
+    def warning(self) -> str:
+        """One sentence of the doubts; empty where there are none."""
+        if not self.doubts:
+            return ""
+        return (
+            f"the latency table of {self.setting.runtime} {self.setting.precision} may be wrong: {'; '.join(self.doubts)}. "
+            "The machine was busy meanwhile; when it is quiet, measure again (`dcvit-tool latency --again`)"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The table with `predicted_ms` and `measured_ms` of the whole model, and a row for each cut that was timed."""
         found = self.model_dump(mode="json")
@@ -184,6 +221,7 @@ class LatencyTable(_Frozen):
             "predicted_ms": None if whole is None else whole.predicted_ms,
             "measured_ms": None if whole is None else whole.measured.ms,
             "rows": list(self.rows()),
+            "doubts": list(self.doubts),
         }
 
     def rows(self) -> Iterable[dict[str, Any]]:
@@ -231,6 +269,8 @@ class LatencyTable(_Frozen):
             what = "the whole model" if not model.plan.get("blocks") else "a cut model"
             yield f"{what}: {model.measured.ms:.2f} ms measured, {model.predicted_ms:.2f} predicted ({miss:+.1%})"
         yield f"measured in {self.seconds:.0f} s"
+        if self.warning:
+            yield self.warning
 
 
 def _span(blocks: Sequence[int]) -> str:

@@ -16,7 +16,11 @@ MOST_ROUNDS = 40
 TIGHT = 0.02
 """Rounds end when no interval of a ratio is wider than this share of it (±1 %) …"""
 MOST_SECONDS = 12.0
-"""… or after so long."""
+"""… or after so long or `MOST_ROUNDS`, …"""
+WIDE = 0.1
+"""… unless an interval is still wider than this share (±5 %), as where something else ran for a while: …"""
+PATIENCE = 3
+"""… then after so many times as long, or as many."""
 _WARM_UP = 2
 
 
@@ -55,7 +59,8 @@ def time_in_turn(
     Args:
         passes: One forward pass of each; returns when it is finished. The first is what the others are compared with.
         description: For the progress bar.
-        most_seconds: After which no new round starts, once there are enough for an interval.
+        most_seconds: After which no new round starts, once there are enough for an interval; `PATIENCE` times that
+            where an interval is still wider than `WIDE`.
         clock: In seconds.
     """
     order = random.Random(0)  # noqa: S311 (no secret)
@@ -65,13 +70,15 @@ def time_in_turn(
             forward()
     with collector_paused():
         started = clock()
-        for done in track(range(1, MOST_ROUNDS + 1), description):
+        for done in track(range(1, PATIENCE * MOST_ROUNDS + 1), description):
             for index in order.sample(range(len(passes)), len(passes)):
                 before = clock()
                 passes[index]()
                 times[index].append(1000 * (clock() - before))
-            late = clock() - started >= most_seconds
-            if done >= FEWEST_ROUNDS and (late or (done % FEWEST_ROUNDS == 0 and _tight(times))):
+            passed = max((clock() - started) / most_seconds, done / MOST_ROUNDS)
+            if done < FEWEST_ROUNDS or (passed < 1 and done % FEWEST_ROUNDS):
+                continue
+            if passed >= PATIENCE or _widest(times) <= (WIDE if passed >= 1 else TIGHT):
                 break
     return timed_of(times)
 
@@ -87,6 +94,7 @@ def _ratio(base: Sequence[float], times: Sequence[float]) -> Ratio:
     return Ratio(float(np.median(times) / np.median(base)), 1 / high, 1 / low, len(base))
 
 
-def _tight(times: Sequence[Sequence[float]]) -> bool:
+def _widest(times: Sequence[Sequence[float]]) -> float:
+    """The width of the widest interval, as a share of its ratio."""
     found = [_ratio(times[0], each) for each in times[1:]]
-    return all(each.high - each.low <= TIGHT * each.value for each in found)
+    return max(((each.high - each.low) / each.value for each in found), default=0.0)
