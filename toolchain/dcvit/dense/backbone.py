@@ -1,6 +1,6 @@
 """A Vision Transformer, merged or not, as a source of feature maps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from timm.models.vision_transformer import VisionTransformer
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dcvit.dense.unmerge import merge_steps, undo
 from dcvit.errors import InputError
+from dcvit.layers import merges_seen
 from dcvit.layers.token_grid import patch_grid
 from dcvit.plan import Unmerge
 from dcvit.types import TimmModule
@@ -25,7 +26,7 @@ class DenseBackbone(nn.Module):
         model: A timm Vision Transformer, such as `dcvit.load(folder)` returns. Its images have one size (`img_size`).
         indices: The blocks whose output `forward` returns.
         norm: Apply the model's final norm to every map.
-        unmerge: `repeat` tokens, or interpolate between them (`bilinear`).
+        unmerge: How merged tokens become a full map (`HeadPlan.unmerge`).
 
     Attributes:
         grid: Patch grid (H, W) of every map.
@@ -37,7 +38,7 @@ class DenseBackbone(nn.Module):
     """
 
     def __init__(
-        self, model: TimmModule, indices: Indices = None, *, norm: bool = False, unmerge: Unmerge = "repeat"
+        self, model: TimmModule, indices: Indices = None, *, norm: bool = False, unmerge: Unmerge = "residual"
     ) -> None:
         super().__init__()
         if not isinstance(model, VisionTransformer):
@@ -74,33 +75,35 @@ class DenseBackbone(nn.Module):
         Prefix tokens and the final features (of which a merged model has fewer) are as timm returns them.
         """
         chosen = block_indices(len(self.model.blocks), indices)
-        result = self.model.forward_intermediates(
-            x,
-            indices=chosen,
-            return_prefix_tokens=return_prefix_tokens,
-            norm=norm,
-            stop_early=stop_early,
-            output_fmt="NLC",
-            intermediates_only=intermediates_only,
-            output_dict=output_dict,
-            attn_mask=attn_mask,
-        )
-        if output_dict:
-            result["image_intermediates"] = self._restore(result["image_intermediates"], chosen, output_fmt)
-            return result
-        if intermediates_only:
-            return self._restore(result, chosen, output_fmt)
-        final, intermediates = result
-        return final, self._restore(intermediates, chosen, output_fmt)
+        normed: Callable[[Tensor], Tensor] = self.model.norm if norm else nn.Identity()
+        with merges_seen(self.model) as seen:
+            result = self.model.forward_intermediates(
+                x,
+                indices=chosen,
+                return_prefix_tokens=return_prefix_tokens,
+                stop_early=stop_early,
+                output_fmt="NLC",
+                intermediates_only=intermediates_only,
+                output_dict=output_dict,
+                attn_mask=attn_mask,
+            )
 
-    def _restore(self, intermediates: list[Any], blocks: list[int], output_fmt: str) -> list[Any]:
         def one(entry: Any, block: int) -> Any:
             if isinstance(entry, tuple):  # with the block's prefix tokens
-                return one(entry[0], block), *entry[1:]
-            tokens = undo(entry, merge_steps(self.model, block), self.unmerge)
+                return one(entry[0], block), *map(normed, entry[1:])
+            tokens = undo(entry, merge_steps(self.model, block), self.unmerge, seen, normed)
             return tokens if output_fmt == "NLC" else as_map(tokens, self.grid)
 
-        return [one(entry, block) for entry, block in zip(intermediates, blocks, strict=True)]
+        def restored(intermediates: list[Any]) -> list[Any]:
+            return [one(entry, block) for entry, block in zip(intermediates, chosen, strict=True)]
+
+        if output_dict:
+            result["image_intermediates"] = restored(result["image_intermediates"])
+            return result
+        if intermediates_only:
+            return restored(result)
+        final, intermediates = result
+        return final, restored(intermediates)
 
 
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from dcvit.dense.backbone import as_map
 from dcvit.dense.head import SegmentationHead, head_levels
 from dcvit.dense.unmerge import merge_steps, undo
 from dcvit.errors import InputError
+from dcvit.layers import Merged, merges_seen
 from dcvit.layers.token_grid import patch_grid
 from dcvit.plan import HeadPlan
 from dcvit.types import TimmModule
@@ -26,24 +27,30 @@ class SegmentationVit(VisionTransformer):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Class scores [B, classes, height, width] of images [B, 3, height, width]."""
-        levels = self.forward_intermediates(
-            x, indices=self.head.levels, norm=True, output_fmt="NLC", intermediates_only=True, attn_mask=attn_mask
-        )
-        scores: Tensor = self.head(self._maps(levels))
+        with merges_seen(self) as seen:
+            levels = self.forward_intermediates(
+                x, indices=self.head.levels, output_fmt="NLC", intermediates_only=True, attn_mask=attn_mask
+            )
+        scores: Tensor = self.head(self._maps(levels, seen))
         return scores
 
     def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """All tokens after the final norm, [B, N, C], and class scores of every patch, [B, classes, H, W]."""
-        tokens, levels = self.forward_intermediates(images, indices=self.head.levels, norm=True, output_fmt="NLC")
-        return self.fc_norm(tokens), self.head.of_patches(self._maps(levels))
+        with merges_seen(self) as seen:
+            tokens, levels = self.forward_intermediates(images, indices=self.head.levels, output_fmt="NLC")
+        return self.fc_norm(tokens), self.head.of_patches(self._maps(levels, seen))
 
-    def _maps(self, levels: Sequence[Tensor]) -> list[Tensor]:
+    def _maps(self, levels: Sequence[Tensor], seen: Sequence[Merged]) -> list[Tensor]:
         maps = []
         for block, tokens in zip(self.head.levels, levels, strict=True):
-            # With average pooling timm keeps the final norm in `fc_norm`; the other of the two is the identity.
-            restored = undo(self.fc_norm(tokens), merge_steps(self, block), self.head.plan.unmerge)
+            restored = undo(tokens, merge_steps(self, block), self.head.plan.unmerge, seen, self._normed)
             maps.append(as_map(restored, self.patch_embed.grid_size))
         return maps
+
+    def _normed(self, tokens: Tensor) -> Tensor:
+        """With average pooling timm keeps the final norm in `fc_norm`; the other of the two is the identity."""
+        normed: Tensor = self.fc_norm(self.norm(tokens))
+        return normed
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Not for a head that may read several blocks: call the model itself."""

@@ -1,18 +1,23 @@
 """Undoing token merges: a map of the full patch grid from the tokens that are left (methods: CAIT, dense prediction).
 
-Grids are static, so both ways export as Reshape, Expand, Slice and MatMul: no Resize, Gather or Scatter.
+Blocks add to a residual stream, so what a token has gained since its merge is the difference to what it was then. By
+default a patch gets its own value from before the merge and that difference: details that the merge averaged away stay,
+and nothing is computed on the full grid but a subtraction and an addition (the way in which merged tokens return to the
+stream in ToMe for diffusion, arXiv 2303.17604, over many blocks instead of one).
+
+Grids are static, so every way exports as Reshape, Expand, Slice, Sub, Add and MatMul: no Resize, Gather or Scatter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import dcvit_kernels
-from dcvit.layers import TokenMerge
+from dcvit.layers import Merged, TokenMerge
 from dcvit.layers.token_grid import TokenGrid
 from dcvit.plan import Axis, Unmerge
 from dcvit.types import TimmModule
@@ -39,21 +44,33 @@ def merge_steps(model: TimmModule, last_block: int) -> tuple[MergeStep, ...]:
     )
 
 
-def undo(tokens: Tensor, steps: Sequence[MergeStep], how: Unmerge = "repeat") -> Tensor:
+def undo(
+    tokens: Tensor,
+    steps: Sequence[MergeStep],
+    how: Unmerge = "repeat",
+    seen: Sequence[Merged] = (),
+    norm: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008 (it has no state)
+) -> Tensor:
     """Restores patch tokens to the full grid.
 
     Args:
-        tokens: [B, H'·W', C], without prefix tokens, as the last of the merges left them.
+        tokens: [B, H'·W', C], without prefix tokens, as the last of the merges left them or blocks made them since.
         steps: The merges, in the order in which they happened.
-        how: `repeat` gives every patch the token that it went into; `bilinear` interpolates between their centres.
+        how: `repeat` gives every patch the token that it went into; `bilinear` interpolates between their centres;
+            `residual` adds what the token has gained since to what the patch was before.
+        seen: For `residual`: what went through each merge (`merges_seen`), in the same order.
+        norm: Of every token; on the full grid for `residual`, where what a token has gained must be known first.
 
     Returns:
         [B, H·W, C].
     """
-    if not steps:
-        return tokens
+    if how == "residual":
+        for step, (before, after) in reversed(list(zip(steps, seen, strict=False))):
+            tokens = before + dcvit_kernels.unmerge(tokens - after, step.grid, step.axis, 0)
+        return norm(tokens)
+    tokens = norm(tokens)
     if how == "bilinear":
-        return _interpolate(tokens, steps)
+        return _interpolate(tokens, steps) if steps else tokens
     for step in reversed(steps):
         tokens = dcvit_kernels.unmerge(tokens, step.grid, step.axis, 0)
     return tokens

@@ -4,13 +4,22 @@ The mathematics and the GPU kernels are in `dcvit_kernels`. Merges attach to tim
 forward is copied, block indices and weight names stay timm's, and torch.compile, torch.export and deepcopy all follow.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import dcvit_kernels
 from dcvit.plan import Axis, MergeOperator
+
+
+class Merged(NamedTuple):
+    """Patch tokens around one merge: [B, H·W, C] `before` it, and [B, H'·W', C] `after`."""
+
+    before: Tensor
+    after: Tensor
 
 
 class TokenMerge(nn.Module):
@@ -25,6 +34,9 @@ class TokenMerge(nn.Module):
         num_prefix_tokens: Class, distillation and register tokens in front of the patches.
         operator: `mean`, or `linear`: W [C, 2C] and bias, which start as the mean and are trained.
     """
+
+    seen: list[Merged] | None = None
+    """Where it writes down what goes in and comes out, while `merges_seen` asks for it."""
 
     def __init__(
         self, dim: int, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int, operator: MergeOperator = "mean"
@@ -46,9 +58,14 @@ class TokenMerge(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps tokens [B, P + H·W, C] to [B, P + H'·W', C]."""
+        prefix = self.num_prefix_tokens
         if self.weight is None or self.bias is None:
-            return dcvit_kernels.merge_mean(x, self.grid, self.axis, self.num_prefix_tokens)
-        return dcvit_kernels.merge_linear(x, self.weight, self.bias, self.grid, self.axis, self.num_prefix_tokens)
+            merged = dcvit_kernels.merge_mean(x, self.grid, self.axis, prefix)
+        else:
+            merged = dcvit_kernels.merge_linear(x, self.weight, self.bias, self.grid, self.axis, prefix)
+        if self.seen is not None:
+            self.seen.append(Merged(x[:, prefix:], merged[:, prefix:]))
+        return merged
 
     def extra_repr(self) -> str:
         operator = "mean" if self.weight is None else "linear"
@@ -61,6 +78,20 @@ def attach_merge(block: nn.Module, merge: TokenMerge) -> None:
     block.add_module("merge" if taken == 0 else f"merge{taken + 1}", merge)
     if taken == 0:
         block.register_forward_hook(_merge_output)
+
+
+@contextmanager
+def merges_seen(model: nn.Module) -> Iterator[list[Merged]]:
+    """The merges of the one forward pass that runs inside, in the order in which they happen."""
+    seen: list[Merged] = []
+    merges = [module for module in model.modules() if isinstance(module, TokenMerge)]
+    for merge in merges:
+        merge.seen = seen
+    try:
+        yield seen
+    finally:
+        for merge in merges:
+            merge.seen = None
 
 
 def carry_merges(old: nn.Module, new: nn.Module) -> nn.Module:
