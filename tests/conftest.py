@@ -179,7 +179,7 @@ def segmentation_folder(
     tmp_path: Path, odd_plan: CompressionPlan, random_model: Callable[[CompressionPlan], TimmModule]
 ) -> ModelFolder:
     """A multi-level model of four classes."""
-    plan = odd_plan.replace(head=HeadPlan(kind="multi-level", num_classes=4, width=16))
+    plan = odd_plan.replace(head=HeadPlan(kind="multi-level", num_classes=4, width=16, unmerge="residual"))
     preprocessing = Preprocessing(
         input_size=(3, 40, 56), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=1.0,
         crop_mode="squash",

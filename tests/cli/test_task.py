@@ -1,5 +1,6 @@
 """--task of every command, and segmentation through the command line."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ def pairs(tmp_path: Path) -> Path:
 
 def test_a_segmentation_model_through_every_command(tool: Tool, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    made = tool(*COMPRESS, "--task", "segmentation", "--head", "multi-level", "--merge", "horizontal@1", "-o", out)
+    wanted = ("--task", "segmentation", "--head", "multi-level", "--merge", "horizontal@1", "--unmerge", "bilinear")
+    made = tool(*COMPRESS, *wanted, "-o", out)
     assert made.status == 0, made.stderr
+    assert json.loads((out / "plan.json").read_text())["head"]["unmerge"] == "bilinear"
     for arguments in (
         ("export", out, "--batch", 2),
         ("verify", out, "--data", pairs),

@@ -1,5 +1,6 @@
 """Feature maps: timm's own where nothing merges, and with merging undone elsewhere."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import dcvit_kernels
 from dcvit.dense import DenseBackbone
 from dcvit.dense.head import Upsample
 from dcvit.dense.unmerge import interpolation
 from dcvit.errors import InputError
+from dcvit.families import family_of
+from dcvit.layers import TokenMerge
 from dcvit.model import build
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.types import TimmModule
@@ -49,7 +53,7 @@ def _flat(result: Any) -> list[torch.Tensor]:
 
 def test_every_patch_gets_the_token_that_it_went_into(odd_plan: CompressionPlan, random_model: RandomModel) -> None:
     model, images = random_model(odd_plan), torch.randn(2, 3, 40, 56)
-    maps = DenseBackbone(model)(images)
+    maps = DenseBackbone(model, unmerge="repeat")(images)
     tokens = model.forward_intermediates(images, output_fmt="NLC", intermediates_only=True)
     assert [each.shape[1] for each in tokens] == [5 * 4, 3 * 2, 3 * 2, 3 * 2]
     for found, merged, (down, across, width) in zip(
@@ -64,10 +68,88 @@ def test_every_patch_gets_the_token_that_it_went_into(odd_plan: CompressionPlan,
 
 def test_a_removed_block_keeps_its_merges(odd_plan: CompressionPlan, random_model: RandomModel) -> None:
     plan = odd_plan.with_blocks(BlockPlan(index=1, removed="block"), BlockPlan(index=2, removed="attention"))
-    maps = DenseBackbone(random_model(plan), indices=[1, 3])(torch.randn(1, 3, 40, 56))
+    maps = DenseBackbone(random_model(plan), indices=[1, 3], unmerge="repeat")(torch.randn(1, 3, 40, 56))
     assert [tuple(each.shape) for each in maps] == [(1, 32, 5, 7)] * 2
     assert torch.equal(maps[0][:, :, 0, 0], maps[0][:, :, 1, 3])
     assert not torch.equal(maps[0][:, :, 0, 0], maps[0][:, :, 0, 4])
+
+
+@pytest.mark.parametrize("operator", ["mean", "linear"])
+def test_a_patch_keeps_what_it_was_and_gets_what_its_token_has_gained(
+    odd_plan: CompressionPlan, random_model: RandomModel, operator: Any
+) -> None:
+    model, images = random_model(odd_plan.replace(merge_operator=operator)), torch.randn(2, 3, 40, 56)
+    found = DenseBackbone(model, [1, 3], norm=True)(images)
+    # By hand: the merges stand behind blocks 0 and 1, two behind the latter; columns 7 → 4 → 2, rows 5 → 3.
+    blocks, (first,), (second, third) = model.blocks, *([*_merges(block)] for block in model.blocks[:2])
+    with torch.no_grad():
+        embedded = model.patch_embed(images)
+        start = model.norm_pre(model._pos_embed(embedded))
+        before = [_unhooked(blocks[0], start)]
+        after = [first(before[0])]
+        before.append(_unhooked(blocks[1], after[0]))
+        after.append(second(before[1]))
+        before.append(after[1])
+        after.append(third(before[2]))
+        for block, tokens in ((1, after[2]), (3, blocks[3](blocks[2](after[2])))):
+            for merge, was, became in zip((third, second, first), before[::-1], after[::-1], strict=True):
+                (height, width), (_, narrow) = merge.grid, merge.merged_grid
+                across, down = (2, 1) if merge.axis == "horizontal" else (1, 2)
+                patches = [
+                    (row // down) * narrow + column // across for row in range(height) for column in range(width)
+                ]
+                tokens = was + torch.cat([tokens[:, :1], (tokens - became)[:, 1:][:, patches]], 1)
+            expected = model.norm(tokens[:, 1:]).transpose(1, 2).unflatten(2, (5, 7))
+            assert torch.allclose(found[(1, 3).index(block)], expected, atol=1e-5)
+
+
+def test_what_is_put_back_merges_to_the_same_tokens(odd_plan: CompressionPlan, random_model: RandomModel) -> None:
+    """Nothing is lost: the mean of what a token's patches became is the token."""
+    model, images = random_model(odd_plan), torch.randn(2, 3, 40, 56)
+    (restored,) = DenseBackbone(model, [3])(images)
+    (tokens,) = model.forward_intermediates(images, indices=[3], output_fmt="NLC", intermediates_only=True)
+    assert not torch.equal(restored[:, :, 0, 0], restored[:, :, 0, 1])
+    for block in model.blocks:
+        for merge in _merges(block):
+            flat = restored.flatten(2).transpose(1, 2)
+            flat = dcvit_kernels.merge_mean(flat, merge.grid, merge.axis, 0)
+            restored = flat.transpose(1, 2).unflatten(2, merge.merged_grid)
+    assert torch.allclose(restored.flatten(2).transpose(1, 2), tokens, atol=1e-5)
+
+
+def test_where_no_block_follows_a_merge_nothing_is_lost(odd_plan: CompressionPlan, random_model: RandomModel) -> None:
+    gone = (BlockPlan(index=index, removed="block") for index in (1, 2, 3))
+    merged, whole = random_model(odd_plan), random_model(odd_plan.original())
+    for model, plan in ((merged, odd_plan), (whole, odd_plan.original())):
+        family_of(model).apply(model, plan.original().with_blocks(*gone))
+        gone = (BlockPlan(index=index, removed="block") for index in (1, 2, 3))
+    images = torch.randn(2, 3, 40, 56)
+    found, wanted = (DenseBackbone(model, [3], norm=True)(images)[0] for model in (merged, whole))
+    assert torch.allclose(found, wanted, atol=1e-5)
+    (repeated,) = DenseBackbone(merged, [3], norm=True, unmerge="repeat")(images)
+    assert not torch.allclose(repeated, wanted, atol=0.1)
+
+
+def test_it_compiles_whole_and_keeps_no_tensor(odd_plan: CompressionPlan, random_model: RandomModel) -> None:
+    dense, images = DenseBackbone(random_model(odd_plan), [3]).eval(), torch.randn(1, 3, 40, 56)
+    compiled = torch.compile(dense, fullgraph=True, backend="eager")
+    assert torch.allclose(compiled(images)[0], dense(images)[0], atol=1e-5)
+    again = copy.deepcopy(dense)
+    assert torch.equal(again(images)[0], dense(images)[0])
+    assert all(merge.seen is None for block in dense.model.blocks for merge in _merges(block))
+    with pytest.raises(RuntimeError):
+        dense(images[:, :2])
+    assert all(merge.seen is None for block in dense.model.blocks for merge in _merges(block))
+
+
+def _merges(block: TimmModule) -> list[TokenMerge]:
+    return [child for child in block.children() if isinstance(child, TokenMerge)]
+
+
+def _unhooked(block: TimmModule, tokens: torch.Tensor) -> torch.Tensor:
+    """What the block makes of tokens before its merges."""
+    output: torch.Tensor = block.forward(tokens)
+    return output
 
 
 def test_bilinear_is_smooth_where_repetition_is_not(odd_plan: CompressionPlan, random_model: RandomModel) -> None:

@@ -21,12 +21,20 @@ from dcvit.types import TimmModule
 RandomModel = Callable[[CompressionPlan], TimmModule]
 
 
-@pytest.mark.parametrize("head", [HeadPlan(num_classes=5), HeadPlan(kind="multi-level", num_classes=5, levels=(0, 3))])
+@pytest.mark.parametrize(
+    "head",
+    [
+        HeadPlan(num_classes=5),
+        HeadPlan(num_classes=5, unmerge="residual"),
+        HeadPlan(kind="multi-level", num_classes=5, levels=(0, 3)),
+        HeadPlan(kind="multi-level", num_classes=5, levels=(0, 3), unmerge="residual"),
+    ],
+)
 def test_scores_are_those_of_the_maps_computed_by_hand(
     odd_plan: CompressionPlan, random_model: RandomModel, head: HeadPlan
 ) -> None:
     model, images = random_model(odd_plan.replace(head=head)), torch.randn(2, 3, 40, 56)
-    maps = DenseBackbone(model, model.head.levels, norm=True)(images)
+    maps = DenseBackbone(model, model.head.levels, norm=True, unmerge=head.unmerge)(images)
     if head.kind == "multi-level":
         maps = [F.gelu(sum(project(each) for project, each in zip(model.head.project, maps, strict=True)))]
     scores = F.interpolate(model.head.predict(maps[0]), (40, 56), mode="bilinear", align_corners=False)

@@ -22,7 +22,7 @@ from dcvit.methods.base import Method, MethodSettings, Places
 from dcvit.methods.registry import DEFAULT, METHODS, method_of, of_preset, refusal
 from dcvit.methods.run import Compressor, Run
 from dcvit.methods.target import MEASURED, Target
-from dcvit.new_head import new_head
+from dcvit.new_head import new_head, undoing_merges
 from dcvit.output import CHECKPOINTS, check_cache, check_output, leaving_nothing_behind
 from dcvit.settings import Recovery, RunSettings
 from dcvit.stages import StageStore
@@ -229,6 +229,7 @@ def prepare(
         subject = open_subject(
             model, model_kwargs=run.model_kwargs, checkpoint=run.checkpoint, weights=run.weights, head=head
         )
+    subject = undoing_merges(subject, run.unmerge)
     if again is not None:
         again.check_subject(subject)
     if source is not None and subject.plan.task not in method.tasks:

@@ -1,5 +1,6 @@
-"""Which segmentation head a model gets, by what the user asks for and what the model is."""
+"""Which segmentation head a model gets and how it undoes merges, by what the user asks for and what the model is."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from dcvit.data.masks import count_classes, with_masks
 from dcvit.dense.segmentation import SegmentationVit
 from dcvit.errors import InputError
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.plan import HeadKind, HeadPlan, Task
+from dcvit.plan import HeadKind, HeadPlan, Task, Unmerge
+from dcvit.subject import Subject
 
 
 def new_head(
@@ -50,3 +52,22 @@ def new_head(
         return HeadPlan(kind=head or "linear", num_classes=classes)
     except ValidationError as error:
         raise InputError(f"--task segmentation: {error.errors()[0]['msg']}, and there are {classes} classes") from error
+
+
+def undoing_merges(subject: Subject, how: Unmerge | None) -> Subject:
+    """The model with a head that undoes merges as asked; by default `residual`, where none was made before.
+
+    A model without merges computes the same whichever way it is.
+
+    Raises:
+        InputError: If it is a classifier, whose head needs no full grid.
+    """
+    head = subject.plan.head
+    if head is None:
+        if how is not None:
+            raise InputError("--unmerge is for segmentation, whose head reads the full grid")
+        return subject
+    said = subject.plan.merges or "unmerge" in head.model_fields_set
+    new = head.model_copy(update={"unmerge": how or (head.unmerge if said else "residual")})
+    subject.model.head.plan = new
+    return dataclasses.replace(subject, plan=subject.plan.replace(head=new))

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dcvit.class_map import read_class_map
 from dcvit.flags import Flag
-from dcvit.plan import HeadKind, HeadPlan, Task
+from dcvit.plan import HeadKind, HeadPlan, Task, Unmerge
 
 Weights = Literal["pretrained", "random"]
 Recovery = Literal["mimic", "train", "none"]
@@ -91,6 +91,12 @@ class RunSettings(WeightSettings, MaskSettings, LabelSettings):
     )
     head: Annotated[HeadKind | HeadPlan | None, Flag(default="linear")] = Field(
         default=None, description="Of a new segmentation model: what reads the last block, or several."
+    )
+    unmerge: Annotated[Unmerge | None, Flag(default="residual")] = Field(
+        default=None,
+        description="How a segmentation model undoes merges in front of its head: 'residual' adds what a token has "
+        "gained since its merge to what each patch was before it, 'repeat' gives every patch its token, 'bilinear' "
+        "interpolates. A model that merges already keeps its own.",
     )
     resume: Annotated[bool, Flag()] = Field(default=False, description="Continue an unfinished run.")
     overwrite: Annotated[bool, Flag()] = Field(default=False, description="Replace what an earlier run wrote to OUT.")

@@ -33,7 +33,7 @@ def test_a_head_is_trained_along_and_the_result_compressed(
     large, small = tmp_path / "large", tmp_path / "small"
     compress(**start, data=telling_pairs, out=large, task="segmentation", head="multi-level", settings=SETTINGS)
     plan = ModelFolder(large).plan
-    assert plan.head == HeadPlan(kind="multi-level", num_classes=5)  # as many as the masks hold
+    assert plan.head == HeadPlan(kind="multi-level", num_classes=5, unmerge="residual")  # as many as the masks hold
     assert plan.is_identity
     assert ModelFolder(large).manifest.preprocessing.crop_mode == "squash"
     untrained = tmp_path / "untrained"
@@ -58,6 +58,7 @@ def test_a_head_is_trained_along_and_the_result_compressed(
         ({"task": "segmentation", "data": None, "recover": "none"}, "give --data with masks, or num_classes"),
         ({"task": "segmentation", "data": "digits"}, "digits has no masks"),
         ({"task": "classification", "head": "linear"}, "--head is for --task segmentation"),
+        ({"unmerge": "repeat"}, "--unmerge is for segmentation"),
         ({"task": "segmentation", "model": "resnet18", "model_kwargs": {"num_classes": 4}}, "needs a Vision Transf"),
         ({"task": "segmentation", "settings": SETTINGS.model_copy(update={"labels": False})}, "--no-labels: the head"),
     ],
@@ -80,6 +81,29 @@ def test_a_segmentation_model_keeps_its_head(segmentation_folder: ModelFolder, t
     for asked in ({"task": "classification", "macs_reduction": 0.3}, {"head": "linear", "macs_reduction": 0.3}):
         with pytest.raises(InputError, match="is a segmentation model already"):
             compress(segmentation_folder.path, out=tmp_path / "out", recover="none", **asked)  # type: ignore[arg-type]
+
+
+def test_merges_are_undone_as_asked_or_as_they_were(start: dict[str, Any], tmp_path: Path) -> None:
+    """Heads of folders from before there was a choice say nothing: where nothing merges yet they may have the best."""
+
+    def made(model: dict[str, Any], **asked: Any) -> Path:
+        out = tmp_path / str(len([*tmp_path.iterdir()]))
+        return compress(**model, out=out, settings=CaitSettings(), recover="none", **asked).folder
+
+    def way(folder: Path) -> str:
+        head = ModelFolder(folder).plan.head
+        assert head is not None
+        assert ModelFolder(folder).load().head.plan == head
+        return head.unmerge
+
+    fresh = start | {"head": HeadPlan(num_classes=3)}
+    assert way(made(fresh, merge="horizontal@1")) == "residual"
+    old = made(start | {"head": HeadPlan(num_classes=3, unmerge="repeat")}, merge="horizontal@1")
+    assert way(old) == "repeat"
+    assert way(made({"model": old}, macs_reduction=0.3)) == "repeat"  # it was trained so
+    assert way(made({"model": old}, macs_reduction=0.3, unmerge="bilinear")) == "bilinear"
+    silent = HeadPlan.model_validate_json(HeadPlan(num_classes=3).model_dump_json(exclude_defaults=True))
+    assert way(made(start | {"head": silent}, merge="horizontal@1")) == "residual"
 
 
 def test_a_new_head_depends_on_the_seed_alone(start: dict[str, Any], tmp_path: Path) -> None:

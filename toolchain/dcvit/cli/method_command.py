@@ -83,6 +83,7 @@ _OF_IMAGES_AND_MODEL = _names(WeightSettings, MaskSettings) | {
     "samples",
     "task",
     "head",
+    "unmerge",
 }
 _OF_TARGET = _names(Target) | {"preset", "reductions"}
 _OF_METHODS = _names(*(method.settings for method in METHODS.values()))
