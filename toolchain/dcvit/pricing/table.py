@@ -10,7 +10,6 @@ from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.pricing.probes import MOST_MERGES, Kind, Style
 from dcvit.variant import Precision
 
-
 UNSURE = 0.15
 """A block whose price may be this share of it higher or lower was timed on a machine that did something else as well."""
 OFF = 0.08
