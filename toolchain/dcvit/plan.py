@@ -70,9 +70,9 @@ class HeadPlan(_Frozen):
         num_classes: Classes of a pixel, the background among them; 255 stands for "ignore" in a mask.
         levels: Blocks that a multi-level head reads, the last one included; by default four, spread evenly.
         width: Channels that a multi-level head projects each map to.
-        unmerge: How merged tokens become a full map again: `repeat` gives every patch its token, `bilinear` interpolates
-            between their centres, and `residual` adds what the token has gained since its merge to what the patch was
-            before it. New heads have `residual`; plans that do not say so are older.
+        unmerge: How merged tokens become a full map again: `repeat` gives every patch its token, `bilinear`
+            interpolates between their centres, and `residual` adds what the token has gained since its merge to what
+            the patch was before it. New heads have `residual`; plans that do not say so are older.
     """
 
     kind: HeadKind = "linear"

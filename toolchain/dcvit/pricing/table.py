@@ -11,7 +11,7 @@ from dcvit.pricing.probes import MOST_MERGES, Kind, Style
 from dcvit.variant import Precision
 
 UNSURE = 0.15
-"""A block whose price may be this share of it higher or lower was timed on a machine that did something else as well."""
+"""A block whose price may be this share of it higher or lower was timed beside something else."""
 OFF = 0.08
 """So does a whole model that the table misses by as much."""
 
@@ -208,8 +208,9 @@ class LatencyTable(_Frozen):
         if not self.doubts:
             return ""
         return (
-            f"the latency table of {self.setting.runtime} {self.setting.precision} may be wrong: {'; '.join(self.doubts)}. "
-            "The machine was busy meanwhile; when it is quiet, measure again (`dcvit-tool latency --again`)"
+            f"the latency table of {self.setting.runtime} {self.setting.precision} may be wrong: "
+            f"{'; '.join(self.doubts)}. The machine was busy meanwhile; when it is quiet, measure again "
+            "(`dcvit-tool latency --again`)"
         )
 
     def to_json(self) -> dict[str, Any]:
