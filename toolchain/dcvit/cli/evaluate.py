@@ -20,7 +20,7 @@ class Options(TaskOption, WeightSettings, MaskSettings, LabelSettings, WantedVar
     model: Annotated[str, Argument()]
     data: Annotated[str, Flag()] = Field(
         description="A folder of class folders, a tar of one, or 'digits'; for segmentation one of images/ and masks/, "
-        "or 'shapes'."
+        "'shapes' or 'thin-shapes'."
     )
     runtime: Annotated[str, Flag()] = Field(default="torch", description="A runtime that `dcvit-tool doctor` lists.")
     as_original_of: Annotated[Path | None, Flag(metavar="FOLDER")] = Field(

@@ -12,7 +12,7 @@ from torch import Tensor
 from dcvit.data.pairs import IGNORE, IMAGES, MASKS, PairSource
 from dcvit.data.protocols import ImageSource, MaskSource
 from dcvit.data.reading import CorruptImages, check_channels, decode, prepared
-from dcvit.data.shapes import SHAPES, ShapesSource
+from dcvit.data.shapes import SETS, ShapesSource
 from dcvit.data.transforms import evaluation_transform
 from dcvit.errors import InputError
 from dcvit.preprocessing import Preprocessing
@@ -34,7 +34,7 @@ def with_masks(source: ImageSource) -> MaskSource:
     if not isinstance(source, MaskSource):
         raise InputError(
             f"--data: {source.name} has no masks; segmentation needs a folder (or a tar) with {IMAGES}/ and {MASKS}/, "
-            f"or '{SHAPES}'"
+            f"or {' or '.join(map(repr, SETS))}"
         )
     check_mask_values(source)
     return source

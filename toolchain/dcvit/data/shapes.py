@@ -1,57 +1,95 @@
-"""A segmentation data set that ships as code: shapes on noisy backgrounds, drawn anew from their number.
+"""Segmentation data sets that ship as code: shapes on noisy backgrounds, drawn anew from their number.
 
-Each image holds two to five shapes of random size and angle, later ones over earlier ones, on a background of two
-blended colours with stripes; some shapes are striped too, and sensor noise lies over everything. Colour hints at the
-class, as it does in photographs, but the hues of neighbouring classes overlap, and the background takes any of them.
+Each image of `shapes` holds two to five shapes of random size and angle, later ones over earlier ones, on a background
+of two blended colours with stripes; some shapes are striped too, and sensor noise lies over everything. Colour hints at
+the class, as it does in photographs, but the hues of neighbouring classes overlap, and the background takes any of
+them. `thin-shapes` is the harder one: three to six of ten kinds, seven of which are strokes of two to four pixels, and
+hues that tell next to nothing.
 """
 
 import io
 from collections.abc import Callable
 from colorsys import hsv_to_rgb
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SHAPES = "shapes"
-CLASSES = ("background", "disc", "square", "triangle", "ring", "cross")
 SIDE = 64
 """Pixels of an image, both ways."""
 TRAIN_IMAGES, TEST_IMAGES = 2000, 500
 
 HUE_SPREAD = 0.07
-"""Deviation of a class's hue, whose mean is a fifth of the circle from the next class's."""
+"""Deviation of a class's hue, whose means are spread evenly over the circle: a fifth of it apart in `shapes`."""
 _FINE = 3
 """Samples of a pixel, both ways: edges are smooth in the image; the mask holds what covers the pixel's centre."""
 
 Floats = NDArray[np.float64]
 Inside = Callable[[Floats, Floats], NDArray[np.bool_]]
 
-# What each class covers, in coordinates in which the shape has radius 1.
-_OUTLINES: tuple[Inside, ...] = (
-    lambda u, v: u**2 + v**2 < 1,
-    lambda u, v: np.maximum(abs(u), abs(v)) < 0.8,
-    lambda u, v: (v > -0.5) & (abs(u) < (1 - v) / np.sqrt(3)),
-    lambda u, v: (u**2 + v**2 < 1) & (u**2 + v**2 > 0.3),
-    lambda u, v: (np.minimum(abs(u), abs(v)) < 0.28) & (np.maximum(abs(u), abs(v)) < 0.95),
-)
+
+@dataclass(frozen=True)
+class ShapeSet:
+    """What the images of a set hold.
+
+    Attributes:
+        outlines: What each class covers, by name, in coordinates in which the shape has radius 1.
+        shapes: The fewest and the most in an image.
+        number: Of the set: no two sets share a background.
+    """
+
+    outlines: dict[str, Inside]
+    shapes: tuple[int, int]
+    number: int
+
+
+SETS = {
+    "shapes": ShapeSet(
+        {
+            "disc": lambda u, v: u**2 + v**2 < 1,
+            "square": lambda u, v: np.maximum(abs(u), abs(v)) < 0.8,
+            "triangle": lambda u, v: (v > -0.5) & (abs(u) < (1 - v) / np.sqrt(3)),
+            "ring": lambda u, v: (u**2 + v**2 < 1) & (u**2 + v**2 > 0.3),
+            "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.28) & (np.maximum(abs(u), abs(v)) < 0.95),
+        },
+        (2, 5),
+        0,
+    ),
+    "thin-shapes": ShapeSet(
+        {
+            "disc": lambda u, v: u**2 + v**2 < 0.5,
+            "square": lambda u, v: np.maximum(abs(u), abs(v)) < 0.6,
+            "triangle": lambda u, v: (v > -0.5) & (abs(u) < (1 - v) / np.sqrt(3)),
+            "ring": lambda u, v: (u**2 + v**2 < 1) & (u**2 + v**2 > 0.6),
+            "cross": lambda u, v: (np.minimum(abs(u), abs(v)) < 0.13) & (np.maximum(abs(u), abs(v)) < 1),
+            "line": lambda u, v: (abs(v) < 0.13) & (abs(u) < 1.2),
+            "arc": lambda u, v: (u**2 + v**2 < 1) & (u**2 + v**2 > 0.6) & (v > 0),
+            "frame": lambda u, v: (np.maximum(abs(u), abs(v)) < 0.85) & (np.maximum(abs(u), abs(v)) > 0.6),
+            "chevron": lambda u, v: (abs(v + 0.5 - abs(u)) < 0.2) & (abs(u) < 1),
+            "star": lambda u, v: np.cbrt(u**2) + np.cbrt(v**2) < 1.15,
+        },
+        (3, 6),
+        1,
+    ),
+}
+SHAPES = "shapes"
 
 
 class ShapesSource:
-    """Images and masks of one split; equal on every machine and in every run.
+    """Images and masks of one split of a set; equal on every machine and in every run.
 
     Attributes:
-        name: `shapes`, as on the command line.
+        name: `shapes` or `thin-shapes`, as on the command line.
         num_classes: Of a pixel, the background (0) among them.
+        classes: Their names.
     """
 
-    name = SHAPES
-    num_classes = len(CLASSES)
-    classes = list(CLASSES)  # noqa: RUF012 (the protocol's field, never changed)
-
-    def __init__(self, split: Literal["train", "test"]) -> None:
+    def __init__(self, split: Literal["train", "test"], name: str = SHAPES) -> None:
         """Chooses a split; nothing is drawn before it is read."""
+        self.name, self.classes = name, ["background", *SETS[name].outlines]
+        self.num_classes = len(self.classes)
         self._split = split
         self._drawn: dict[int, tuple[bytes, NDArray[np.uint8]]] = {}
 
@@ -68,32 +106,35 @@ class ShapesSource:
 
     def filename(self, index: int) -> str:
         """A name for messages."""
-        return f"{SHAPES} {self._split} {index}"
+        return f"{self.name} {self._split} {index}"
 
     def _draw(self, index: int) -> tuple[bytes, NDArray[np.uint8]]:
         if index not in self._drawn:
-            pixels, mask = draw(np.random.default_rng((int(self._split == "test"), index)))
+            kind, seed = SETS[self.name], (int(self._split == "test"), index)
+            pixels, mask = draw(np.random.default_rng((*seed, kind.number) if kind.number else seed), kind)
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
             self._drawn[index] = buffer.getvalue(), mask
         return self._drawn[index]
 
 
-def draw(random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def draw(random: np.random.Generator, kind: ShapeSet) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One image [64, 64, 3] and its mask [64, 64] of class indices."""
     fine = SIDE * _FINE
     x, y = np.meshgrid(*[(np.arange(fine) + 0.5) / fine] * 2)
     canvas = _blend(random, x, y)
     classes = np.zeros((fine, fine), dtype=np.uint8)
-    for _ in range(random.integers(2, 6)):
-        label = int(random.integers(1, len(CLASSES)))
+    fewest, most = kind.shapes
+    outlines = [*kind.outlines.values()]
+    for _ in range(random.integers(fewest, most + 1)):
+        label = int(random.integers(1, len(outlines) + 1))
         radius = random.uniform(0.12, 0.3)
         centre_x, centre_y = random.uniform(0.08, 0.92, 2)
         angle = random.uniform(0, 2 * np.pi)
         u = ((x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)) / radius
         v = ((y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)) / radius
-        inside = _OUTLINES[label - 1](u, v)
-        paint = _colour(random, random.normal(label / len(_OUTLINES), HUE_SPREAD)) * np.ones((fine, fine, 1))
+        inside = outlines[label - 1](u, v)
+        paint = _colour(random, random.normal(label / len(outlines), HUE_SPREAD)) * np.ones((fine, fine, 1))
         if random.random() < 0.4:
             paint = paint + 0.25 * _stripes(random, x, y)
         canvas = np.where(inside[..., None], paint, canvas)

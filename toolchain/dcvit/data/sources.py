@@ -18,12 +18,15 @@ from dcvit.data.listing import described, listed, natural_key
 from dcvit.data.objects import source_in_memory
 from dcvit.data.pairs import PairSource
 from dcvit.data.protocols import ImageSource, is_source
-from dcvit.data.shapes import SHAPES, ShapesSource
+from dcvit.data.shapes import SETS, ShapesSource
 from dcvit.errors import InputError
 from dcvit.files import base_name, printable
 
 Images = Any
 """What images may be given as: a path or a name, a source, or what `memory.WORKS` lists. Checked when it is opened."""
+
+BUNDLED = (DIGITS, *SETS)
+"""Sets that `--data` names: digits with labels, and shapes with masks."""
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +144,7 @@ def open_source(
     ignore_index: int | None = None,
     class_map: Sequence[str] | None = None,
 ) -> ImageSource:
-    """Opens what `--data` names; the split matters only for what is bundled: `digits`, and `shapes` with their masks.
+    """Opens what `--data` names; the split matters only for what is bundled (`BUNDLED`).
 
     A folder or tar of `images/` and `masks/` is a source with masks. A pattern such as `shards/train-*.tar` names
     several folders or tars of one set. What is not used of it, or may not be meant, is warned about once.
@@ -163,7 +166,7 @@ def open_source(
         given = data if is_source(data) else source_in_memory(data)
         return given if class_map is None else MappedSource(given, class_map)
     name = str(data)
-    if name not in (DIGITS, SHAPES) and PairSource.is_one(name):
+    if name not in BUNDLED and PairSource.is_one(name):
         if class_map is not None:
             raise InputError(f"--class-map names classes of whole images, and {printable(name)} has masks")
         pairs = PairSource(name, mask_values=mask_values, ignore_index=ignore_index)
@@ -173,11 +176,11 @@ def open_source(
         raise InputError(
             f"--mask-values and --ignore-index say what masks of files hold, and {printable(name)} has none"
         )
-    if name in (DIGITS, SHAPES):
+    if name in BUNDLED:
         if Path(name).exists():
             _warn_once(f"--data {name} is the bundled set; ./{name} names the folder")
-        if name == SHAPES:
-            return ShapesSource(split)
+        if name in SETS:
+            return ShapesSource(split, name)
         return DigitsSource(split) if class_map is None else MappedSource(DigitsSource(split), class_map)
     paths = [name]
     if any(sign in name for sign in "*?[") and not Path(name).exists():

@@ -142,7 +142,7 @@ def evaluate(
     Args:
         model: A model folder, a timm name, or a module in memory: timm's own, or one that `dcvit.load` gave.
         data: A folder of class folders, a tar of one, or `digits` (its test split). Classes are numbered by name. For a
-            segmentation model a folder or tar with `images/` and `masks/`, or `shapes` (its test split).
+            segmentation model a folder or tar with `images/` and `masks/`, `shapes` or `thin-shapes` (the test split).
         runtime: One of `dcvit.runtimes.RUNTIMES`; a model folder must hold the file that it runs.
         precision: Of the computation; by default fp32, or that of the exported file that is there (the newest).
         with_preprocessing: Run the exported file that takes pixels, or one that does not; by default what is there.
