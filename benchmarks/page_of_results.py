@@ -1,7 +1,7 @@
 """A page of tables and a plot from the committed results of several studies."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +29,9 @@ def write_page(
     parts = [sections[name](report) for name, report in found.items()]
     out.with_suffix(".md").write_text(f"# {title}\n\n" + "\n".join(parts))
     plots(found[next(iter(sections))], out.with_suffix(".png"))
+
+
+def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """Rows below their heads, as Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)

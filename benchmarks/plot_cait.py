@@ -1,4 +1,4 @@
-"""The tables and the plot of the results of `cait.py`, `training_free.py` and `segmentation.py`.
+"""The tables and the plot of the results of `cait.py` and `training_free.py`.
 
     python benchmarks/plot_cait.py benchmarks/results docs/cait
 
@@ -13,19 +13,14 @@ from typing import Any
 import click
 import matplotlib.pyplot as plt
 
-from page_of_results import write_page
+from page_of_results import table, write_page
 
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("out", type=click.Path(path_type=Path))
 def main(results: Path, out: Path) -> None:
-    write_page(results, out, "Merging, pruning and dense tasks, in figures", SECTIONS, plot)
-
-
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    write_page(results, out, "Merging and pruning, in figures", SECTIONS, plot)
 
 
 @dataclass(frozen=True)
@@ -178,31 +173,7 @@ the tool on training images.
 """
 
 
-def segmentation(report: dict[str, Any]) -> str:
-    rows = []
-    for head, found in report["heads"].items():
-        whole = found["rows"]["teacher"]["macs"]
-        for name, row in found["rows"].items():
-            bench = row["bench"]["results"][0] if "bench" in row else None
-            speedup = (
-                f"×{bench['speedup']:.3f} [{bench['speedup_ci95'][0]:.3f}, {bench['speedup_ci95'][1]:.3f}]"
-                if bench
-                else ""
-            )
-            rows.append([head, name, f"×{whole / row['macs']:.3f}", speedup, f"{row['miou']:.2f}"])
-    listed = table(["head", "model", "MACs", "speed-up, 95 %", "mIoU (%)"], rows)
-    return f"""## Segmentation
-
-A ViT of 6 blocks, width 96, 64×64 pixels in patches of 4, trained from scratch on the bundled
-shapes; mIoU on 500 test images. Every file passed `verify`, has no Scatter, Resize, TopK or
-NonZero, and builds as a
-TensorRT-RTX engine. Trained rows and the control have 3 more epochs than the teacher.
-
-{listed}
-"""
-
-
-SECTIONS = {"cait": study, "training_free": training_free, "segmentation": segmentation}
+SECTIONS = {"cait": study, "training_free": training_free}
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
