@@ -54,6 +54,7 @@ from dcvit.training.mimic import mimic
 from dcvit.types import TimmModule
 from dcvit.versions import package_versions
 from few_shot import save
+from snapvit import snapvit
 
 NEIGHBOURS = 5
 COLUMNS = {"cls_cosine": "CLS cosine", "cls_mse": "CLS relative MSE", "neighbours": "five nearest",
@@ -106,7 +107,9 @@ class Study:
         ranking = NodeRanking(job.model, job.family, [entry.index for entry in entries], "norm")
         student = job.merged()
         orders = {entry.index: ranking.order(entry.index) for entry in entries}
-        operate(student, job.wanted(), job.family, job.start, entries, orders)
+        with patch.object(fitted_images, "MAX_VIEWS", 1):
+            wanted = job.wanted()
+        operate(student, wanted, job.family, job.start, entries, orders)
         return student
 
 
@@ -120,7 +123,7 @@ def _uniform_widths(proposal: Proposal) -> list[BlockPlan]:
 def _baseline(make: Callable[..., TimmModule]) -> Callable[[Study, float], TimmModule]:
     def model(study: Study, reduction: float) -> TimmModule:
         job, proposal = study.job(reduction)
-        with torch.no_grad():
+        with torch.no_grad(), patch.object(fitted_images, "MAX_VIEWS", 1):
             return make(job, proposal)
 
     return model
@@ -131,6 +134,7 @@ METHODS: dict[str, Callable[[Study, float], TimmModule]] = {
     "ours, --examination predicted": Study.predicted,
     "uniform MLPs, ridge": Study.uniform,
     **{name: _baseline(make) for name, make in real_vit_baselines.METHODS.items()},
+    "SnapViT": _baseline(snapvit),
 }
 
 
@@ -213,9 +217,10 @@ def page(report: dict[str, Any]) -> str:
         "fits on augmented views of the same images where these hold less than 40 tokens for each node of an MLP, and "
         "in all of its fits the class token has a quarter of an image's weight; rows without say what that is worth. "
         "Written by `benchmarks/real_vit.py`, which says what the columns are; it takes any weights and images. CORP "
-        "(arXiv 2602.05243), GRAIL, VBP (arXiv 2507.12988) and low rank (activation-aware, arXiv 2402.06004) are "
-        "written from their papers (`benchmarks/real_vit_baselines.py`), on the same images, of which they see no "
-        "views. Open: the same with training steps, SnapViT's score, and 224 pixels. "
+        "(arXiv 2602.05243), GRAIL, VBP (arXiv 2507.12988) and low rank (activation-aware, arXiv 2402.06004) and "
+        "SnapViT (arXiv 2510.17700) are "
+        "written from their papers (`benchmarks/real_vit_baselines.py`, `benchmarks/snapvit.py`), on the same images, of which they see no "
+        "views. Open: 224 pixels. "
         f"Seconds are wall time on {machines}, with changing other work beside it: not to be compared. "
         "The first size of a draw pays for the examination of all."
     )

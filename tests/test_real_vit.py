@@ -4,10 +4,14 @@ import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import timm
 import torch
+
+from dcvit.cost import count_macs
+from dcvit.families import family_of
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +67,48 @@ def test_the_page_has_every_row(study: ModuleType) -> None:
     assert "| uniform, 200 steps | −33.1 % | 64 | 0.650 ± 0.071 |" in text
     assert "2 draws of the" in " ".join(text.split())
     assert "a machine, with" in " ".join(text.split())
+
+
+@pytest.fixture
+def few(study: ModuleType) -> SimpleNamespace:
+    """A small headless ViT and eight images, as a job of the study."""
+    torch.manual_seed(0)
+    kwargs = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 6, "num_classes": 0}
+    model = timm.create_model("vit_tiny_patch16_224", **kwargs).eval().requires_grad_(False)
+    return SimpleNamespace(model=model, family=family_of(model), depth=4, calibration=torch.randn(8, 3, 32, 32), seed=0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_snapvit_saves_what_is_wanted_and_takes_no_more(study: ModuleType, few: SimpleNamespace, share: float) -> None:
+    before = count_macs(few.model, (3, 32, 32)).total
+    small = study.snapvit(few, SimpleNamespace(wanted=share * before))
+    after = count_macs(small, (3, 32, 32)).total
+    assert share <= 1 - after / before < share + 0.002
+    heads = [block.attn.num_heads for block in small.blocks]
+    assert min(heads) >= 1
+    assert (sum(heads) < 24) == (share > 0.15)
+    assert small(few.calibration).isfinite().all()
+    assert count_macs(few.model, (3, 32, 32)).total == before
+
+
+def test_snapvits_correction_is_exact_where_nothing_was_lost(study: ModuleType, few: SimpleNamespace) -> None:
+    snapvit = sys.modules["snapvit"]
+    nodes, heads = [torch.arange(192)] * 4, [torch.arange(6)] * 4
+    same = snapvit._cut(few, snapvit.Kept(nodes, heads), few.calibration)
+    assert torch.allclose(same(few.calibration), few.model(few.calibration), atol=1e-4)
+    block = few.model.blocks[1].mlp
+    block.fc1.weight[5], block.fc1.bias[5] = block.fc1.weight[9], block.fc1.bias[9]  # one node is another's twin
+    fewer = [nodes[0], torch.tensor([node for node in range(192) if node != 5]), *nodes[2:]]
+    small, masked = (
+        snapvit._cut(few, snapvit.Kept(fewer, heads), few.calibration), snapvit._masked(few, snapvit.Kept(fewer, heads))
+    )  # fmt: skip
+    wanted = few.model(few.calibration)
+    lost = [float((each(few.calibration) - wanted).square().mean()) for each in (small, masked)]
+    assert lost[0] < 0.05 * lost[1]
+
+
+def test_the_evolution_strategy_goes_downhill(study: ModuleType) -> None:
+    torch.manual_seed(0)
+    aim = torch.linspace(-1, 1, 6)
+    found = sys.modules["snapvit"].evolve(lambda x: float((x - aim).square().sum()), torch.zeros(6) + 2, 2000)
+    assert (found - aim).abs().max() < 0.2
