@@ -3,8 +3,8 @@
 Importance of an MLP node or a head is the mean square of the gradient of a self-supervised loss by its weights, times a
 factor of its block (of itself, for a head) that a natural evolution strategy finds: by the cosine between features of
 the pruned model and the original. Nodes and heads of all blocks are ranked once. Layers behind what went are corrected
-on the pruned model's own activations, front to back, where the paper does so column by column (SparseGPT's way) and here
-at once by the least squares that this approximates.
+on the pruned model's own activations, front to back; the paper does so column by column (SparseGPT's way), and here the
+least squares that this approximates are solved at once.
 
 The paper takes 1,000 images; here it is as many as the other methods see. Its share of heads is the MLPs' less 0.15, as
 in its tables, and the search knows the one size that it is made for instead of several.

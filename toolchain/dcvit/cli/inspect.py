@@ -23,7 +23,8 @@ class Options(BaseModel):
     )
     data: Annotated[str | None, Flag()] = Field(
         default=None,
-        description="Images (a folder, a tar, 'digits', 'shapes' or 'thin-shapes') to draw the grids over the first one of.",
+        description="Images (a folder, a tar, 'digits', 'shapes' or 'thin-shapes') to draw the grids over the first "
+        "one of.",
     )
     layers: Annotated[bool, Flag()] = Field(
         default=False, description="List the layers of the exported files, and what each computes in."
