@@ -16,6 +16,11 @@ def cosine(logits: Tensor, expected: Tensor) -> float:
     return (ours @ theirs).item() / scale if scale else float(torch.equal(ours, theirs))
 
 
+def rows(logits: Tensor) -> Tensor:
+    """Logits of images [n, classes] as they are, those of pixels [n, classes, H, W] as [n · H · W, classes]."""
+    return logits if logits.ndim == 2 else logits.movedim(1, -1).flatten(0, -2)
+
+
 def finite(logits: Tensor) -> Tensor:
     """Where all logits [n, classes, ...] of a place [n, ...] are finite."""
     return torch.isfinite(logits).all(1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcvit.agreement import rows
 from dcvit.families import Family
 from dcvit.hardware import accelerator, fast_backward
 from dcvit.progress import track
@@ -99,9 +100,8 @@ def _loss(
 ) -> Tensor:
     loss = F.mse_loss(features, target.features if adapt is None else adapt(target.features))
     if recipe.logit_weight:
-        divergence = F.kl_div(
-            logits.log_softmax(-1), target.logits.log_softmax(-1), reduction="batchmean", log_target=True
-        )
+        ours, theirs = (rows(each).log_softmax(-1) for each in (logits, target.logits))
+        divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
         loss = loss + recipe.logit_weight * divergence
     return loss
 

@@ -125,12 +125,11 @@ def refits(settings: CaitSettings, subject: Subject) -> bool:
     """Whether widths are found and refitted before the training.
 
     Raises:
-        InputError: If that is asked for, and the model has no logits to measure damage on.
+        InputError: If that is asked for, and the model's head says nothing yet that damage could be measured on.
     """
-    able = subject.plan.task == "classification"
-    if settings.widths == "refit" and not able:
-        raise InputError("--widths refit needs a classifier; give --widths cdcp")
-    return settings.prune and settings.widths != "cdcp" and able
+    if settings.widths == "refit" and subject.fresh_head:
+        raise InputError("--widths refit needs a trained head; train it first, or give --widths cdcp")
+    return settings.prune and settings.widths != "cdcp" and not subject.fresh_head
 
 
 def stand_in_merges(subject: Subject, target: Target, settings: CaitSettings) -> ChooseMerges:

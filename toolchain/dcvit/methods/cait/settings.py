@@ -75,7 +75,7 @@ class CaitSettings(MethodSettings):
     prune: Annotated[bool, Flag()] = Field(
         default=True, description="Whether widths change; without it merges have to meet the target alone."
     )
-    widths: Annotated[Literal["refit", "cdcp"] | None, Flag(default="refit for a whole classifier")] = Field(
+    widths: Annotated[Literal["refit", "cdcp"] | None, Flag(default="refit; cdcp with a new head")] = Field(
         default=None,
         description="Find widths by measured damage and refit them before the training, or prune channels while it "
         "runs, as the paper does.",

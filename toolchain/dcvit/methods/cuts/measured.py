@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dcvit.dense import SegmentationVit
 from dcvit.families import Family
 from dcvit.hardware import accelerator
 from dcvit.layers import apply_merges
@@ -97,8 +98,11 @@ class MeasuredModel:
     def _outputs_from(self, model: TimmModule, index: int) -> Tensor:
         """Outputs of a model whose blocks from `index` on get the present tokens; those before are dropped.
 
-        The model's own forward runs, on a shorter list of blocks, whatever it does around them.
+        The model's own forward runs, on a shorter list of blocks, whatever it does around them. A segmentation head
+        reads blocks, and what went through merges, from before the cut as well: there all of the model runs.
         """
+        if isinstance(model, SegmentationVit):
+            return logits_of(model, self.images)
         given = _Given()
         model.blocks = nn.Sequential(given, *list(model.blocks)[index:])
         device = next(model.parameters()).device

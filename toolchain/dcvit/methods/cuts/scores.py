@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dcvit.agreement import rows
 from dcvit.folder.records import FEATURE_ERROR, KL, ErrorMeasure
 from dcvit.hardware import accelerator
 from dcvit.plan import CompressionPlan
@@ -18,7 +19,7 @@ from dcvit.types import TimmModule
 @torch.no_grad()
 def divergence(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Mean KL(teacher ‖ student) in nats, over images with logits [S, classes], or over pixels [S, classes, H, W]."""
-    student, teacher = (_rows(logits).double().log_softmax(-1) for logits in (student_logits, teacher_logits))
+    student, teacher = (rows(logits).double().log_softmax(-1) for logits in (student_logits, teacher_logits))
     return float(F.kl_div(student, teacher, reduction="batchmean", log_target=True))
 
 
@@ -57,11 +58,6 @@ def score_of(plan: CompressionPlan) -> Score:
     """What suits the outputs of a model: KL for logits, the error of the features where there is no head."""
     classes = original_of(plan).num_classes if plan.head is None else plan.head.num_classes
     return Score(KL, divergence) if classes > 1 else Score(FEATURE_ERROR, feature_error)
-
-
-def _rows(logits: Tensor) -> Tensor:
-    """Logits of images or of pixels, as rows."""
-    return logits if logits.ndim == 2 else logits.movedim(1, -1).flatten(0, -2)
 
 
 @torch.no_grad()

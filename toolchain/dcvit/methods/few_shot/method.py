@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dcvit.methods.base import Method
 from dcvit.methods.few_shot.settings import PractiseSettings, SearchSettings
+from dcvit.plan import Task
 
 if TYPE_CHECKING:
     from dcvit.methods.run import Compressor, Run
@@ -22,6 +23,7 @@ class DcVit(Method[SearchSettings]):
     about = "few-shot block compression"
     settings = SearchSettings
     recovery = "mimic"
+    tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "segmentation"})
     no_use: ClassVar[frozenset[str]] = NO_USE
     paper_target: ClassVar[dict[str, object]] = {"macs_convention": "dcvit", "width_multiple": 1}
 
