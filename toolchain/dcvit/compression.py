@@ -238,6 +238,10 @@ def prepare(
             f"--method {method.name} is for {' and '.join(sorted(method.tasks))}; give {able} for {subject.plan.task}, "
             "or cut without --data by --recover none"
         )
+    if source is not None and subject.fresh_head and not method.trains_heads:
+        raise InputError(
+            f"a new head learns from labels, and --method {method.name} has none; give --method cait first"
+        )
     place = out / CHECKPOINTS
     works = Run(
         subject,

@@ -1,5 +1,7 @@
 """From a classifier to a segmentation model, and from that to a smaller one."""
 
+import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from dcvit.evaluation import evaluate
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.frontiers import frontier
 from dcvit.methods.cait.settings import CaitSettings
-from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.cuts.measured import MeasuredModel
+from dcvit.methods.cuts.scores import divergence, score_of
+from dcvit.methods.few_shot.settings import PractiseSettings, SearchSettings
 from dcvit.plan import CompressionPlan, HeadPlan
+from dcvit.subject import open_subject
 from dcvit.training.recipe import TrainingRecipe
 
 SETTINGS = CaitSettings(training=TrainingRecipe(epochs=60, batch_size=8, lr=5e-3, augmentation="none"))
@@ -54,7 +59,9 @@ def test_a_head_is_trained_along_and_the_result_compressed(
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"task": "segmentation", "settings": SearchSettings()}, "is for classification; give --method cait"),
+        ({"task": "segmentation", "settings": PractiseSettings()}, "is for classification; give --method"),
+        ({"task": "segmentation", "settings": SearchSettings()}, "a new head learns from labels, and --method dcvit"),
+        ({"task": "segmentation", "settings": SETTINGS.model_copy(update={"widths": "refit"})}, "needs a trained head"),
         ({"task": "segmentation", "data": None, "recover": "none"}, "give --data with masks, or num_classes"),
         ({"task": "segmentation", "data": "digits"}, "digits has no masks"),
         ({"task": "classification", "head": "linear"}, "--head is for --task segmentation"),
@@ -72,9 +79,52 @@ def test_what_cannot_be_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_frontier_is_refused(segmentation_folder: ModelFolder, pair_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--method dcvit is for classification; give --method cait for segmentation"):
-        frontier(segmentation_folder.path, pair_folder, out=tmp_path / "out", samples=2)
+def test_widths_are_found_without_labels(segmentation_folder: ModelFolder, pair_folder: Path, tmp_path: Path) -> None:
+    """Also behind merges that are undone, and for a head that reads blocks in front of the cut."""
+    subject = open_subject(segmentation_folder.path)
+    images = torch.randn(3, 3, 40, 56)
+    measured = MeasuredModel(subject.model, subject.family, 4, score_of(subject.plan), images)
+    for index in range(4):
+        same, worse = copy.deepcopy(subject.model), copy.deepcopy(subject.model)
+        assert measured.measure(same, index) == pytest.approx(0, abs=1e-6)
+        worse.blocks[index].mlp.fc2.weight.data.mul_(0.5)
+        wanted = divergence(worse(images), subject.model(images))
+        assert measured.measure(worse, index) == pytest.approx(wanted, rel=1e-3)
+        assert wanted > 1e-4
+        measured.advance(index)
+    shutil.rmtree(pair_folder / "masks")
+    out, asked = tmp_path / "out", {"macs_reduction": 0.25, "samples": 6}
+    made = compress(
+        segmentation_folder.path, pair_folder / "images", out=out, settings=SearchSettings(steps=2), **asked
+    )
+    assert made.summary.macs_reduction >= 0.25
+    plain = tmp_path / "plain"
+    compress(segmentation_folder.path, out=plain, recover="none", macs_reduction=0.25)
+    lost = [divergence(ModelFolder(each).load()(images), subject.model(images)) for each in (out, plain)]
+    assert lost[0] < 0.5 * lost[1]
+
+
+def test_a_frontier_of_segmentation_models(segmentation_folder: ModelFolder, pair_folder: Path, tmp_path: Path) -> None:
+    found = frontier(
+        segmentation_folder.path, pair_folder, out=tmp_path / "out", samples=2, reductions=(0.1, 0.2),
+        settings=SearchSettings(steps=0),
+    )  # fmt: skip
+    assert [point.kl is not None and point.kl >= 0 for point in found.points] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SearchSettings(metric="synthetic"), "--metric synthetic draws images of a classifier's classes"),
+        (SearchSettings(examination="predicted"), "--examination predicted is for models with one output an image"),
+    ],
+)
+def test_what_needs_one_output_an_image_is_refused(
+    segmentation_folder: ModelFolder, pair_folder: Path, tmp_path: Path, settings: SearchSettings, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        compress(segmentation_folder.path, pair_folder, out=tmp_path / "out", settings=settings, macs_reduction=0.2, samples=4
+        )  # fmt: skip
 
 
 def test_a_segmentation_model_keeps_its_head(segmentation_folder: ModelFolder, tmp_path: Path) -> None:

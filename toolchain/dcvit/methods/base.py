@@ -50,6 +50,7 @@ class Method(ABC, Generic[S]):
         recovery: How it recovers accuracy.
         samples: Images that it draws where the user does not say; None takes all.
         tasks: What its models may be for.
+        trains_heads: Whether a new head can be trained along; without labels it cannot.
         no_use: Fields of the target and the run that mean nothing to it; a user who gives one is told.
         paper_target: What of a target its paper decides.
         needs_target: Whether it does nothing without one.
@@ -62,6 +63,7 @@ class Method(ABC, Generic[S]):
     recovery: Recovery
     samples: int | None = DEFAULT_SAMPLES
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification"})
+    trains_heads: ClassVar[bool] = False
     no_use: ClassVar[frozenset[str]] = frozenset()
     paper_target: ClassVar[Mapping[str, Any]] = {}
     needs_target: ClassVar[bool] = True

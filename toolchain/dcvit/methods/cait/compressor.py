@@ -99,9 +99,6 @@ class CaitCompressor(Compressor[CaitSettings]):
             target = target.model_copy(update={"speedup": whole / target.latency, "latency": None})
         proposal = self._propose(target, measure)
         reach = proposal.reach
-        if self._refits and reach.least < reach.most:
-            saved = self._weighing.refit(proposal.base).most_macs(target)
-            reach = Reach(reach.least, reach.least + saved / proposal.total)
         return Candidates(
             base=proposal.base,
             base_share=reach.least,
@@ -138,7 +135,12 @@ class CaitCompressor(Compressor[CaitSettings]):
     def _propose(self, target: Target, measure: Measure | None = None) -> JointProposal:
         subject, settings, trained = self.run.subject, self.settings, self.run.recovers
         choose = self._weighing.merges(target, measure) if trained else stand_in_merges(subject, target, settings)
-        return propose_jointly(subject, target, settings, choose, trained=trained)
+
+        def refitted(base: CompressionPlan) -> float:
+            return self._weighing.refit(base).most_macs(target)
+
+        able = refitted if self._refits else None
+        return propose_jointly(subject, target, settings, choose, trained=trained, refitted=able)
 
     def _plan(self, proposal: JointProposal, target: Target) -> CompressionPlan:
         """The plan that a proposal comes to, or a stand-in where training finds the widths."""

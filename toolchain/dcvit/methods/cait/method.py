@@ -24,6 +24,7 @@ class Cait(Method[CaitSettings]):
     samples = None
     no_use: ClassVar[frozenset[str]] = frozenset({"latency_table"})
     tasks: ClassVar[frozenset[Task]] = frozenset({"classification", "segmentation"})
+    trains_heads: ClassVar[bool] = True
     needs_target: ClassVar[bool] = False  # the last block is trimmed in any case, and a new head is trained
 
     def summarize(self, subject: "Subject", target: "Target", settings: CaitSettings) -> "PlanSummary":

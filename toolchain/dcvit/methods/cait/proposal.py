@@ -39,6 +39,8 @@ class JointProposal:
         saved: MACs that `base` saves of them.
         layers: What can be narrowed in `base`.
         width_multiple: Widths stay multiples of this.
+        refitted: MACs that cuts before the training can save of `base`, attention among them; None where there are
+            none.
     """
 
     base: CompressionPlan
@@ -47,11 +49,13 @@ class JointProposal:
     saved: float
     layers: tuple[PrunableLayer, ...]
     width_multiple: int
+    refitted: Callable[[CompressionPlan], float] | None = None
 
     @property
     def reach(self) -> Reach:
-        """Shares of the MACs that are removed with no channel pruned, and with all that can be."""
-        return Reach(self.saved / self.total, (self.saved + most_macs(self.layers)) / self.total)
+        """Shares of the MACs that are removed with nothing pruned, and with all that can be."""
+        most = most_macs(self.layers) if self.refitted is None or not self.layers else self.refitted(self.base)
+        return Reach(self.saved / self.total, (self.saved + most) / self.total)
 
     def removing(self, macs_reduction: float | None) -> "JointProposal":
         """The same for another share of the given model's MACs.
@@ -60,7 +64,7 @@ class JointProposal:
             InputError: If it is out of reach; the message gives the range.
         """
         macs = 0.0 if macs_reduction is None else max(0.0, macs_reduction * self.total - self.saved)
-        if macs_reduction is not None and macs > most_macs(self.layers):
+        if macs_reduction is not None and macs > most_macs(self.layers) and macs_reduction > self.reach.most:
             raise self.reach.refusal(macs_reduction, "pruning with these merges")
         return replace(self, macs=macs)
 
@@ -73,7 +77,13 @@ class JointProposal:
 
 
 def propose_jointly(
-    subject: Subject, target: Target, settings: CaitSettings, choose: ChooseMerges, *, trained: bool
+    subject: Subject,
+    target: Target,
+    settings: CaitSettings,
+    choose: ChooseMerges,
+    *,
+    trained: bool,
+    refitted: Callable[[CompressionPlan], float] | None = None,
 ) -> JointProposal:
     """Works out merges, and what pruning has to save. A speed-up is counted as if latency followed MACs.
 
@@ -83,6 +93,7 @@ def propose_jointly(
         settings: Of the method.
         choose: Finds a schedule where none is given.
         trained: Whether merges are trained: then they are linear, if the user does not say `mean`.
+        refitted: See `JointProposal`.
 
     Raises:
         InputError: If the target says nothing, does not fit the model, or cannot be met.
@@ -108,7 +119,7 @@ def propose_jointly(
         size_aware = not trained
     found = survey(subject, plain.model_copy(update={"merge": merge, "size_aware": size_aware}))
     layers = _layers(subject, found.base, target, settings) if settings.prune else ()
-    proposal = JointProposal(found.base, 0.0, found.total, found.saved, tuple(layers), target.width_multiple)
+    proposal = JointProposal(found.base, 0.0, found.total, found.saved, tuple(layers), target.width_multiple, refitted)
     if wanted is None and found.base == subject.plan and not subject.fresh_head:
         raise InputError("nothing to do: give --macs-reduction, --speedup, --merge, --plan or --trim-last-block")
     if target.speedup is not None:

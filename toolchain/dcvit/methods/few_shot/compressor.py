@@ -81,6 +81,8 @@ class FewShotCompressor(Compressor[S]):
         self._wanted: dict[str, WantedTokens] = {}
         self._tables: dict[str, LatencyTable] = {}
         if settings.metric == "synthetic":
+            if run.subject.plan.task == "segmentation":
+                raise InputError("--metric synthetic draws images of a classifier's classes; leave it out")
             self.scored_on = "synthetic images"
 
     def plan(self, target: Target) -> CompressionPlan:
