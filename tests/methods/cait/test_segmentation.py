@@ -45,7 +45,7 @@ def test_a_head_is_trained_along_and_the_result_compressed(
     compress(**start, out=untrained, head=plan.head, merge="horizontal@1", settings=CaitSettings(), recover="none")
     assert evaluate(untrained, telling_pairs).figures["pixel_accuracy"] < 40
     assert evaluate(large, telling_pairs).figures["pixel_accuracy"] > 60
-    made = compress(large, telling_pairs, out=small, settings=SETTINGS, macs_reduction=0.4)
+    made = compress(large, telling_pairs, out=small, settings=SETTINGS, macs_reduction=0.4, merge="horizontal@1")
     assert made.summary.macs_reduction >= 0.4
     folder = ModelFolder(small)
     assert folder.plan.merges
@@ -123,7 +123,9 @@ def test_what_needs_one_output_an_image_is_refused(
     segmentation_folder: ModelFolder, pair_folder: Path, tmp_path: Path, settings: SearchSettings, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        compress(segmentation_folder.path, pair_folder, out=tmp_path / "out", settings=settings, macs_reduction=0.2, samples=4
+        compress(
+            segmentation_folder.path, pair_folder, out=tmp_path / "out", settings=settings, macs_reduction=0.2,
+            samples=4,
         )  # fmt: skip
 
 
