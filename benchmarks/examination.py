@@ -15,9 +15,9 @@ import sys
 import tempfile
 import textwrap
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import torch
@@ -45,12 +45,13 @@ class Case:
     images: int
     way: str
     processes: int = 1
+    kinds: Literal["all", "mlp"] = "all"
 
     @property
     def name(self) -> str:
         """For the command line."""
         size = ", ".join(f"{key} {value}" for key, value in self.kwargs.items())
-        return f"{self.model} ({size}), {self.images} images, {self.way}, {self.processes}"
+        return f"{self.model} ({size}), {self.images} images, {self.way}, {self.kinds}, {self.processes}"
 
 
 def _vit(depth: int, width: int, images: int, way: str, processes: int = 1) -> Case:
@@ -63,44 +64,52 @@ CASES = [
     *(_vit(12, width, 64, "predicted") for width in (384, 768)),
     *(_vit(12, 192, images, "predicted") for images in (128, 256)),
     *(_vit(12, 192, 64, way, 2) for way in ("exact", "predicted")),
+    *(replace(_vit(12, 192, 64, way), kinds="mlp") for way in ("exact", "predicted")),
     Case("deit_small_patch16_224", {}, 256, "predicted"),
     Case("vit_base_patch16_224", {}, 256, "predicted"),
 ]
 
 
-def examine(case: Case, images: Path) -> float:
-    """Seconds, in this process or in all that share it."""
+def examine(case: Case, images: Path) -> dict[str, float]:
+    """Seconds, in this process or in all that share it, and how many cuts were weighed."""
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // accelerator().num_processes))
     subject = open_subject(case.model, model_kwargs=case.kwargs, weights="random")
     with tempfile.TemporaryDirectory() as place:
         run = Run(subject, open_source(images, "train"), case.images, 0, "mimic", StageStore(Path(place)))
         compressor = DcVitCompressor(run, SearchSettings(steps=0, examination=case.way))  # type: ignore[arg-type]
         job, proposal = compressor.job(Target(macs_reduction=0.3))
+        cuts = possible_cuts(proposal)
+        if case.kinds == "mlp":
+            cuts = replace(cuts, narrower_heads=(), no_attention=(), gone=())
         accelerator().wait_for_everyone()
         started = time.perf_counter()
-        examined(job, possible_cuts(proposal), 8)
+        found = examined(job, cuts, 8).damages.values()
         accelerator().wait_for_everyone()
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+    number = sum(len(each.mlp) + len(each.heads) + sum(gone is not None for gone in (each.attention, each.block))
+                 for each in found)  # fmt: skip
+    return {"seconds": seconds, "cuts": number}
 
 
 def table(report: dict[str, Any]) -> str:
     """Markdown."""
-    lines = ["| model | images | examination | processes | seconds |", "|---|---|---|---|---|"]
+    lines = ["| model | images | cuts | examination | processes | seconds |", "|---|---|---|---|---|---|"]
     for row in report["rows"]:
         size = ", ".join(f"{key} {value}" for key, value in row["kwargs"].items() if key != "num_heads")
         model = f"{row['model']}{', ' + size if size else ''}"
-        lines.append(f"| {model} | {row['images']} | {row['way']} | {row['processes']} | {row['seconds']:.0f} |")
+        cells = (model, row["images"], row["cuts"], row["way"], row["processes"], f"{row['seconds']:.0f}")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
 def page(report: dict[str, Any]) -> str:
     machine = report["about"]["machine"]
     words = (
-        "Before a target is set, the default search measures what every cut of every block does, eight widths and "
-        "kinds a block, each with its closed-form refit. `--examination exact` runs the rest of the network for each, "
+        "Before a target is set, the default search measures what every cut of every block does, each with its "
+        "closed-form refit. `--examination exact` runs the rest of the network for each, "
         "so its time grows with the square of the depth; `predicted` weighs a cut by what becomes of its own block, "
         "and grows with the depth. Under `torchrun` processes share the blocks. Written by "
-        "`benchmarks/examination.py`: random weights, one run each, "
+        "`benchmarks/examination.py`: random weights, 224 pixels where none are named, one run each, "
         f"{machine['cores']} cores of {machine['cpu']}, so two processes have one each."
     )
     return f"# What the examination costs\n\n{textwrap.fill(words, 120)}\n\n{table(report)}"
@@ -116,9 +125,9 @@ def main(images: Path | None, wanted: tuple[str, ...], one: int | None, out: Pat
     """Measures what has not been measured yet."""
     if one is not None:
         assert images is not None
-        seconds = examine(CASES[one], images)
+        found = examine(CASES[one], images)
         if accelerator().is_main_process:
-            out.write_text(json.dumps(seconds))
+            out.write_text(json.dumps(found))
         return
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"rows": []}
     for number, case in enumerate(CASES):
@@ -132,7 +141,7 @@ def main(images: Path | None, wanted: tuple[str, ...], one: int | None, out: Pat
                 start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.processes}"]
             script = [str(Path(__file__).resolve()), "--one", str(number), "--images", str(images), "-o", str(told)]
             subprocess.run([*start, *script], check=True)
-            row = asdict(case) | {"seconds": json.loads(told.read_text())}
+            row = asdict(case) | json.loads(told.read_text())
         report["about"] = {"machine": this_machine().to_json(), "versions": package_versions()}
         report["rows"].append(row)
         save(out, report)
