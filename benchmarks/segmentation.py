@@ -16,6 +16,7 @@ output file already is not made again. `--bench` only times the students of the 
 
 import copy
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -208,24 +209,25 @@ def page(report: dict[str, Any]) -> str:
         f"{kind}: the teacher {row['teacher_epochs']:g} epochs of 2,000 images, the others {row['epochs']:g} more"
         for kind in SETS if (row := of("teacher", kind).get(0))
     )  # fmt: skip
-    return f"""# Segmentation
-
-A ViT of 6 blocks, width 96, 64×64 pixels in patches of 4 (256 tokens), with a multi-level head, trained from scratch on
-sets that come with the package: `shapes` (5 kinds) and `thin-shapes` (10 kinds, seven of them strokes of two to four
-pixels, half a patch). {epochs[0].upper() + epochs[1:]}; the control is
-the teacher, trained on exactly as the students are. mIoU on 500 test images, PyTorch fp32; over seeds mean ± standard
-deviation. What was trained stands against the control of its seed, what was not against the teacher. Speed-up: ONNX Runtime fp32, batch 64, 2 cores, first seed, against
-the teacher in turn. Training and timing on {where}.
-Files of the first seed passed `verify`, hold no Scatter, Gather, Resize, TopK or NonZero, and build as TensorRT-RTX
-engines. Written by `benchmarks/segmentation.py`.
-
-`CAIT` is `compress --method cait --macs-reduction R` with everything else by default: merges weighed against widths on
-500 images, then training on. `DC-ViT` sees {FEW} images and none of their masks. `merged` is `--merge {MERGE}` alone; merges are undone in front of the head by
-giving every patch its token (`repeat`), between the tokens' centres (`bilinear`), or by what the token has gained since
-its merge, added to what the patch was before it (`residual`, the default).
-
-{table(columns, listed)}
-"""
+    about = (
+        "A ViT of 6 blocks, width 96, 64×64 pixels in patches of 4 (256 tokens), with a multi-level head, trained from "
+        "scratch on sets that come with the package: `shapes` (5 kinds) and `thin-shapes` (10 kinds, seven of them "
+        f"strokes of two to four pixels, half a patch). {epochs[0].upper() + epochs[1:]}; the control is the teacher, "
+        "trained on exactly as the students are. mIoU on 500 test images, PyTorch fp32; over seeds mean ± standard "
+        "deviation. What was trained stands against the control of its seed, what was not against the teacher. "
+        "Speed-up: ONNX Runtime fp32, batch 64, 2 cores, first seed, against the teacher in turn. Training and timing "
+        f"on {where}. Files of the first seed passed `verify`, hold no Scatter, Gather, Resize, TopK or NonZero, and "
+        "build as TensorRT-RTX engines. Written by `benchmarks/segmentation.py`."
+    )
+    names = (
+        "`CAIT` is `compress --method cait --macs-reduction R` with everything else by default: merges weighed against "
+        f"widths on 500 images, refits, then training on. `DC-ViT` sees {FEW} images and none of their masks. `merged` "
+        f"is `--merge {MERGE}` alone; merges are undone in front of the head by giving every patch its token "
+        "(`repeat`), between the tokens' centres (`bilinear`), or by what the token has gained since its merge, added "
+        "to what the patch was before it (`residual`, the default)."
+    )
+    parts = [textwrap.fill(each, 120) for each in (about, names)]
+    return "\n\n".join(["# Segmentation", *parts, table(columns, listed)]) + "\n"
 
 
 def _spread(values: list[float], sign: str = "") -> str:
