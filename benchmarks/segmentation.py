@@ -5,11 +5,11 @@
     python benchmarks/segmentation.py --folders runs/segmentation -o … --page docs/segmentation.md
 
 A small Vision Transformer learns each set from scratch, with the recipe of `--method cait`; it is the teacher of all
-that follows. The students, and the teacher itself as a control, are trained on with one recipe; a seed is of the order
-of the images, their augmentation and what a student is fitted on. Students are what `compress --method cait` makes at a
-share of the MACs, everything else by default; what `--method dcvit` makes of few images without their masks; and, for
-one seed, the merges of `MERGE` alone, undone in each way that there is, before training and after. mIoU is on the 500
-test images, which no step has seen, through PyTorch in fp32.
+that follows. `compress --method dcvit --speedup S` makes small models of few images without their masks; with the first
+seed it finds, by measuring, which share of the MACs has to go. Students of that share are cut and trained by `--method
+cait`, beside the teacher itself as a control, with one recipe; a seed is of the order of the images, their augmentation
+and what a student is fitted on. For the first seed the merges of `MERGE` alone are undone in each way that there is,
+before training and after. mIoU is on the 500 test images, which no step has seen, through PyTorch in fp32.
 Files of the first seed are exported, verified and built as engines. Models stay in --folders; what is there or in the
 output file already is not made again. `--bench` only times the students of the first seed, against the teacher in turn.
 """
@@ -20,6 +20,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, get_args
@@ -60,10 +61,10 @@ MODEL_KWARGS = {
     "global_pool": "avg",
     "pretrained_cfg_overlay": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
 }
-REDUCTIONS = (0.27, 0.42)
-"""Of MACs: about ×1.3 and ×1.6 measured."""
+SPEEDUPS = (1.3, 1.6)
+RUNTIME = "onnxruntime"
 FEW = 64
-CAIT, FEW_SHOT = "CAIT, MACs −{:.0%}", "DC-ViT, not trained, MACs −{:.0%}"
+CAIT, FEW_SHOT = "CAIT, ×{}", "DC-ViT, not trained, ×{}"
 MERGE = "horizontal@2,vertical@4"
 BASE = {"batch_size": 32, "warmup": 0.1, "augmentation": "crop"}
 SURPRISES = ("Scatter", "Gather", "Resize", "TopK", "NonZero")
@@ -93,17 +94,24 @@ class Study:
         """The teacher trained on, exactly as the students are."""
         return self._made("control", seed, lambda out: self._train_on(out, seed))
 
-    def smaller(self, reduction: float, seed: int) -> Path:
-        return self._made(CAIT.format(reduction), seed, lambda out: compress(
-            self.teacher(), self.train, out=out, macs_reduction=reduction, seed=seed,
-            settings=CaitSettings(training=self.further), resume=True, overwrite=True,
+    def few_shot(self, speedup: float, seed: int) -> Path:
+        """From few images, of which no mask is read; refitted in closed form, not trained."""
+        asked: dict[str, Any] = {"macs_reduction": self.share(speedup)} if seed else {
+            "speedup": speedup, "runtime": RUNTIME
+        }  # fmt: skip
+        return self._made(FEW_SHOT.format(speedup), seed, lambda out: compress(
+            self.teacher(), self.train, out=out, seed=seed, samples=FEW, settings=SearchSettings(steps=0),
+            resume=True, overwrite=True, **asked,
         ))  # fmt: skip
 
-    def few_shot(self, reduction: float, seed: int) -> Path:
-        """From few images, of which no mask is read; refitted in closed form, not trained."""
-        return self._made(FEW_SHOT.format(reduction), seed, lambda out: compress(
-            self.teacher(), self.train, out=out, macs_reduction=reduction, seed=seed, samples=FEW,
-            settings=SearchSettings(steps=0), resume=True, overwrite=True,
+    def share(self, speedup: float) -> float:
+        """Of the MACs, that has to go for it: as the first seed found by measuring."""
+        return inspect(self.few_shot(speedup, 0)).summary.macs_reduction
+
+    def smaller(self, speedup: float, seed: int) -> Path:
+        return self._made(CAIT.format(speedup), seed, lambda out: compress(
+            self.teacher(), self.train, out=out, macs_reduction=self.share(speedup), merge="none", seed=seed,
+            settings=CaitSettings(training=self.further), resume=True, overwrite=True,
         ))  # fmt: skip
 
     def merged(self, unmerge: Unmerge, *, trained: bool) -> Path:
@@ -115,20 +123,18 @@ class Study:
             **how,
         ))  # fmt: skip
 
-    def all(self, *, undone: bool) -> Iterator[tuple[str, int, Path]]:
-        """Name, seed and folder of each model; those that show ways to undo merges only if asked for."""
-        yield "teacher", 0, self.teacher()
+    def rows(self) -> Iterator[tuple[str, int, Callable[[], Path]]]:
+        """Name and seed of each model, and what makes it or finds it made."""
+        yield "teacher", 0, self.teacher
         for seed in self.seeds:
-            yield "control", seed, self.control(seed)
-            for reduction in reversed(REDUCTIONS):
-                yield CAIT.format(reduction), seed, self.smaller(reduction, seed)
-                yield FEW_SHOT.format(reduction), seed, self.few_shot(reduction, seed)
-            if seed or not undone:
-                continue
-            for trained in (False, True):
-                for unmerge in get_args(Unmerge):
-                    label = f"merged, {unmerge}, {'' if trained else 'not '}trained"
-                    yield label, 0, self.merged(unmerge, trained=trained)
+            yield from ((FEW_SHOT.format(each), seed, partial(self.few_shot, each, seed)) for each in SPEEDUPS)
+        for seed in self.seeds:
+            yield "control", seed, partial(self.control, seed)
+            yield from ((CAIT.format(each), seed, partial(self.smaller, each, seed)) for each in reversed(SPEEDUPS))
+        for trained in (False, True):
+            for unmerge in get_args(Unmerge):
+                label = f"merged, {unmerge}, {'' if trained else 'not '}trained"
+                yield label, 0, partial(self.merged, unmerge, trained=trained)
 
     def _made(self, name: str, seed: int, make: Callable[[Path], object]) -> Path:
         out = self.folders / self.name / f"{name.replace(' ', '_')}_{seed}"
@@ -220,8 +226,9 @@ def page(report: dict[str, Any]) -> str:
         "build as TensorRT-RTX engines. Written by `benchmarks/segmentation.py`."
     )
     names = (
-        "`CAIT` is `compress --method cait --macs-reduction R` with everything else by default: merges weighed against "
-        f"widths on 500 images, refits, then training on. `DC-ViT` sees {FEW} images and none of their masks. `merged` "
+        f"`DC-ViT` is `compress --method dcvit --speedup S --samples {FEW} --steps 0`: {FEW} images, none of their "
+        "masks, no training. `CAIT` is `compress --method cait --merge none` at the same share of the MACs: widths "
+        "refitted on 500 images, then training on. `merged` "
         f"is `--merge {MERGE}` alone; merges are undone in front of the head by giving every patch its token "
         "(`repeat`), between the tokens' centres (`bilinear`), or by what the token has gained since its merge, added "
         "to what the patch was before it (`residual`, the default)."
@@ -243,13 +250,13 @@ def _spread(values: list[float], sign: str = "") -> str:
 @click.option("--teacher-epochs", default=8.0, show_default=True)
 @click.option("--epochs", default=3.0, show_default=True, help="Of the control and the students.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0, 1, 2), show_default=True)
-@click.option("--undone/--no-undone", default=True, help="The rows that show ways to undo merges, too.")
+@click.option("--row", "wanted", multiple=True, help="Names that contain this; by default all.")
 @click.option("--bench", is_flag=True, help="Time what is there against the teacher: ONNX Runtime, fp32, batch 64.")
 @click.option("--max-seconds", default=60.0, show_default=True, help="Of timing, for each model.")
 @click.option("--page", "page_path", type=click.Path(path_type=Path), help="Only write the page of what is there.")
 def main(
     folders: Path, out: Path, sets: tuple[str, ...], teacher_epochs: float, epochs: float, seeds: tuple[int, ...],
-    undone: bool, bench: bool, max_seconds: float, page_path: Path | None,
+    wanted: tuple[str, ...], bench: bool, max_seconds: float, page_path: Path | None,
 ) -> None:  # fmt: skip
     """Makes and measures what has not been, and keeps each row as it comes."""
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"rows": []}
@@ -260,7 +267,10 @@ def main(
         first = TrainingRecipe(epochs=teacher_epochs, lr=2e-3, **BASE)
         further = TrainingRecipe(epochs=epochs, lr=5e-4, **BASE)
         study = Study(folders, name, first, further, seeds)
-        for label, seed, path in study.all(undone=undone):
+        for label, seed, make in study.rows():
+            if wanted and not any(each in label for each in wanted):
+                continue
+            path = make()
             known = {"set": name, "name": label, "seed": seed}
             row = next((each for each in report["rows"] if known.items() <= each.items()), None)
             if row is None:
