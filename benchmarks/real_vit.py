@@ -219,7 +219,8 @@ def page(report: dict[str, Any]) -> str:
         "Written by `benchmarks/real_vit.py`, which says what the columns are; it takes any weights and images. CORP "
         "(arXiv 2602.05243), GRAIL, VBP (arXiv 2507.12988), low rank (activation-aware, arXiv 2402.06004) and SnapViT "
         "(arXiv 2510.17700) are written from their papers (`benchmarks/real_vit_baselines.py`, "
-        "`benchmarks/snapvit.py`), on the same images, of which they see no views. Open: 224 pixels. "
+        "`benchmarks/snapvit.py`), on the same images, of which they see no views. Open: the "
+        "same with training steps, SnapViT at other sizes, and 224 pixels. "
         f"Seconds are wall time on {machines}, with changing other work beside it: not to be compared. "
         "The first size of a draw pays for the examination of all."
     )
