@@ -132,7 +132,7 @@ class FrontierResult:
         table.add_row("original", *size, *([f"{before['top1']:.2f} %"] if with_top1 else []), *times, "")
         for point in self.points:
             cells = [point.folder, f"{point.macs / 1e6:,.1f} M", f"−{point.macs_reduction:.2%}"]
-            cells += [f"{point.params / 1e6:,.2f} M", f"{point.error:.4f}"]
+            cells += [f"{point.params / 1e6:,.2f} M", f"{point.error:.2g}"]
             if point.top1 is not None:
                 cells.append(f"{point.top1:.2f} %")
             for curve, whole in predicted.items():

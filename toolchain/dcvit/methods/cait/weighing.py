@@ -109,7 +109,7 @@ class Weighing:
                 narrowed = max(0.0, taken - goal) / max(saved, _NO_TIME) * macs
                 merged = trial.macs_reduction * self._macs(plan, target)
                 harms[text] = self._harm(plan, target, trial, merged + narrowed)
-                say(f"{text or 'no merges'}: ×{1 / taken:.3f} before widths, harm {harms[text]:.4f} with them")
+                say(f"{text or 'no merges'}: ×{1 / taken:.3f} before widths, harm {harms[text]:.2g} with them")
             return StageResult({}, {"merge": min(harms, key=harms.__getitem__)})
 
         # What was measured once decides for a resumed run too.

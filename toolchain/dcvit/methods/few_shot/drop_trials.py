@@ -71,7 +71,7 @@ def rank_drops(
     for unit in saved:
         result = _trial(job, student, fixed, unit)
         trial = DropTrial(unit, result.record["mse"], saved[unit], result.record["seconds"])
-        say(f"without {_named(unit)}: feature MSE {trial.error:.4f}, {trial.score:.4f} per % saved")
+        say(f"without {_named(unit)}: feature MSE {trial.error:.2g}, {trial.score:.2g} per % saved")
         trials.append(trial)
     return sorted(trials, key=lambda trial: trial.score)
 

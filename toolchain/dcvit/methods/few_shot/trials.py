@@ -47,7 +47,7 @@ def rank_units(job: Job[SearchSettings], units: Sequence[Sequence[BlockPlan]], r
     for entries in units:
         trial, seconds = _try(job, student, entries, ranking)
         score = score_by.measure(logits_of(trial, job.metric), wanted)
-        say(f"{_named(entries)}: {score_by.words.name} {score:.4f}")
+        say(f"{_named(entries)}: {score_by.words.name} {score:.2g}")
         trials.append(Trial(tuple(entry.index for entry in entries), score, seconds))
     return sorted(trials, key=lambda trial: trial.score)
 

@@ -107,8 +107,8 @@ class MergeSearch:
         for column in ("schedule", "MACs", "KL (nats)", "feature error"):
             table.add_column(column, justify="left" if column == "schedule" else "right")
         for trial in [each for each in self.trials if each.macs_reduction >= self.best.macs_reduction * 0.9][:10]:
-            kl = "–" if trial.kl is None else f"{trial.kl:.4f}"
-            table.add_row(merges_text(trial.merges), f"−{trial.macs_reduction:.1%}", kl, f"{trial.feature_error:.4f}")
+            kl = "–" if trial.kl is None else f"{trial.kl:.2g}"
+            table.add_row(merges_text(trial.merges), f"−{trial.macs_reduction:.1%}", kl, f"{trial.feature_error:.2g}")
         yield table
 
 
