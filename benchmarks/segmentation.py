@@ -64,7 +64,7 @@ MODEL_KWARGS = {
 SPEEDUPS = (1.3, 1.6)
 RUNTIME = "onnxruntime"
 FEW = 64
-CAIT, FEW_SHOT = "CAIT, ×{}", "DC-ViT, not trained, ×{}"
+CAIT, FEW_SHOT, FIRST = "CAIT, ×{}", "DC-ViT, not trained, ×{}", "control, then DC-ViT, ×{}"
 MERGE = "horizontal@2,vertical@4"
 BASE = {"batch_size": 32, "warmup": 0.1, "augmentation": "crop"}
 SURPRISES = ("Scatter", "Gather", "Resize", "TopK", "NonZero")
@@ -114,6 +114,13 @@ class Study:
             settings=CaitSettings(training=self.further), resume=True, overwrite=True,
         ))  # fmt: skip
 
+    def trained_first(self, speedup: float, seed: int) -> Path:
+        """The control, narrowed when its training is over."""
+        return self._made(FIRST.format(speedup), seed, lambda out: compress(
+            self.control(seed), self.train, out=out, seed=seed, samples=FEW, settings=SearchSettings(steps=0),
+            macs_reduction=self.share(speedup), resume=True, overwrite=True,
+        ))  # fmt: skip
+
     def merged(self, unmerge: Unmerge, *, trained: bool) -> Path:
         """Size-aware attention changes nothing here: on an even grid without prefix tokens all sizes are equal."""
         settings = CaitSettings(prune=False, training=self.further) if trained else CaitSettings()
@@ -131,6 +138,8 @@ class Study:
         for seed in self.seeds:
             yield "control", seed, partial(self.control, seed)
             yield from ((CAIT.format(each), seed, partial(self.smaller, each, seed)) for each in reversed(SPEEDUPS))
+        for seed in self.seeds:
+            yield from ((FIRST.format(each), seed, partial(self.trained_first, each, seed)) for each in SPEEDUPS)
         for trained in (False, True):
             for unmerge in get_args(Unmerge):
                 label = f"merged, {unmerge}, {'' if trained else 'not '}trained"
@@ -228,7 +237,8 @@ def page(report: dict[str, Any]) -> str:
     names = (
         f"`DC-ViT` is `compress --method dcvit --speedup S --samples {FEW} --steps 0`: {FEW} images, none of their "
         "masks, no training. `CAIT` is `compress --method cait --merge none` at the same share of the MACs: widths "
-        "refitted on 500 images, then training on. `merged` "
+        "refitted on 500 images, then training on. `control, then DC-ViT` narrows the control as DC-ViT narrows the "
+        "teacher. `merged` "
         f"is `--merge {MERGE}` alone; merges are undone in front of the head by giving every patch its token "
         "(`repeat`), between the tokens' centres (`bilinear`), or by what the token has gained since its merge, added "
         "to what the patch was before it (`residual`, the default)."
