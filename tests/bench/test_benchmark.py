@@ -12,14 +12,17 @@ import torch
 
 import dcvit.bench.pair
 from dcvit.bench import benchmark
+from dcvit.bench.pair import pair_of
 from dcvit.bench.warm_up import warm_up
 from dcvit.cost import count_macs
 from dcvit.errors import InputError
 from dcvit.exporting import export
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.model import build
+from dcvit.folder.temporary import temporary_folder
+from dcvit.model import build, stand_in
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.runtimes import available_cores
+from dcvit.subject import open_shapes
 
 MakeFolder = Callable[[Path, CompressionPlan], ModelFolder]
 
@@ -188,3 +191,14 @@ def test_bad_arguments_are_refused_before_any_timing(
 def test_a_gpu_runtime_without_a_gpu_is_refused(exported_copy: ModelFolder) -> None:
     with pytest.raises(InputError, match="runtime tensorrt-rtx cannot run here"):
         benchmark(exported_copy, runtimes=["torch", "tensorrt-rtx"], batch=4)
+
+
+def test_the_original_has_biases_where_the_model_has(tiny_plan: CompressionPlan, tmp_path: Path) -> None:
+    """ONNX Runtime leaves additions of 0 out, and was a tenth faster with an original that was never trained."""
+    kinds = {}
+    for name, model in (("first", build(tiny_plan)), ("trained", stand_in(tiny_plan))):
+        preprocessing = open_shapes(tiny_plan.model, tiny_plan.model_kwargs).preprocessing
+        with temporary_folder(model, tiny_plan, preprocessing) as folder, pair_of(folder, None) as pair:
+            kinds[name] = pair.baseline.load().state_dict()
+    assert not kinds["first"]["blocks.0.mlp.fc1.bias"].any()
+    assert all(bool((tensor != 0).all() and (tensor != 1).all()) for tensor in kinds["trained"].values())

@@ -48,8 +48,8 @@ def benchmark(
 
     Args:
         folder: A model folder that holds what the runtimes run (see `export`).
-        against: A model folder, or a timm name, which gets the folder's model_kwargs and random weights (they do not
-            change the latency). By default the folder's own model, uncompressed.
+        against: A model folder, or a timm name, which gets the folder's model_kwargs and random weights (as if trained,
+            if the folder's are). By default the folder's own model, uncompressed.
         runtimes: Names out of `dcvit.runtimes.RUNTIMES`. None takes ONNX Runtime on a CPU, and on a GPU the fastest of
             those that run there and find their file in the folder.
         batch: Images in every batch, or several such numbers; by default 64, or that of the exported file that is there

@@ -1,20 +1,22 @@
 """The two models of a comparison: a folder's, and the one it is measured against."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from dcvit.cost import count_macs
 from dcvit.data import seeded
 from dcvit.errors import InputError
 from dcvit.exporting.for_runtime import export_for
-from dcvit.folder.model_folder import ModelFolder
+from dcvit.folder.model_folder import WEIGHTS, ModelFolder
 from dcvit.folder.records import engine_records, onnx_records
 from dcvit.folder.temporary import temporary_folder
-from dcvit.model import build
+from dcvit.model import build, stand_in
 from dcvit.progress import say
 from dcvit.runtimes import Session, runtime_named
 from dcvit.subject import open_shapes
@@ -126,8 +128,8 @@ def pair_of(folder: ModelFolder, against: Path | str | None) -> Iterator[Pair]:
 
     Args:
         folder: The candidate.
-        against: A model folder, or a timm name, which gets the folder's model_kwargs and random weights (they do not
-            change the latency). None takes the folder's own model, uncompressed.
+        against: A model folder, or a timm name, which gets the folder's model_kwargs and random weights (`stand_in`;
+            `build`, if the folder's were never trained). None takes the folder's own model, uncompressed.
 
     Raises:
         InputError: If there is no such model, or it takes images of another size.
@@ -141,10 +143,25 @@ def pair_of(folder: ModelFolder, against: Path | str | None) -> Iterator[Pair]:
     size = open_shapes(plan.model, plan.model_kwargs).architecture.input_size
     preprocessing = folder.manifest.preprocessing.model_copy(update={"input_size": size})
     with seeded(0):
-        made = temporary_folder(build(plan), plan, preprocessing)  # which alone holds the model, until it is on disk
+        # Like with like: a candidate that was never trained has a graph of its own in some runtimes.
+        model = build(plan) if _is_untrained(folder) else stand_in(plan)
+        made = temporary_folder(model, plan, preprocessing)
+        del model  # the folder alone holds it, until it is on disk
     with made as temporary:
         name = f"{plan.model} (uncompressed, random weights)"
         yield _same_input(Pair(folder, temporary, name, temporary=True))
+
+
+def _is_untrained(folder: ModelFolder) -> bool:
+    """Whether every linear layer's bias is 0, as timm starts."""
+    with safe_open(folder.path / WEIGHTS, framework="pt") as weights:
+        names = set(weights.keys())
+        linear = [name for name in names if name.endswith(".bias") and _is_matrix(weights, f"{name[:-4]}weight", names)]
+        return not any(bool(weights.get_tensor(name).any()) for name in linear)
+
+
+def _is_matrix(weights: Any, name: str, names: Collection[str]) -> bool:
+    return name in names and len(weights.get_slice(name).get_shape()) == 2
 
 
 def _same_input(pair: Pair) -> Pair:

@@ -19,7 +19,7 @@ from dcvit.exporting.for_runtime import export_for
 from dcvit.folder.temporary import temporary_folder
 from dcvit.hardware import accelerator
 from dcvit.methods.target import Reach, Target
-from dcvit.model import build
+from dcvit.model import stand_in
 from dcvit.plan import CompressionPlan
 from dcvit.preprocessing import Preprocessing
 from dcvit.progress import say
@@ -291,10 +291,10 @@ def measuring(
     """
     chosen, variant = runtime_named(runtime or DEFAULT_RUNTIME), variant or Variant()
     known: dict[str, BenchRow] = {}
-    with seeded(0), temporary_folder(build(original), original, preprocessing) as baseline:
+    with seeded(0), temporary_folder(stand_in(original), original, preprocessing) as baseline:
 
         def time_plan(plan: CompressionPlan) -> BenchRow:
-            with seeded(0), temporary_folder(build(plan), plan, preprocessing) as folder:
+            with seeded(0), temporary_folder(stand_in(plan), plan, preprocessing) as folder:
                 export_for(chosen, folder, variant, latency_only=True)
                 timed = benchmark(
                     folder,

@@ -126,6 +126,7 @@ def check_table(table: LatencyTable, subject: Subject, style: Style) -> None:
 def _place(original: CompressionPlan, runtime: str, variant: Variant, threads: int | None, style: Style) -> Path:
     key: dict[str, Any] = {
         "plan": original.digest,
+        "weights": "as if trained",
         "runtime": runtime,
         "variant": variant.model_dump(mode="json"),
         "threads": threads,

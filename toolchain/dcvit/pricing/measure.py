@@ -13,7 +13,7 @@ from dcvit.errors import CheckFailedError
 from dcvit.exporting.for_runtime import export_for
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.folder.temporary import temporary_folder
-from dcvit.model import build
+from dcvit.model import stand_in
 from dcvit.plan import CompressionPlan
 from dcvit.preprocessing import Preprocessing
 from dcvit.pricing.probes import Design, Group, Probe, Style, design
@@ -249,11 +249,11 @@ def _sessions(
 def _session(
     runtime: Runtime, plan: CompressionPlan, preprocessing: Preprocessing, variant: Variant, keep: _Exports
 ) -> Iterator[Session]:
-    """A model with random weights, which do not change a latency, open in a runtime with images loaded."""
+    """A model with random weights (`stand_in`), open in a runtime with images loaded."""
 
     def make(stack: ExitStack) -> ModelFolder:
         with seeded(0):
-            folder = stack.enter_context(temporary_folder(build(plan), plan, preprocessing))
+            folder = stack.enter_context(temporary_folder(stand_in(plan), plan, preprocessing))
             export_for(runtime, folder, variant, latency_only=True)
         return folder
 

@@ -11,7 +11,7 @@ from dcvit.errors import InputError, first_line
 from dcvit.exporting.for_runtime import export_for
 from dcvit.files import json_text, whole_folder
 from dcvit.folder.temporary import temporary_folder
-from dcvit.model import build
+from dcvit.model import stand_in
 from dcvit.plan import CompressionPlan
 from dcvit.pricing import time_probes
 from dcvit.pricing.measure import parts_of, table_from
@@ -47,7 +47,7 @@ def write_probes(subject: Subject, variant: Variant, style: Style, folder: Path)
     files = {digest: f"probe{number:02d}.onnx" for number, digest in enumerate(plans)}
     with whole_folder(folder, overwrite=False) as aside:
         for digest, plan in track(list(plans.items()), "exporting probes"):
-            with seeded(0), temporary_folder(build(plan), plan, subject.preprocessing) as made:
+            with seeded(0), temporary_folder(stand_in(plan), plan, subject.preprocessing) as made:
                 export_for(runtime, made, variant, latency_only=True)
                 shutil.copyfile(made.path / variant.onnx_name, aside / files[digest])
         about = {
