@@ -45,7 +45,7 @@ OF_A_VARIANT = ("--batch INTEGER Images in every batch. [default: 64]", PRECISIO
         )),
         ("evaluate", (
             *OF_A_CHOICE,
-            "or 'shapes'. [required]",
+            "'shapes' or 'thin-shapes'. [required]",
             "--runtime TEXT A runtime that `dcvit-tool doctor` lists. [default: torch]",
             "--as-original-of FOLDER",
             "--checkpoint FILE",
