@@ -91,12 +91,19 @@ class Models:
         return Path(self._exports.name) / ("-".join(map(str, name)).replace(" ", "_") + ".onnx")
 
     def variants(self, family: str) -> dict[str, nn.Module]:
-        """The original and its cuts, in evaluation mode, on the CPU in fp32."""
-        from dcvit.model import build, create
+        """The original and its cuts, in evaluation mode, on the CPU in fp32; with biases, as trained ones have."""
+        from dcvit.model import stand_in
 
-        plans = self.plans(family)
-        original = create(self.sizes.families[family][0], self.sizes.kwargs)
-        return {"original": original} | {variant: build(plan) for variant, plan in plans.items()}
+        return {"original": self.original(family)} | {
+            variant: stand_in(plan) for variant, plan in self.plans(family).items()
+        }
+
+    def original(self, family: str) -> nn.Module:
+        """The same of the original alone."""
+        from dcvit.model import stand_in
+        from dcvit.plan import CompressionPlan
+
+        return stand_in(CompressionPlan(model=self.sizes.families[family][0], model_kwargs=self.sizes.kwargs))
 
 
 def prepared(model: nn.Module, runtime: str, batch: int, image: int, clock: Clock, file: Path | None = None) -> Call:
@@ -184,12 +191,10 @@ def measure_models(models: Models, family: str, runtime: str, batch: int, clock:
 
 def measure_quantized(models: Models, family: str, batch: int, clock: Clock) -> dict[str, Any]:
     """Median ms of TensorRT engines of the original in fp16, int8 and fp8, interleaved, and what the last two gain."""
-    from dcvit.model import create
-
     precisions = ("fp16", "int8", "fp8") if torch.cuda.get_device_capability() >= (8, 9) else ("fp16", "int8")
     calls = {
         each: onnx_pass(
-            create(models.sizes.families[family][0], models.sizes.kwargs),
+            models.original(family),
             "tensorrt",
             batch,
             models.image,
