@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -136,10 +137,26 @@ def test_it_compiles_whole_and_keeps_no_tensor(odd_plan: CompressionPlan, random
     assert torch.allclose(compiled(images)[0], dense(images)[0], atol=1e-5)
     again = copy.deepcopy(dense)
     assert torch.equal(again(images)[0], dense(images)[0])
-    assert all(merge.seen is None for block in dense.model.blocks for merge in _merges(block))
+    assert all(merge.seen == {} for block in dense.model.blocks for merge in _merges(block))
     with pytest.raises(RuntimeError):
         dense(images[:, :2])
-    assert all(merge.seen is None for block in dense.model.blocks for merge in _merges(block))
+    assert all(merge.seen == {} for block in dense.model.blocks for merge in _merges(block))
+
+
+def test_threads_do_not_see_each_others_merges(odd_plan: CompressionPlan, random_model: RandomModel) -> None:
+    dense = DenseBackbone(random_model(odd_plan), [3]).eval()
+    batches = [torch.randn(2, 3, 40, 56) for _ in range(24)]
+    with torch.no_grad():
+        expected = [dense(images)[0] for images in batches]
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            (found,) = dense(images)
+        return found
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(run, batches))
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
 
 
 def _merges(block: TimmModule) -> list[TokenMerge]:

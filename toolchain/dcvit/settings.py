@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
 
 from dcvit.class_map import read_class_map
 from dcvit.flags import Flag
@@ -100,3 +100,8 @@ class RunSettings(WeightSettings, MaskSettings, LabelSettings):
     )
     resume: Annotated[bool, Flag()] = Field(default=False, description="Continue an unfinished run.")
     overwrite: Annotated[bool, Flag()] = Field(default=False, description="Replace what an earlier run wrote to OUT.")
+
+    @field_serializer("head")
+    def _head_as_given(self, head: HeadKind | HeadPlan | None) -> Any:
+        """What was left open stays open when the run is repeated: how merges are undone is then decided alike."""
+        return head.model_dump(mode="json", exclude_unset=True) if isinstance(head, HeadPlan) else head

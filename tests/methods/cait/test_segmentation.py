@@ -154,6 +154,9 @@ def test_merges_are_undone_as_asked_or_as_they_were(start: dict[str, Any], tmp_p
     assert way(old) == "repeat"
     assert way(made({"model": old}, macs_reduction=0.3)) == "repeat"  # it was trained so
     assert way(made({"model": old}, macs_reduction=0.3, unmerge="bilinear")) == "bilinear"
+    silent_run = made(start | {"head": HeadPlan(num_classes=3)}, merge="horizontal@1")
+    again = compress(from_manifest=silent_run / "manifest.json", out=tmp_path / "again")
+    assert ModelFolder(again.folder).plan == ModelFolder(silent_run).plan
     silent = HeadPlan.model_validate_json(HeadPlan(num_classes=3).model_dump_json(exclude_defaults=True))
     assert way(made(start | {"head": silent}, merge="horizontal@1")) == "residual"
 

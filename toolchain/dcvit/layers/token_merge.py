@@ -4,6 +4,7 @@ The mathematics and the GPU kernels are in `dcvit_kernels`. Merges attach to tim
 forward is copied, block indices and weight names stay timm's, and torch.compile, torch.export and deepcopy all follow.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -35,13 +36,13 @@ class TokenMerge(nn.Module):
         operator: `mean`, or `linear`: W [C, 2C] and bias, which start as the mean and are trained.
     """
 
-    seen: list[Merged] | None = None
-    """Where it writes down what goes in and comes out, while `merges_seen` asks for it."""
-
     def __init__(
         self, dim: int, grid: tuple[int, int], axis: Axis, num_prefix_tokens: int, operator: MergeOperator = "mean"
     ) -> None:
         super().__init__()
+        self.seen: dict[
+            int, list[Merged]
+        ] = {}  # by thread: what goes in and comes out, while `merges_seen` asks for it
         self.grid, self.axis, self.num_prefix_tokens = grid, axis, num_prefix_tokens
         if operator == "linear":
             half = 0.5 * torch.eye(dim)
@@ -63,8 +64,8 @@ class TokenMerge(nn.Module):
             merged = dcvit_kernels.merge_mean(x, self.grid, self.axis, prefix)
         else:
             merged = dcvit_kernels.merge_linear(x, self.weight, self.bias, self.grid, self.axis, prefix)
-        if self.seen is not None:
-            self.seen.append(Merged(x[:, prefix:], merged[:, prefix:]))
+        if (seen := self.seen.get(_thread())) is not None:
+            seen.append(Merged(x[:, prefix:], merged[:, prefix:]))
         return merged
 
     def extra_repr(self) -> str:
@@ -82,16 +83,25 @@ def attach_merge(block: nn.Module, merge: TokenMerge) -> None:
 
 @contextmanager
 def merges_seen(model: nn.Module) -> Iterator[list[Merged]]:
-    """The merges of the one forward pass that runs inside, in the order in which they happen."""
+    """The merges of the one forward pass that runs inside, in the order in which they happen.
+
+    Several threads may run the model at once: each sees its own.
+    """
     seen: list[Merged] = []
+    thread = _thread()
     merges = [module for module in model.modules() if isinstance(module, TokenMerge)]
     for merge in merges:
-        merge.seen = seen
+        merge.seen[thread] = seen
     try:
         yield seen
     finally:
         for merge in merges:
-            merge.seen = None
+            del merge.seen[thread]
+
+
+def _thread() -> int:
+    """Of this thread; a compiled graph has no use for it, and cannot ask."""
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 def carry_merges(old: nn.Module, new: nn.Module) -> nn.Module:
