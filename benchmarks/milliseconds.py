@@ -7,17 +7,20 @@
 
 On a quiet machine: a busy one spoils tables. `prediction` draws random plans (blocks and attention gone, heads and MLPs
 narrower, every third with merges), predicts each speed-up over the original from a table, and measures it, eight plans
-and the original in turn. `currencies` cuts the CIFAR-10 teacher of DATA (`teacher/`, `cifar10/train-0.tar` to fit on,
-`train-1.tar` to judge on; nothing is trained) to sizes that MACs and milliseconds decide, and times all plans of one
-runtime in turn. `targets` compresses DeiT-Tiny to speed-ups and latencies, and runs a fresh `bench` on each. A row is
-written as soon as it is measured, with its machine; rows that the file holds are not measured again, wherever they
-were measured.
+and the original in turn. `currencies` cuts a trained model of DATA (`teacher/`, or the backbone without a head in
+`dinov2/`; `cifar10/train-0.tar` to fit on, `train-1.tar` to judge on; nothing is trained) to sizes that MACs and
+milliseconds decide, and times all plans of one runtime in turn. `targets` compresses DeiT-Tiny to speed-ups and
+latencies, and runs a fresh `bench` on each. A row is written as soon as it is measured, with its machine; rows that the
+file holds are not measured again, wherever they were measured.
 """
 
 import json
 import random
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ import click
 from dcvit.bench import benchmark
 from dcvit.bench.machine import this_machine
 from dcvit.compression import compress
-from dcvit.data import open_source
+from dcvit.data import draw_few_shot, open_source
 from dcvit.exporting import export
 from dcvit.folder.model_folder import ModelFolder
 from dcvit.frontiers import frontier
@@ -38,10 +41,12 @@ from dcvit.pricing.kept import table_for
 from dcvit.pricing.measure import measured_table, time_plans
 from dcvit.pricing.probes import Style
 from dcvit.subject import Subject, open_shapes, open_subject, original_of
+from dcvit.types import TimmModule
 from dcvit.variant import Precision, Variant
 from dcvit.versions import package_versions
 from few_shot import MODEL, MODEL_KWARGS, save
 from milliseconds_page import page
+from real_vit import agreement, features_of
 
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "CIFAR-10 teacher": (MODEL, MODEL_KWARGS, 64),
@@ -58,12 +63,41 @@ PLANS = 30
 AT_ONCE = 8
 STYLE = Style(("horizontal", "vertical"))
 
-REDUCTIONS = (0.55, 0.65, 0.73, 0.8)
-SAMPLES = 500
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained model that the currencies are compared on.
+
+    Attributes:
+        weights: Below DATA.
+        batch: That is timed.
+        samples: Images that cuts are fitted on.
+        reductions: Sizes that are asked for in MACs; those of milliseconds are predicted to be as fast.
+    """
+
+    model: str
+    kwargs: dict[str, Any]
+    weights: str
+    batch: int
+    samples: int
+    reductions: tuple[float, ...]
+
+
+TEACHERS = {
+    "CIFAR-10 teacher": Teacher(
+        MODEL, MODEL_KWARGS, "teacher/deit_tiny_cifar10.safetensors", 64, 500, (0.55, 0.65, 0.73, 0.8)
+    ),
+    "ViT-S/14": Teacher(
+        "vit_small_patch14_dinov2", {"img_size": 224, "num_classes": 0}, "dinov2/vit_small_dinov2_focus.safetensors",
+        16, 64, (0.166, 0.33, 0.5),
+    ),
+}  # fmt: skip
+JUDGED = 300
+"""Images that features are compared on; a model with a head is judged on all of `train-1.tar`."""
+
 SEEDS = (0, 1, 2)
 WAY = "either"
 """How a target in time is solved: rows called `milliseconds` are older, of a solver that knew no other currency."""
-
 TARGETS: list[dict[str, float]] = [{"speedup": 1.3}, {"speedup": 1.7}, {"latency": 0.5}]
 """A latency is given as a share of the original's."""
 
@@ -124,12 +158,27 @@ def prediction(case: str, runtime: str, precision: Precision) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def currencies(data: Path, runtime: str, precision: Precision, seed: int) -> dict[str, Any]:
+def agreeing(data: Path, subject: Subject) -> Callable[[TimmModule], float]:
+    """How far a model agrees with the original, in percent, on images that nothing was fitted to.
+
+    Of images, those with the same class; where there is no head, of the variance of the pooled features, what is left.
+    """
+    source = open_source(f"{data}/cifar10/train-1.tar", "train")
+    if subject.architecture.num_classes:
+        judge = Judge(source, "train-1.tar", subject)
+        return lambda model: judge.judge(model, subject.model).agreement
+    images = draw_few_shot(source, JUDGED, 0, subject.architecture.input_size[0]).tensor(subject.preprocessing)
+    wanted, _ = features_of(subject.model, subject, images)
+    return lambda model: 100 * (1 - agreement(features_of(model, subject, images)[0], wanted)[1])
+
+
+def currencies(data: Path, name: str, runtime: str, precision: Precision, seed: int) -> dict[str, Any]:
     """Models of MACs, and of milliseconds that are predicted to be as fast, judged and timed on equal terms."""
-    checkpoint = data / "teacher/deit_tiny_cifar10.safetensors"
-    subject = open_subject(MODEL, model_kwargs=MODEL_KWARGS, checkpoint=checkpoint)
-    variant = Variant.of(64, precision)
-    judge = Judge(open_source(f"{data}/cifar10/train-1.tar", "train"), "train-1.tar", subject)
+    teacher = TEACHERS[name]
+    model, where = teacher.model, {"model_kwargs": teacher.kwargs, "checkpoint": data / teacher.weights}
+    subject = open_subject(model, **where)  # type: ignore[arg-type]
+    variant = Variant.of(teacher.batch, precision)
+    agrees = agreeing(data, subject)
     table = table_for(subject, runtime, variant, None, Style())
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -137,32 +186,30 @@ def currencies(data: Path, runtime: str, precision: Precision, seed: int) -> dic
         def curve(name: str, **asked: Any) -> list[CompressionPlan]:
             out = Path(temporary) / name
             result = frontier(
-                MODEL, f"{data}/cifar10/train-0.tar", out=out, samples=SAMPLES, seed=seed,
-                model_kwargs=MODEL_KWARGS, checkpoint=checkpoint, settings=SearchSettings(steps=0),
-                cache=Path(tempfile.gettempdir()) / "dcvit-milliseconds", **asked,
+                model, f"{data}/cifar10/train-0.tar", out=out, samples=teacher.samples, seed=seed,
+                settings=SearchSettings(steps=0), cache=Path(tempfile.gettempdir()) / "dcvit-milliseconds",
+                **where, **asked,
             )  # fmt: skip
             plans = []
             for point in result.points:
                 folder = ModelFolder(out / point.folder)
-                lost = judge.judge(folder.load(), subject.model)
                 plans.append(folder.plan)
                 rows.append(
                     {"folder": point.folder, "curve": name, "macs_reduction": point.macs_reduction, "kl": point.kl,
-                     "agreement": lost.agreement, "drop": lost.drop,
-                     "solved_in": folder.manifest.metrics.get("solved_in"),
+                     "agreement": agrees(folder.load()), "solved_in": folder.manifest.metrics.get("solved_in"),
                      "predicted": predicted(subject, folder.plan, table)["speedup"]}
                 )  # fmt: skip
             return plans
 
-        plans = curve("macs", reductions=REDUCTIONS)
+        plans = curve("macs", reductions=teacher.reductions)
         speedups = [round(row["predicted"], 3) for row in rows]
-        plans += curve(runtime, speedups=speedups, runtimes=(runtime,), precision=precision)
+        plans += curve(runtime, speedups=speedups, runtimes=(runtime,), precision=precision, batch=teacher.batch)
     for start in range(0, len(plans), AT_ONCE):
         timed = time_plans(subject, [subject.plan, *plans[start : start + AT_ONCE]], runtime, variant)
         for row, ratio in zip(rows[start : start + AT_ONCE], timed.ratios, strict=True):
             row |= {"speedup": 1 / ratio.value, "ci95": [1 / ratio.high, 1 / ratio.low]}
-    known = {"runtime": runtime, "precision": precision, "batch": 64, "seed": seed, "way": WAY}
-    return known | {"doubts": list(table.doubts), "rows": rows}
+    known = {"teacher": name, "runtime": runtime, "precision": precision, "batch": teacher.batch, "seed": seed}
+    return known | {"way": WAY, "doubts": list(table.doubts), "rows": rows}
 
 
 def target_met(runtime: str, precision: Precision, target: dict[str, float]) -> dict[str, Any]:
@@ -192,6 +239,8 @@ def target_met(runtime: str, precision: Precision, target: dict[str, float]) -> 
 @click.command()
 @click.option("--part", type=click.Choice(["prediction", "currencies", "targets"]), multiple=True)
 @click.option("--case", "cases", type=click.Choice(list(CASES)), multiple=True, default=list(CASES))
+@click.option("--teacher", "teachers", type=click.Choice(list(TEACHERS)), multiple=True, default=list(TEACHERS),
+              help="Of currencies.")  # fmt: skip
 @click.option("--runtime", "runtimes", multiple=True, help="NAME:PRECISION; by default four of a CPU.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=SEEDS, help="Of currencies.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True))
@@ -200,6 +249,7 @@ def target_met(runtime: str, precision: Precision, target: dict[str, float]) -> 
 def main(
     part: tuple[str, ...],
     cases: tuple[str, ...],
+    teachers: tuple[str, ...],
     runtimes: tuple[str, ...],
     seeds: tuple[int, ...],
     data: Path | None,
@@ -224,11 +274,11 @@ def main(
         for case in cases if "prediction" in part else ():
             if not done("prediction", case=case, **here):
                 keep("prediction", prediction(case, runtime, precision))
-        for seed in seeds if "currencies" in part else ():
+        for teacher, seed in product(teachers, seeds) if "currencies" in part else ():
             if data is None:
                 raise click.UsageError("--part currencies needs --data")
-            if not done("currencies", seed=seed, way=WAY, **here):
-                keep("currencies", currencies(data, runtime, precision, seed))
+            if not done("currencies", teacher=teacher, seed=seed, way=WAY, **here):
+                keep("currencies", currencies(data, teacher, runtime, precision, seed))
         for target in TARGETS if "targets" in part else ():
             if not done("targets", **here, **target):
                 keep("targets", target_met(runtime, precision, target))

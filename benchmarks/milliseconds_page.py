@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-AGREEMENTS = (99.5, 99.0, 97.0)
-"""Percent of the images with the class that the teacher gives them."""
+AGREEMENTS = {"CIFAR-10 teacher": (99.5, 99.0, 97.0), "ViT-S/14": (90.0, 80.0, 70.0)}
+"""By teacher, in percent: images of the same class, or what is left of the features' variance."""
 
 
 def at_agreement(rows: Sequence[dict[str, Any]], curve: str, agreement: float) -> float | None:
@@ -24,6 +24,11 @@ def at_agreement(rows: Sequence[dict[str, Any]], curve: str, agreement: float) -
     return float(np.interp(-agreement, -agreements, speeds))
 
 
+def where(row: dict[str, Any]) -> str:
+    """Runtime and precision, with a mark where weights were timm's first ones."""
+    return f"{row['runtime']} {row['precision']}{' †' if row.get('first_weights') else ''}"
+
+
 def head(*columns: str) -> str:
     """The first lines of a table."""
     return "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
@@ -31,19 +36,22 @@ def head(*columns: str) -> str:
 
 def gains(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Lines of the table at equal agreement: a runtime and an agreement each, that both curves reach."""
-    for where in dict.fromkeys((row["runtime"], row["precision"], row["way"]) for row in rows):
-        drawn = [row["rows"] for row in rows if (row["runtime"], row["precision"], row["way"]) == where]
-        for agreement in AGREEMENTS:
-            pairs = [[at_agreement(each, curve, agreement) for curve in ("macs", where[0])] for each in drawn]
+
+    def case(row: dict[str, Any]) -> tuple[str, str, str, str]:
+        return row["teacher"], row["runtime"], where(row), row["way"]
+
+    for each in dict.fromkeys(map(case, rows)):
+        teacher, runtime, here, way = each
+        drawn = [row["rows"] for row in rows if case(row) == each]
+        for agreement in AGREEMENTS[teacher]:
+            pairs = [[at_agreement(sizes, curve, agreement) for curve in ("macs", runtime)] for sizes in drawn]
             both = [(macs, ms) for macs, ms in pairs if macs is not None and ms is not None]
             if both:
                 columns = zip(
                     *((f"×{macs:.2f}", f"×{ms:.2f}", f"{ms / macs - 1:+.1%}") for macs, ms in both), strict=True
                 )
-                yield (
-                    " | ".join([f"| {' '.join(where[:2])} | {where[2]} | {agreement} %", *map(", ".join, columns)])
-                    + " |"
-                )
+                cells = (teacher, here, way, f"{agreement:g} %", *map(", ".join, columns))
+                yield "| " + " | ".join(cells) + " |"
 
 
 def tables(report: dict[str, Any]) -> Iterator[str]:
@@ -54,29 +62,30 @@ def tables(report: dict[str, Any]) -> Iterator[str]:
         for row in rows:
             errors = sorted((abs(plan["error"]) for plan in row["plans"]), reverse=True)
             merged = [abs(plan["error"]) for plan in row["plans"] if plan["merges"]]
-            where = f"{row['runtime']} {row['precision']}"
             yield (
-                f"| {row['case']} | {where} | {row['batch']} | {row['table_seconds']:.0f} | "
+                f"| {row['case']} | {where(row)} | {row['batch']} | {row['table_seconds']:.0f} | "
                 f"{median(errors):.1%} | {errors[0]:.1%} | {errors[1]:.1%} | {median(merged):.1%} |"
             )
         yield ""
     if rows := report.get("currencies"):
         yield "## Solved in MACs, and in milliseconds\n"
-        yield head("runtime", "solved in", "seed", "size", "MACs", "KL", "same class", "speed-up [95 %]", "predicted")
+        yield head("model", "runtime", "solved in", "seed", "size", "MACs", "damage", "agrees", "speed-up [95 %]",
+                   "predicted")  # fmt: skip
         for row in rows:
             for size in sorted(row["rows"], key=lambda size: size["kl"]):
                 low, high = size["ci95"]
-                where = f"{row['runtime']} {row['precision']} | {row['way']}"
-                yield (
-                    f"| {where} | {row['seed']} | {size['folder']} | −{size['macs_reduction']:.1%} | "
-                    f"{size['kl']:.2g} | {size['agreement']:.2f} % | ×{size['speedup']:.2f} [{low:.2f}, {high:.2f}] | "
-                    f"×{size['predicted']:.2f} |"
-                )
+                cells = (
+                    row["teacher"], where(row), row["way"], row["seed"], size["folder"],
+                    f"−{size['macs_reduction']:.1%}", f"{size['kl']:.2g}", f"{size['agreement']:.2f} %",
+                    f"×{size['speedup']:.2f} [{low:.2f}, {high:.2f}]", f"×{size['predicted']:.2f}",
+                )  # fmt: skip
+                yield "| " + " | ".join(map(str, cells)) + " |"
         yield (
-            "\nSpeed-ups at equal agreement with the teacher, and what sizes of milliseconds gain over those of MACs, "
-            "seed by seed:\n"
+            "\nAgreement is of images with the teacher's class, or of the variance of pooled features where there is "
+            "no head; damage is in the solver's unit. Speed-ups at equal agreement, and what sizes of milliseconds "
+            "gain over those of MACs, seed by seed:\n"
         )
-        yield head("runtime", "solved in", "same class", "of MACs", "of milliseconds", "gain")
+        yield head("model", "runtime", "solved in", "agrees", "of MACs", "of milliseconds", "gain")
         yield from gains(rows)
         yield ""
     if rows := report.get("targets"):
@@ -88,8 +97,8 @@ def tables(report: dict[str, Any]) -> Iterator[str]:
             low, high = row["ci95"]
             came = f"×{row['bench']:.3f} [{low:.3f}, {high:.3f}]"
             came += f", {row['latency_ms']:.0f} ms" if "speedup" not in row else ""
-            where = f"{row['runtime']} {row['precision']}"
-            yield f"| {where} | {asked} | ×{row['said']:.3f} | {came} | {row['error']:+.1%} | {row['seconds']:.0f} |"
+            off = f"{row['error']:+.1%} | {row['seconds']:.0f} |"
+            yield f"| {where(row)} | {asked} | ×{row['said']:.3f} | {came} | {off}"
         yield ""
 
 
@@ -106,21 +115,16 @@ def machines(report: dict[str, Any]) -> list[str]:
 
 
 def page(report: dict[str, Any]) -> str:
-    cuts = [cut for row in report.get("currencies", []) for cut in row["rows"]]
-    worst = max((abs(cut["speedup"] / cut["predicted"] - 1) for cut in cuts), default=0.0)
     words = (
         "Cuts are solved by what each saves in a table of latencies (`dcvit-tool latency`). Here is how well such "
         "tables predict, what solving in milliseconds gains over MACs, and whether targets in time are met. Written by "
         f"`benchmarks/milliseconds.py`, which says how each part is measured: {', '.join(machines(report))}. Errors "
         "are of speed-ups, measured against predicted; models are timed in turn with the original, and ratios are of "
-        "medians of 7 to 120 rounds. Of prediction the goal was a median error of at most 3 % and none above 8 %; of "
+        "medians. Of prediction the goal was a median error of at most 3 % and none above 8 %; of "
         "targets, within 3 %; of currencies, that milliseconds are never slower, and ×1.1 somewhere. Rows solved in "
         "`milliseconds` are of a solver that knew no other currency; those in `either` of today's, which compares "
-        "both. PyTorch's rows are of later fits, in which the class token weighs more. All rows were timed with biases "
-        "of 0, which ONNX Runtime leaves out, and with them kernels that trained models have; today's tables have "
-        "both, and the rows are to be made again. What has no row "
-        "has not been measured, and is open: other models in prediction, OpenVINO in bf16, "
-        "more seeds, and ×1.1 where no row shows it. Predictions of the CIFAR-10 teacher's cuts are up to "
-        f"{worst:.0%} off."
+        "both. Rows with † are older: their weights were timm's first ones, with biases of 0, which ONNX Runtime "
+        "leaves out, and with them kernels that trained models have. What has no row has not been measured, and is "
+        "open: other models in prediction, OpenVINO in bf16, more seeds, and ×1.1 where no row shows it."
     )
     return f"# Milliseconds, predicted and met\n\n{textwrap.fill(words, 120)}\n\n" + "\n".join(tables(report))

@@ -2,13 +2,14 @@
 
     python benchmarks/peers/compare.py -o benchmarks/results/peers.json      # when nothing else runs
 
-All models have random weights, which do not change the latency, and, as close as each can come, the same MACs. Every
+All models have random weights, none of them 0 or 1, as if trained, and, as close as each can come, the same MACs. Every
 round runs each model once, in an order drawn for it: ONNX Runtime fp32 on the CPU, batch 64. TensorRT-RTX builds an
 engine of each file, without a GPU, or says why not. Accuracy is that of `benchmarks/cait.py` or `accuracy.py`, where
 one of them trained a model of the same kind; latency and MACs here are those at 224 × 224. Writes the table in
 `docs/peers.md` and `docs/peers.png` too.
 """
 
+import copy
 import json
 import random
 import sys
@@ -41,7 +42,7 @@ from dcvit.folder.model_folder import ModelFolder
 from dcvit.methods.cait.proposal import propose_jointly, stand_in_merges
 from dcvit.methods.cait.settings import CaitSettings
 from dcvit.methods.target import Target
-from dcvit.model import build, create
+from dcvit.model import as_if_trained, build, create
 from dcvit.runtimes import limited_to
 from dcvit.runtimes.flavors import installed
 from dcvit.runtimes.onnx_runtime import OrtSession
@@ -344,7 +345,8 @@ def measure(study: Study, names: list[str], batch: int, runs: int, max_seconds: 
     images = torch.randn(batch, *study.size, generator=torch.Generator().manual_seed(0))
     for number, name in enumerate(names):
         whose, trained_as, make = PEERS[name]
-        setting, model = make(study)
+        setting, made = make(study)
+        model = as_if_trained(copy.deepcopy(made))
         onnx = study.place / f"{number}.onnx"
         write_onnx(model, onnx, study.subject.preprocessing, Variant.of(batch), {})
         rows[name] = Row(name, whose, setting, trained_as, study.macs(model), count_params(model), engine_of(onnx))
