@@ -195,8 +195,9 @@ def currencies(data: Path, name: str, runtime: str, precision: Precision, seed: 
                 folder = ModelFolder(out / point.folder)
                 plans.append(folder.plan)
                 rows.append(
-                    {"folder": point.folder, "curve": name, "macs_reduction": point.macs_reduction, "kl": point.kl,
-                     "agreement": agrees(folder.load()), "solved_in": folder.manifest.metrics.get("solved_in"),
+                    {"folder": point.folder, "curve": name, "macs_reduction": point.macs_reduction,
+                     "damage": point.error, "agreement": agrees(folder.load()),
+                     "solved_in": folder.manifest.metrics.get("solved_in"),
                      "predicted": predicted(subject, folder.plan, table)["speedup"]}
                 )  # fmt: skip
             return plans

@@ -69,20 +69,19 @@ def tables(report: dict[str, Any]) -> Iterator[str]:
         yield ""
     if rows := report.get("currencies"):
         yield "## Solved in MACs, and in milliseconds\n"
-        yield head("model", "runtime", "solved in", "seed", "size", "MACs", "damage", "agrees", "speed-up [95 %]",
-                   "predicted")  # fmt: skip
+        yield head("model", "runtime", "solved in", "seed", "size", "MACs", "agrees", "speed-up [95 %]", "predicted")
         for row in rows:
-            for size in sorted(row["rows"], key=lambda size: size["kl"]):
+            for size in sorted(row["rows"], key=lambda size: size["macs_reduction"]):
                 low, high = size["ci95"]
                 cells = (
                     row["teacher"], where(row), row["way"], row["seed"], size["folder"],
-                    f"−{size['macs_reduction']:.1%}", f"{size['kl']:.2g}", f"{size['agreement']:.2f} %",
+                    f"−{size['macs_reduction']:.1%}", f"{size['agreement']:.2f} %",
                     f"×{size['speedup']:.2f} [{low:.2f}, {high:.2f}]", f"×{size['predicted']:.2f}",
                 )  # fmt: skip
                 yield "| " + " | ".join(map(str, cells)) + " |"
         yield (
             "\nAgreement is of images with the teacher's class, or of the variance of pooled features where there is "
-            "no head; damage is in the solver's unit. Speed-ups at equal agreement, and what sizes of milliseconds "
+            "no head. Speed-ups at equal agreement, and what sizes of milliseconds "
             "gain over those of MACs, seed by seed:\n"
         )
         yield head("model", "runtime", "solved in", "agrees", "of MACs", "of milliseconds", "gain")

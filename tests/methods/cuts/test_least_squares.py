@@ -42,6 +42,39 @@ def test_with_few_tokens_the_fit_stays_at_the_prior() -> None:
     assert weight.abs().max() <= prior.abs().max() * 1.001
 
 
+def test_nodes_go_in_the_order_of_what_is_lost_without_them() -> None:
+    """Against every remaining node tried in full, all weights refitted each time."""
+    generator = torch.Generator().manual_seed(3)
+    hidden = 24
+    activations = torch.randn(300, hidden, generator=generator) @ torch.randn(hidden, hidden, generator=generator) + 1
+    design = torch.cat([activations, torch.ones(300, 1)], dim=1).double()
+    gram = design.T @ design
+    weight = torch.randn(5, hidden, generator=generator)
+    metric = gram + RIDGE * gram.diagonal()[:-1].mean() * torch.eye(hidden + 1, dtype=torch.float64)
+    wanted = torch.cat([weight.T.double(), torch.zeros(1, 5, dtype=torch.float64)])
+
+    def lost(kept: list[int]) -> float:
+        rest = torch.zeros_like(wanted)
+        rest[kept] = torch.linalg.solve(metric[kept][:, kept], metric[kept] @ wanted)
+        return float(((wanted - rest) * (metric @ (wanted - rest))).sum())
+
+    left, expected = list(range(hidden + 1)), []
+    for _ in range(hidden):
+        node = min(left[:-1], key=lambda each: lost([other for other in left if other != each]))
+        left.remove(node)
+        expected.append(node)
+    assert elimination_order(gram, weight, group=1).tolist() == expected
+
+
+def test_moments_that_rounding_has_made_indefinite_are_solved() -> None:
+    moments = Moments.empty(2, 1)
+    moments.grams[:] = torch.tensor([[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    moments.crosses[:] = torch.tensor([[4.0], [5.0], [3.0]])
+    weight, bias = fit_output_layer(moments, torch.arange(2), torch.zeros(1, 2), torch.zeros(1))
+    torch.testing.assert_close(weight, torch.tensor([[2.0, 1.0]]), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(bias, torch.tensor([3.0]), rtol=0.01, atol=0.01)
+
+
 @pytest.mark.parametrize("group", [1, 4])
 def test_redundant_nodes_go_first_and_cost_nothing(activations: Tensor, group: int) -> None:
     weight = torch.randn(5, 16)
