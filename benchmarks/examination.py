@@ -97,6 +97,7 @@ def table(report: dict[str, Any]) -> str:
     for row in report["rows"]:
         size = ", ".join(f"{key} {value}" for key, value in row["kwargs"].items() if key != "num_heads")
         model = f"{row['model']}{', ' + size if size else ''}"
+        model += " †" if row.get("before_compaction") else ""
         cells = (model, row["images"], row["cuts"], row["way"], row["processes"], f"{row['seconds']:.0f}")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
@@ -110,7 +111,9 @@ def page(report: dict[str, Any]) -> str:
         "so its time grows with the square of the depth; `predicted` weighs a cut by what becomes of its own block, "
         "and grows with the depth. Under `torchrun` processes share the blocks. Written by "
         "`benchmarks/examination.py`: random weights, 224 pixels where none are named, one run each, "
-        f"{machine['cores']} cores of {machine['cpu']}, so two processes have one each."
+        f"{machine['cores']} cores of {machine['cpu']}, so two processes have one each. Rows with † are "
+        "older: since then, nodes that an MLP has given up are left out of what orders the others, so wide ones take "
+        "less time."
     )
     return f"# What the examination costs\n\n{textwrap.fill(words, 120)}\n\n{table(report)}"
 

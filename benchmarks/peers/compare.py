@@ -269,7 +269,7 @@ def table(report: dict[str, Any]) -> str:
     busy = f"; the machine was busy (load {machine['load']:.1f})" if report["busy"] else ""
     lines += [
         "",
-        f"{MODEL} at 224 × 224, random weights; ONNX Runtime {runtime}, fp32, batch "
+        f"{MODEL} at 224 × 224, random weights as if trained; ONNX Runtime {runtime}, fp32, batch "
         f"{report['batch']}, {report['runs']} interleaved rounds, {machine['cpu']}, {report['threads']} threads{busy}. "
         f"Times are medians; intervals are of their ratio. TensorRT-RTX {versions.get('tensorrt-rtx-cu12', '–')}.",
     ]
