@@ -98,7 +98,9 @@ def table(report: dict[str, Any]) -> str:
         size = ", ".join(f"{key} {value}" for key, value in row["kwargs"].items() if key != "num_heads")
         model = f"{row['model']}{', ' + size if size else ''}"
         model += " †" if row.get("before_compaction") else ""
-        cells = (model, row["images"], row["cuts"], row["way"], row["processes"], f"{row['seconds']:.0f}")
+        before = row.get("seconds_before_compaction")
+        seconds = f"{row['seconds']:.0f}" + (f" (before: {before:.0f})" if before else "")
+        cells = (model, row["images"], row["cuts"], row["way"], row["processes"], seconds)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
@@ -113,7 +115,7 @@ def page(report: dict[str, Any]) -> str:
         "`benchmarks/examination.py`: random weights, 224 pixels where none are named, one run each, "
         f"{machine['cores']} cores of {machine['cpu']}, so two processes have one each. Rows with † are "
         "older: since then, nodes that an MLP has given up are left out of what orders the others, so wide ones take "
-        "less time."
+        "less time; what was measured again has the older figure beside it."
     )
     return f"# What the examination costs\n\n{textwrap.fill(words, 120)}\n\n{table(report)}"
 
