@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,8 @@ def table(report: dict[str, Any]) -> str:
 def main(
     data: Path, out: Path, methods: tuple[str, ...], judged: str, runs: int, max_seconds: float, page_path: Path | None
 ) -> None:
+    if "Torch-Pruning" in methods and find_spec("torch_pruning") is None:
+        raise click.ClickException("torch-pruning is not there; `pip install 'dcvit-tool[bench]'`, or name --method")
     checkpoint = data / "teacher/deit_tiny_cifar10.safetensors"
     subject = open_subject(MODEL, model_kwargs=MODEL_KWARGS, checkpoint=checkpoint)
     report = measure(subject, data, methods, runs, max_seconds, judged)

@@ -60,6 +60,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "peers"
 ACCURACY = [Path(__file__).parents[1] / "results" / name for name in ("cait.json", "peers_accuracy.json")]
 CAPABILITIES = ("8.6",)
 ORIGINAL = "original"
+FIRST_WEIGHTS = "random weights with biases of 0, which ONNX Runtime leaves out, in all rows"
+"""Of results that do not say what theirs were."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +271,7 @@ def table(report: dict[str, Any]) -> str:
     busy = f"; the machine was busy (load {machine['load']:.1f})" if report["busy"] else ""
     lines += [
         "",
-        f"{MODEL} at 224 × 224, random weights as if trained; ONNX Runtime {runtime}, fp32, batch "
+        f"{MODEL} at 224 × 224, {report.get('weights', FIRST_WEIGHTS)}; ONNX Runtime {runtime}, fp32, batch "
         f"{report['batch']}, {report['runs']} interleaved rounds, {machine['cpu']}, {report['threads']} threads{busy}. "
         f"Times are medians; intervals are of their ratio. TensorRT-RTX {versions.get('tensorrt-rtx-cu12', '–')}.",
     ]
@@ -363,6 +365,7 @@ def measure(study: Study, names: list[str], batch: int, runs: int, max_seconds: 
         "rows": [asdict(row) for row in rows.values()],
         "accuracy": accuracies(*ACCURACY),
         "macs_reduction": study.macs_reduction,
+        "weights": "random weights as if trained",
         "batch": batch,
         "runs": len(times[ORIGINAL]),
         "threads": sessions[ORIGINAL].threads,
