@@ -22,7 +22,7 @@ from dcvit.bench.timers import undisturbed_timer
 from dcvit.exporting.noops import remove_noops
 from dcvit.exporting.onnx import trace
 from dcvit.layers.folding import fold_attention_scale, fold_layer_scale, fold_patch_embedding
-from dcvit.model import build
+from dcvit.model import stand_in
 from dcvit.plan import CompressionPlan
 from dcvit.runtimes import RUNTIMES, limited_to
 from dcvit.runtimes.onnx_file import OnnxFileRuntime
@@ -56,7 +56,7 @@ def measure_all() -> None:
     """Every model, fold and runtime."""
     rows = []
     for name in MODELS:
-        model = build(CompressionPlan(model=name)).eval()
+        model = stand_in(CompressionPlan(model=name)).eval()
         with tempfile.TemporaryDirectory() as place:
             plain = write(model, Path(place) / "plain.onnx")
             for fold, apply in FOLDS.items():

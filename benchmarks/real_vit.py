@@ -8,7 +8,8 @@ images of `--judge`. Settings are chosen on some, such as a second part of the t
 once. A row is written as soon as it is measured, rows that the file holds already are not measured again, and `--page`
 writes the table of all of them. At 112 pixels and 64 images ours takes some minutes of one core, most of them for the
 examination, which serves every size. With `--steps` every method's result is then trained alike, on the features of the
-original for augmented views of the same images.
+original for augmented views of the same images; DC-ViT's trials and PRACTISE spend the steps while they search, and
+have their trials on top of them.
 
 | column | of the features on judged images |
 |---|---|
@@ -42,9 +43,10 @@ from dcvit.methods.cuts.nodes import NodeRanking
 from dcvit.methods.cuts.surgery import operate
 from dcvit.methods.few_shot import fitted_images, solver
 from dcvit.methods.few_shot.job import Job
+from dcvit.methods.few_shot.practise import PractiseCompressor, practise
 from dcvit.methods.few_shot.proposal import Proposal
 from dcvit.methods.few_shot.search import DcVitCompressor
-from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.few_shot.settings import PractiseSettings, SearchSettings
 from dcvit.methods.run import Run
 from dcvit.methods.target import Target
 from dcvit.plan import BlockPlan
@@ -78,6 +80,7 @@ class Study:
     def __init__(self, subject: Subject, fit: Path, samples: int, seed: int, store: Path) -> None:
         run = Run(subject, open_source(fit, "train"), samples, seed, "mimic", StageStore(store))
         self.subject, self._run = subject, run
+        self._trainings: dict[int, Job[SearchSettings]] = {}
 
     def ours(self, reduction: float) -> TimmModule:
         """As `dcvit-tool compress` cuts it, without the training."""
@@ -95,10 +98,30 @@ class Study:
 
     def train(self, student: TimmModule, steps: int) -> TimmModule:
         """Recovers a student of any method as `dcvit-tool compress` does, all of its blocks at once."""
-        job, _ = DcVitCompressor(self._run, SearchSettings(steps=steps)).job(Target(macs_reduction=0.1))
+        if steps not in self._trainings:
+            compressor = DcVitCompressor(self._run, SearchSettings(steps=steps))
+            self._trainings[steps], _ = compressor.job(Target(macs_reduction=0.1))
+        job = self._trainings[steps]
         job.family.train_up_to(student, job.depth - 1)
         mimic(student, job.family, job.views, job.recipe, steps=steps, seed=job.seed, description="recovering")
         return student.eval()
+
+    def trials(self, reduction: float, steps: int) -> TimmModule:
+        """DC-ViT's search by trials with all steps spent in it: equally many after each block that it compresses."""
+        target = Target(macs_reduction=reduction, width_multiple=1)
+        settings = SearchSettings(search="trials", nodes="random", steps=self._steps_a_block(target, steps))
+        return DcVitCompressor(self._run, settings).compress(target).model
+
+    def practise(self, reduction: float, steps: int) -> TimmModule:
+        """PRACTISE with all steps in its fine-tuning, and trials as long as DC-ViT's."""
+        target = Target(macs_reduction=reduction, width_multiple=1)
+        settings = PractiseSettings(steps=steps, trial_steps=self._steps_a_block(target, steps))
+        job, proposal = PractiseCompressor(self._run, settings).job(target)
+        return practise(job, proposal, steps=steps).student
+
+    def _steps_a_block(self, target: Target, steps: int) -> int:
+        _, proposal = DcVitCompressor(self._run, SearchSettings(steps=0)).job(target)
+        return round(steps / proposal.structure().units)
 
     def uniform(self, reduction: float) -> TimmModule:
         """Every MLP equally narrow, nodes of the least norm gone, fc2 refitted by ridge: the method of extending.md."""
@@ -137,6 +160,12 @@ METHODS: dict[str, Callable[[Study, float], TimmModule]] = {
     "SnapViT": _baseline(snapvit),
 }
 
+SEARCHED_BY_TRAINING: dict[str, Callable[[Study, float, int], TimmModule]] = {
+    "DC-ViT, trials": Study.trials,
+    "PRACTISE": Study.practise,
+}
+"""Methods that train while they search, so that the steps are theirs to spend; trials come on top, as published."""
+
 
 def _without_views(study: Study, reduction: float) -> TimmModule:
     with patch.object(fitted_images, "MAX_VIEWS", 1):
@@ -152,6 +181,14 @@ ABLATIONS: dict[str, Callable[[Study, float], TimmModule]] = {
     "ours, no views": _without_views,
     "ours, tokens weighed alike": _all_tokens_alike,
 }
+
+
+def student_of(study: Study, row: Row) -> TimmModule:
+    """A row's model, with its training steps behind it."""
+    if row.method in SEARCHED_BY_TRAINING:
+        return SEARCHED_BY_TRAINING[row.method](study, row.reduction, row.steps)
+    student = (METHODS | ABLATIONS)[row.method](study, row.reduction)
+    return study.train(student, row.steps) if row.steps else student
 
 
 @torch.no_grad()
@@ -236,8 +273,8 @@ def page(report: dict[str, Any]) -> str:
 @click.option("--samples", default=128, show_default=True, help="Images to fit on.")
 @click.option("--judged", default=300, show_default=True, help="Images to judge on.")
 @click.option("--macs-reduction", "reductions", type=float, multiple=True, default=(0.166, 0.33), show_default=True)
-@click.option("--method", "methods", type=click.Choice([*METHODS, *ABLATIONS]), multiple=True,
-              default=tuple(METHODS), show_default=True)  # fmt: skip
+@click.option("--method", "methods", type=click.Choice([*METHODS, *SEARCHED_BY_TRAINING, *ABLATIONS]), multiple=True,
+              default=(*METHODS, *SEARCHED_BY_TRAINING), show_default=True)  # fmt: skip
 @click.option("--steps", default=0, show_default=True, help="Training steps of 64 images behind every method.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
@@ -279,9 +316,7 @@ def main(
                 if any(asdict(row).items() <= done.items() for done in report["rows"]):
                     continue
                 started = time.perf_counter()
-                student = (METHODS | ABLATIONS)[row.method](study, row.reduction)
-                if steps:
-                    student = study.train(student, steps)
+                student = student_of(study, row)
                 spent = time.perf_counter() - started
                 found = features_of(student, subject, images)
                 cls, patches = (agreement(*pair) for pair in zip(found, wanted, strict=True))

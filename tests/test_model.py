@@ -10,6 +10,7 @@ from timm.layers import resample_abs_pos_embed
 from dcvit.errors import InputError
 from dcvit.model import build, load_checkpoint
 from dcvit.plan import CompressionPlan
+from dcvit.subject import open_subject
 
 
 @pytest.mark.parametrize("more", [{}, {"no_embed_class": True}, {"class_token": False, "global_pool": "avg"}])
@@ -35,3 +36,10 @@ def test_positions_of_another_width_are_an_error(tmp_path: Path, tiny_plan: Comp
     save_file(state, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match=r"'pos_embed' is \[1, 17, 48\]"):
         load_checkpoint(build(tiny_plan), tmp_path / "other.safetensors")
+
+
+def test_random_weights_are_as_if_trained(tiny_plan: CompressionPlan) -> None:
+    """A bias of 0 is left out by a runtime, and a model without them is faster than the one that will be served."""
+    tensors = open_subject(tiny_plan.model, model_kwargs=tiny_plan.model_kwargs, weights="random").model.state_dict()
+    assert all(bool((tensor != 0).all() and (tensor != 1).all()) for tensor in tensors.values())
+    assert not build(tiny_plan).state_dict()["blocks.0.mlp.fc1.bias"].any()

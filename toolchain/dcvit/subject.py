@@ -15,7 +15,7 @@ from dcvit.errors import InputError, first_line
 from dcvit.families import Architecture, Family, family_of
 from dcvit.files import base_name
 from dcvit.folder.model_folder import ModelFolder
-from dcvit.model import build, check_finite, create, identify, load_checkpoint
+from dcvit.model import as_if_trained, build, check_finite, create, identify, load_checkpoint
 from dcvit.no_weights import no_weights
 from dcvit.plan import CompressionPlan, HeadPlan
 from dcvit.preprocessing import Preprocessing
@@ -60,7 +60,7 @@ def open_subject(
         model: What to load.
         model_kwargs: For `timm.create_model`.
         checkpoint: Weights to load instead of timm's pretrained ones.
-        weights: Without a checkpoint, timm's pretrained weights or random ones.
+        weights: Without a checkpoint, timm's pretrained weights, or random ones as if trained (`as_if_trained`).
         head: A new segmentation head, with random weights, in place of the classifier.
 
     Raises:
@@ -103,6 +103,8 @@ def _open(
     module = create(plan.model, plan.model_kwargs, pretrained=pretrained)
     if checkpoint is not None:
         load_checkpoint(module, checkpoint)
+    elif not pretrained:
+        as_if_trained(module)  # random weights are there to be timed
     return _subject(module, plan, f"checkpoint {checkpoint.name}" if checkpoint else weights)
 
 
