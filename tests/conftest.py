@@ -138,6 +138,13 @@ def random_pixels() -> "Calibration":
     return Calibration(pixels / 127.5 - 1, {"source": "random pixels", "images": 12})
 
 
+@pytest.fixture
+def blind(random_pixels: "Calibration", monkeypatch: pytest.MonkeyPatch) -> "Calibration":
+    """int8 and fp8 without a look at what is sensitive."""
+    monkeypatch.setattr("dcvit.exporting.quantization.AGREEMENT", -1)
+    return random_pixels
+
+
 @pytest.fixture(scope="session")
 def quantized(tmp_path_factory: pytest.TempPathFactory, exported: Path, random_pixels: "Calibration") -> Path:
     """The exported folder with int8 and bf16 files of batch 4 too, both of pixels; tests that change it copy it."""

@@ -51,12 +51,6 @@ def test_figures_are_those_of_the_file_and_go_into_the_manifest(
     assert result.to_json()["evaluation"]["drop"] == pytest.approx(expected[1] - expected[0])
 
 
-@pytest.fixture
-def blind(random_pixels: Calibration) -> Calibration:
-    """int8 without a look at what is sensitive."""
-    return Calibration(random_pixels.images, random_pixels.fingerprint, search=False)
-
-
 def test_without_labels_it_is_the_share_of_changed_classes(
     fragile: ModelFolder, blind: Calibration, image_folder: Callable[..., Path]
 ) -> None:

@@ -132,9 +132,8 @@ def test_fp8_is_refused_by_name_before_ada(folder: ModelFolder, random_pixels: C
 
 
 def test_max_drop_holds_for_files_of_engines(
-    fragile: ModelFolder, random_pixels: Calibration, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    fragile: ModelFolder, blind: Calibration, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blind = Calibration(random_pixels.images, random_pixels.fingerprint, search=False)
     built: list[str] = []
     monkeypatch.setattr("dcvit.exporting.engine_target", lambda *_: "a target")
     monkeypatch.setattr("dcvit.exporting._export_engine", lambda *_: built.append("an engine"))
@@ -142,3 +141,14 @@ def test_max_drop_holds_for_files_of_engines(
         export(fragile, 4, "int8", data=blind, evaluate=image_folder(2, 20), max_drop=1, trt=True)
     assert not built  # the accuracy of the file is known before an engine is made of it
     assert not list(fragile.path.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_made_up_ranges_make_the_same_graph(
+    folder: ModelFolder, random_pixels: Calibration, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kinds(calibration: Calibration) -> list[str]:
+        path, _ = exported_without_engine(folder, calibration, precision, monkeypatch)
+        return [node.op_type for node in onnx.load(path).graph.node]
+
+    assert kinds(Calibration.made_up()) == kinds(random_pixels)

@@ -104,9 +104,8 @@ def test_one_file_replaces_two(folder: ModelFolder, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_refused_file_goes_with_its_weights(
-    folder: ModelFolder, random_pixels: Calibration, image_folder: Callable[..., Path]
+    folder: ModelFolder, blind: Calibration, image_folder: Callable[..., Path]
 ) -> None:
-    blind = Calibration(random_pixels.images, random_pixels.fingerprint, search=False)
     export(folder, 4, "int8", data=blind)
     model = folder.load()
     with torch.no_grad():  # beside the range of one hidden node all others are nothing

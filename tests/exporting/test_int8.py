@@ -65,22 +65,26 @@ def test_the_kernels_are_integer_kernels(quantized: Path, tmp_path: Path) -> Non
     assert kinds["DequantizeLinear"] == 0
 
 
-def test_the_ranges_are_those_of_the_images(folder: ModelFolder, random_pixels: Calibration) -> None:
+def test_the_ranges_are_those_of_the_images(folder: ModelFolder, blind: Calibration) -> None:
     def scales(images: torch.Tensor) -> list[float]:
-        path = export(folder, 4, "int8", data=Calibration(images, {"images": len(images)}, search=False)).onnx.path
+        path = export(folder, 4, "int8", data=Calibration(images, {"images": len(images)})).onnx.path
         graph = onnx.load(path).graph
         weights = {weight.name: weight for weight in graph.initializer}
         return [float(numpy_helper.to_array(weights[node.input[1]]))
                 for node in graph.node if node.op_type == "QuantizeLinear"]  # fmt: skip
 
     # What leaves a layer norm has the same range whatever the images are; what leaves GELU and attention does not.
-    alike, dark = scales(random_pixels.images), scales(torch.full_like(random_pixels.images, -1))
+    alike, dark = scales(blind.images), scales(torch.full_like(blind.images, -1))
     assert len(alike) == len(dark) == 8
     assert alike != dark
 
 
-def test_a_sensitive_layer_is_found_and_left_in_float(fragile: ModelFolder, random_pixels: Calibration) -> None:
-    blind = export(fragile, 4, "int8", data=Calibration(random_pixels.images, {"images": 12}, search=False))
+def test_a_sensitive_layer_is_found_and_left_in_float(
+    fragile: ModelFolder, random_pixels: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as change:
+        change.setattr("dcvit.exporting.quantization.AGREEMENT", -1)
+        blind = export(fragile, 4, "int8", data=random_pixels)
     quantization = export(fragile, 4, "int8", data=random_pixels).record.quantization
     assert len(quantization.in_float) == 1
     assert len(quantization.layers) == 7
@@ -88,6 +92,7 @@ def test_a_sensitive_layer_is_found_and_left_in_float(fragile: ModelFolder, rand
     (left,) = (node for node in graph.node if node.name == quantization.in_float[0])
     assert [dim for weight in graph.initializer if weight.name == left.input[1] for dim in weight.dims] == [128, 32]
     assert blind.record.quantization.agreement < 0.9
+    assert not blind.record.quantization.in_float
     assert quantization.agreement >= dcvit.exporting.quantization.AGREEMENT
     images = torch.randn(8, 3, 32, 32)
     with torch.no_grad():
@@ -105,3 +110,14 @@ def test_a_model_of_which_too_little_holds_is_refused(
     ):
         export(fragile, 4, "int8", data=random_pixels)
     assert sorted(fragile.path.iterdir()) == before
+
+
+def test_made_up_ranges_make_the_same_graph(folder: ModelFolder, random_pixels: Calibration) -> None:
+    """What is only timed needs no images: none is computed, and the file is one of the same kernels."""
+
+    def kinds(data: Calibration) -> list[str]:
+        written = export(folder, 4, "int8", data=data)
+        assert (written.record.quantization.agreement is None) == (len(data.images) == 0)
+        return [node.op_type for node in onnx.load(written.onnx.path).graph.node]
+
+    assert kinds(Calibration.made_up()) == kinds(random_pixels)

@@ -22,11 +22,10 @@ from onnx import numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from dcvit.exporting.half import to_half
-from dcvit.exporting.quantization import Calibration, Quantizer
+from dcvit.exporting.quantization import Calibration, Quantizer, expected_of
 from dcvit.exporting.quiet import quiet
 from dcvit.exporting.storage import release, save
 from dcvit.folder.records import QuantizationRecord
-from dcvit.runtimes.onnx_runtime import OrtSession
 from dcvit.variant import Precision
 
 FP8_CAPABILITY = (8, 9)
@@ -51,7 +50,7 @@ def to_explicit(
     """
     with quiet():
         save(model, place / "fp32.onnx")
-        expected = OrtSession(place / "fp32.onnx", batch=batch).infer(calibration.held_out())
+        expected = expected_of(place / "fp32.onnx", calibration, batch)
         to_half(model, "fp16")
         RemoveUnusedNodesPass()(model)  # weights that are fp16 now
         save(model, place / "fp16.onnx")

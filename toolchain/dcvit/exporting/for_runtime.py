@@ -1,7 +1,5 @@
 """A model that is in no folder, put into one for a while: every runtime and every export works on folders."""
 
-import torch
-
 from dcvit.errors import InputError
 from dcvit.exporting import export
 from dcvit.exporting.quantization import Calibration
@@ -28,7 +26,7 @@ def export_for(
         variant: That it will be opened as.
         compute_capabilities: Of the GPUs that a TensorRT-RTX engine is for.
         profile: Of an engine that takes any number of images.
-        latency_only: Nobody looks at the logits, so int8 and fp8 may be calibrated on noise.
+        latency_only: Nobody looks at the logits, so the ranges of int8 and fp8 may be made up.
 
     Raises:
         InputError: If no engine can be built here, the runtime has no such precision, or int8 or fp8 lack images.
@@ -47,8 +45,7 @@ def export_for(
                 f"--precision {source.precision} is calibrated on images, so it is for model folders: "
                 f"`dcvit-tool export FOLDER --precision {source.precision} --data IMAGES`"
             )
-        noise = torch.randn(3, *folder.manifest.preprocessing.input_size, generator=torch.Generator().manual_seed(0))
-        data = Calibration(noise, {"source": "noise", "images": len(noise)}, search=False)
+        data = Calibration.made_up()
     export(
         folder,
         "dynamic" if source.dynamic else source.batch,

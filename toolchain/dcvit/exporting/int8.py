@@ -13,11 +13,10 @@ import onnx
 import onnx_ir as ir
 
 from dcvit.exporting.gemm import linears_to_gemm
-from dcvit.exporting.quantization import Calibration, Quantizer
+from dcvit.exporting.quantization import Calibration, Quantizer, expected_of
 from dcvit.exporting.quiet import quiet
 from dcvit.exporting.storage import release, save
 from dcvit.folder.records import QuantizationRecord
-from dcvit.runtimes.onnx_runtime import OrtSession
 
 
 def to_int8(model: ir.Model, calibration: Calibration, batch: int, place: Path) -> tuple[ir.Model, QuantizationRecord]:
@@ -37,7 +36,7 @@ def to_int8(model: ir.Model, calibration: Calibration, batch: int, place: Path) 
     with quiet():
         save(model, base)
         release(model)
-        expected = OrtSession(base, batch=batch).infer(calibration.held_out())
+        expected = expected_of(base, calibration, batch)
         path, record = _ForCpu(base, expected, calibration, batch).run()
         graph = ir.load(path)
         graph.opset_imports.pop("com.microsoft", None)

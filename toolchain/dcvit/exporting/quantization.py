@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor
@@ -38,13 +39,17 @@ class Calibration:
 
     Attributes:
         images: [n, C, H, W], normalised. The last third is held out to measure the agreement on, if there are three.
+            Of none, the ranges are made up, and nothing is compared: for files whose latency is all.
         fingerprint: Of their source, for the manifest.
-        search: Whether layers that agree badly are looked for, and left in float; not where latency is all.
     """
 
     images: Tensor
     fingerprint: dict[str, Any]
-    search: bool = True
+
+    @classmethod
+    def made_up(cls) -> "Calibration":
+        """No images: nobody will look at the logits."""
+        return cls(torch.empty(0), {"source": "made up", "images": 0})
 
     def ranges(self) -> Tensor:
         """Those that set the ranges."""
@@ -68,12 +73,12 @@ class Quantizer(ABC):
     as_written: bool
     """Whether the agreement is measured by the file as it stands, or by the integer kernels that it becomes."""
 
-    def __init__(self, base: Path, expected: Tensor, calibration: Calibration, batch: int) -> None:
+    def __init__(self, base: Path, expected: Tensor | None, calibration: Calibration, batch: int) -> None:
         """Calibrates.
 
         Args:
             base: The ONNX file to quantize; what is made is written beside it.
-            expected: Logits of fp32 for the held-out images.
+            expected: Logits of fp32 for the held-out images (`expected_of`).
             calibration: The images.
             batch: Images that the file takes at once.
         """
@@ -82,7 +87,8 @@ class Quantizer(ABC):
         give_memory_back()  # that of the weights that went into the file, and of what computed the expected logits
         graph = load_graph(base).graph
         self.layers = _layers(graph, self.products)
-        self._ranges = self._calibrate(graph.input[0].name)
+        images = len(calibration.images)
+        self._ranges = self._calibrate(graph.input[0].name) if images else _made_up_ranges(graph, self.products)
         self._measured: dict[tuple[str, ...], float] = {}
         self._written: tuple[str, ...] | None = None
 
@@ -96,9 +102,9 @@ class Quantizer(ABC):
         Raises:
             CheckFailedError: If it does not agree with fp32 even with half of its layers in float.
         """
-        in_float = self._sensitive() if self._calibration.search else []
+        in_float = self._sensitive() if len(self._calibration.images) else []
         layers = [name for name in self.layers if name not in in_float]
-        agreement = round(self._agreement(layers), 6)
+        agreement = round(self._agreement(layers), 6) if len(self._calibration.images) else None
         return self._file(layers), QuantizationRecord(
             calibration=self._calibration.fingerprint,
             layers=tuple(layers),
@@ -125,6 +131,7 @@ class Quantizer(ABC):
         """Cosine between the logits of the graph with these layers quantized, and of fp32."""
         key = tuple(layers)
         if key not in self._measured:
+            assert self._expected is not None
             session = OrtSession(self._file(layers), batch=self._batch, as_written=self.as_written)
             self._measured[key] = cosine(session.infer(self._calibration.held_out()), self._expected)
         return self._measured[key]
@@ -176,6 +183,23 @@ class Quantizer(ABC):
         data_file(augmented).unlink(missing_ok=True)
         give_memory_back()
         return found
+
+
+def expected_of(base: Path, calibration: Calibration, batch: int) -> Tensor | None:
+    """Logits of an fp32 file for the held-out images; None where there are none."""
+    if not len(calibration.images):
+        return None
+    return OrtSession(base, batch=batch).infer(calibration.held_out())
+
+
+def _made_up_ranges(graph: onnx.GraphProto, products: tuple[str, ...]) -> Any:
+    """Ranges of all that goes into products and comes out of them: a file is as fast with any."""
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+
+    weights = {weight.name for weight in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type in products]
+    names = {name for node in nodes for name in (*node.input, *node.output)} - weights
+    return TensorsData(CalibrationMethod.MinMax, dict.fromkeys(names, (np.float32(-8), np.float32(8))))
 
 
 class _Reader:

@@ -58,10 +58,11 @@ class ExportResult:
             yield f"{file.path}  {file.bytes / 1e6:.1f} MB, {file.about}, in {file.seconds:.1f} s"
         if quantization := self.record.quantization:
             layers, in_float = len(quantization.layers), len(quantization.in_float)
-            yield (
-                f"{layers} of {layers + in_float} layers in {self.record.precision}, calibrated on "
-                f"{quantization.calibration['images']} images; cosine {quantization.agreement:.4f} with fp32"
-            )
+            words = f"{layers} of {layers + in_float} layers in {self.record.precision}"
+            if quantization.agreement is not None:
+                images = quantization.calibration["images"]
+                words += f", calibrated on {images} images; cosine {quantization.agreement:.4f} with fp32"
+            yield words
         if self.record.evaluation:
             yield str(self.record.evaluation)
 

@@ -23,13 +23,13 @@ class QuantizationRecord(_Record):
         calibration: Fingerprint of the images that set the ranges.
         layers: Names of the nodes that are quantized.
         in_float: Those that could be, and were left in float because they agreed worst.
-        agreement: Cosine between its logits and those of fp32 on held-out images.
+        agreement: Cosine between its logits and those of fp32 on held-out images; None where the ranges are made up.
     """
 
     calibration: dict[str, Any]
     layers: tuple[str, ...]
     in_float: tuple[str, ...]
-    agreement: float
+    agreement: float | None
 
 
 class EvaluationRecord(_Record):
