@@ -5,7 +5,7 @@
     python benchmarks/gate.py --update             # write the baselines anew
     python benchmarks/gate.py --slow 0.10          # with 10 % more work in each compressed pass: must fail
 
-Each case is a plan of a small DeiT, built with random weights (they do not change the latency) and exported in a few
+Each case is a plan of a small DeiT, built with the first random weights, as its original is, and exported in a few
 seconds: one thread, ONNX Runtime fp32, batch 8.
 """
 

@@ -172,12 +172,12 @@ def agreeing(data: Path, subject: Subject) -> Callable[[TimmModule], float]:
     return lambda model: 100 * (1 - agreement(features_of(model, subject, images)[0], wanted)[1])
 
 
-def currencies(data: Path, name: str, runtime: str, precision: Precision, seed: int) -> dict[str, Any]:
+def currencies(data: Path, name: str, runtime: str, precision: Precision, batch: int, seed: int) -> dict[str, Any]:
     """Models of MACs, and of milliseconds that are predicted to be as fast, judged and timed on equal terms."""
     teacher = TEACHERS[name]
     model, where = teacher.model, {"model_kwargs": teacher.kwargs, "checkpoint": data / teacher.weights}
     subject = open_subject(model, **where)  # type: ignore[arg-type]
-    variant = Variant.of(teacher.batch, precision)
+    variant = Variant.of(batch, precision)
     agrees = agreeing(data, subject)
     table = table_for(subject, runtime, variant, None, Style())
     rows: list[dict[str, Any]] = []
@@ -204,12 +204,12 @@ def currencies(data: Path, name: str, runtime: str, precision: Precision, seed: 
 
         plans = curve("macs", reductions=teacher.reductions)
         speedups = [round(row["predicted"], 3) for row in rows]
-        plans += curve(runtime, speedups=speedups, runtimes=(runtime,), precision=precision, batch=teacher.batch)
+        plans += curve(runtime, speedups=speedups, runtimes=(runtime,), precision=precision, batch=batch)
     for start in range(0, len(plans), AT_ONCE):
         timed = time_plans(subject, [subject.plan, *plans[start : start + AT_ONCE]], runtime, variant)
         for row, ratio in zip(rows[start : start + AT_ONCE], timed.ratios, strict=True):
             row |= {"speedup": 1 / ratio.value, "ci95": [1 / ratio.high, 1 / ratio.low]}
-    known = {"teacher": name, "runtime": runtime, "precision": precision, "batch": teacher.batch, "seed": seed}
+    known = {"teacher": name, "runtime": runtime, "precision": precision, "batch": batch, "seed": seed}
     return known | {"way": WAY, "doubts": list(table.doubts), "rows": rows}
 
 
@@ -244,6 +244,7 @@ def target_met(runtime: str, precision: Precision, target: dict[str, float]) -> 
               help="Of currencies.")  # fmt: skip
 @click.option("--runtime", "runtimes", multiple=True, help="NAME:PRECISION; by default four of a CPU.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=SEEDS, help="Of currencies.")
+@click.option("--batch", type=click.IntRange(1), help="Of currencies; by default the teacher's.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True)
 @click.option("--page", "page_path", type=click.Path(path_type=Path), help="Markdown to write.")
@@ -253,6 +254,7 @@ def main(
     teachers: tuple[str, ...],
     runtimes: tuple[str, ...],
     seeds: tuple[int, ...],
+    batch: int | None,
     data: Path | None,
     out: Path,
     page_path: Path | None,
@@ -278,8 +280,9 @@ def main(
         for teacher, seed in product(teachers, seeds) if "currencies" in part else ():
             if data is None:
                 raise click.UsageError("--part currencies needs --data")
-            if not done("currencies", teacher=teacher, seed=seed, way=WAY, **here):
-                keep("currencies", currencies(data, teacher, runtime, precision, seed))
+            images = batch or TEACHERS[teacher].batch
+            if not done("currencies", teacher=teacher, seed=seed, batch=images, way=WAY, **here):
+                keep("currencies", currencies(data, teacher, runtime, precision, images, seed))
         for target in TARGETS if "targets" in part else ():
             if not done("targets", **here, **target):
                 keep("targets", target_met(runtime, precision, target))
