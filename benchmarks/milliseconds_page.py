@@ -117,9 +117,9 @@ def page(report: dict[str, Any]) -> str:
         "of targets, within 3 %; of currencies, that milliseconds are never slower, and ×1.1 somewhere. Rows solved in "
         "`milliseconds` are of a solver that knew no other currency; those in `either` of today's, which compares "
         "both. Rows with † are older: their weights were timm's first ones, with biases of 0, which ONNX Runtime "
-        "leaves out, and with them kernels that trained models have. At every size of the ViT-S/14, and of the CIFAR-10 "
-        "teacher at batch 1, MACs served, so both plans are all but the same, and what they differ by is noise. What has no row has not been "
-        "measured, and is open: other models in prediction, OpenVINO in bf16, more seeds, and ×1.1 where no row "
-        "shows it."
+        "leaves out, and with them kernels that trained models have. At every size of the ViT-S/14, and of the "
+        "CIFAR-10 teacher at batch 1, MACs served, so both plans are all but the same, and what they differ by is "
+        "noise. What has no row has not been measured, and is open: other models in prediction, OpenVINO in bf16, "
+        "more seeds, and ×1.1 where no row shows it."
     )
     return f"# Milliseconds, predicted and met\n\n{textwrap.fill(words, 120)}\n\n" + "\n".join(tables(report))
