@@ -104,7 +104,8 @@ class Study:
     def run(self, row: Row) -> dict[str, Any]:
         started = time.perf_counter()
         found = METHODS[row.method](self, row)
-        return {**asdict(row), **found, "seconds": round(time.perf_counter() - started, 1)}
+        spent = round(time.perf_counter() - started, 1)
+        return {**asdict(row), **found, "seconds": spent, "machine": this_machine().kind}
 
     def compress(
         self, row: Row, target: Target, *, model: Path | None = None, checkpoint: Path | None = None, **changes: Any
@@ -192,9 +193,13 @@ def _control(study: Study, row: Row) -> dict[str, Any]:
     return figures
 
 
+def _control_of(study: Study, row: Row) -> Path:
+    return study.folder(replace(row, method="control", macs_reduction=0.0)) / TRAINED
+
+
 def _trained_first(study: Study, row: Row) -> dict[str, Any]:
     """The control, narrowed when its training is over: what narrowing alone costs, on equal weights."""
-    control = study.folder(replace(row, method="control", macs_reduction=0.0)) / TRAINED
+    control = _control_of(study, row)
     if not control.is_file():
         raise click.ClickException(f"{row}: its control has to be trained first, into the same --folders")
     untrained = TrainingRecipe(epochs=0)
@@ -323,7 +328,7 @@ def bench(study: Study, row: dict[str, Any], max_seconds: float) -> dict[str, An
 
 
 @torch.no_grad()
-def against_teacher(study: Study, row: dict[str, Any]) -> dict[str, float]:
+def against_teacher(study: Study, row: dict[str, Any]) -> dict[str, Any]:
     """How far a row's model went from the teacher on the test images, where no label has a say."""
     path, subject = study.folder(Row(**{name: row[name] for name in Row.__dataclass_fields__})), study.subject()
     student = ModelFolder(path).load()
@@ -335,6 +340,19 @@ def against_teacher(study: Study, row: dict[str, Any]) -> dict[str, float]:
         kl += divergence(said, taught) * len(said)
         seen += len(said)
     return {"agreement": 100 * same / seen, "kl": kl / seen}
+
+
+@torch.no_grad()
+def against_control(study: Study, row: Row) -> dict[str, int]:
+    """Test images that a control alone gets right, and that its narrowed form alone does."""
+    subject, student = study.subject(), ModelFolder(study.folder(row)).load()
+    subject.model.load_state_dict(load_file(_control_of(study, row)))
+    lost = won = 0
+    for batch in batches(open_source(study.test, "test"), subject.preprocessing, 250, CorruptImages()):
+        before, after = (model(batch.images).argmax(1) == batch.labels for model in (subject.model, student))
+        lost += int((before & ~after).sum())
+        won += int((after & ~before).sum())
+    return {"control_alone_right": lost, "alone_right": won}
 
 
 class _Lines:
@@ -414,6 +432,8 @@ def _compare_all(study: Study, out: Path) -> None:
         if "agreement" in row or not ModelFolder.is_one(study.folder(about)):
             continue
         found = against_teacher(study, row)
+        if about.method == "CAIT, trained first":
+            found |= against_control(study, about)
         report = json.loads(out.read_text())
         report["rows"][number] |= found
         save(out, report)

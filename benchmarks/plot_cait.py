@@ -30,13 +30,15 @@ class Group:
     method: str
     lr: float
     epochs: float
+    machine: str | None
     rows: tuple[dict[str, Any], ...]
 
     @property
     def name(self) -> str:
+        mark = "" if self.machine is None else " †"
         if self.epochs == 0:
-            return f"{self.method}, untrained"
-        return self.method if self.epochs == 1 else f"{self.method}, {self.epochs:g} epochs"
+            return f"{self.method}, untrained{mark}"
+        return f"{self.method}{mark}" if self.epochs == 1 else f"{self.method}, {self.epochs:g} epochs{mark}"
 
     @property
     def macs_ratio(self) -> float:
@@ -66,14 +68,15 @@ class Group:
         return spread(found) if found else ""
 
     def gained_on(self, controls: list[dict[str, Any]], teacher: float) -> str:
-        """Points above the control of the same seed, length, learning rate and use of labels."""
+        """Points above the control of the same seed, length, learning rate, use of labels, and machine."""
         if self.epochs == 0:
             return spread([row["top1"] - teacher for row in self.rows], sign="+")
         like = "control, label-free" if self.method.endswith("label-free") else "control"
         by_seed = {
             row["seed"]: row["top1"]
             for row in controls
-            if (row["method"], row["lr"], row["epochs"]) == (like, self.lr, self.epochs)
+            if (row["method"], row["lr"], row["epochs"], row.get("machine"))
+            == (like, self.lr, self.epochs, self.machine)
         }
         gains = [row["top1"] - by_seed[row["seed"]] for row in self.rows if row["seed"] in by_seed]
         return spread(gains, sign="+") if gains and not self.is_control else ""
@@ -83,8 +86,11 @@ def groups(report: dict[str, Any]) -> list[Group]:
     """Controls first, then the best first."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in report["rows"]:
-        found.setdefault((row["method"], row["lr"], row["epochs"], row["macs_reduction"]), []).append(row)
-    listed = [Group(method, lr, epochs, tuple(rows)) for (method, lr, epochs, _), rows in found.items()]
+        key = (row["method"], row["lr"], row["epochs"], row.get("machine"), row["macs_reduction"])
+        found.setdefault(key, []).append(row)
+    listed = [
+        Group(method, lr, epochs, machine, tuple(rows)) for (method, lr, epochs, machine, _), rows in found.items()
+    ]
     return sorted(listed, key=lambda group: (not group.is_control, -statistics.mean(row["top1"] for row in group.rows)))
 
 
