@@ -47,6 +47,7 @@ class ViewBank:
         few_shot: The images.
         steps: Longest training that will draw from the bank; decides how many views of each image are made.
         batch_size: Images a step.
+        held_out: The last so many images are in no batch.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class ViewBank:
         steps: int,
         batch_size: int,
         seed: int,
+        held_out: int = 0,
     ) -> None:
         self.teacher, self.family, self.batch_size = teacher, family, batch_size
         self.few_shot, self.preprocessing, self.seed = few_shot, preprocessing, seed
-        self.num_images = len(few_shot)
+        self.num_images, self.held_out = len(few_shot), held_out
         self.num_views = min(max(1, math.ceil(steps * batch_size / self.num_images)), MAX_VIEWS)
 
     @cached_property
@@ -103,11 +105,14 @@ class ViewBank:
             yield images, output.to(process.device)
 
     def _order(self, steps: int, seed: int) -> Tensor:
-        """Indices of views, steps·batch of them: every view once before any is seen again."""
+        """Indices of views, steps·batch of them: every one that is not held out once before any is seen again."""
         generator = torch.Generator().manual_seed(seed)
         needed = steps * self.batch_size
-        passes = [torch.randperm(len(self.views), generator=generator) for _ in range(-(-needed // len(self.views)))]
-        return torch.cat(passes)[:needed]
+        trained = (
+            (torch.arange(len(self.views)) % self.num_images < self.num_images - self.held_out).nonzero().flatten()
+        )
+        passes = [torch.randperm(len(trained), generator=generator) for _ in range(-(-needed // len(trained)))]
+        return trained[torch.cat(passes)[:needed]]
 
     def _fits(self) -> bool:
         features = self._ask(self.images(self.views[:1])).features

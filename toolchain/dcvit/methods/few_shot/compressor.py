@@ -331,7 +331,13 @@ class FewShotCompressor(Compressor[S]):
             steps=self.settings.steps,
             batch_size=self.settings.training.batch_size,
             seed=self.run.seed,
+            held_out=self._held_out,
         )
+
+    @property
+    def _held_out(self) -> int:
+        """Images that no step sees, to judge the training on."""
+        return 0
 
     def _job_of(self, proposal: Proposal, target: Target) -> Job:
         run = self.run

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -45,6 +45,30 @@ class Earlier:
     entries: Sequence[BlockPlan]
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a training did on images that it did not see.
+
+    Attributes:
+        images: How many.
+        before: Score of the refitted student there (`score_of`).
+        after: Of the trained one.
+    """
+
+    images: int
+    before: float
+    after: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the trained weights are taken; not where a score is no number."""
+        return self.after < self.before
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, and whether the trained weights were taken."""
+        return asdict(self) | {"kept": self.kept}
+
+
 @dataclass
 class Job(Generic[S]):
     """A model to compress, the images to do it with, and where results are kept.
@@ -62,6 +86,7 @@ class Job(Generic[S]):
         depth: Blocks of the model.
         wanted_tokens: Of refits, by the merges of the plan; jobs on the same images share them.
         losses: Of each training, in their order.
+        training: What the last one did on images that it did not see; None where all were trained on.
         watch: Where the time goes.
     """
 
@@ -81,6 +106,7 @@ class Job(Generic[S]):
     depth: int
     wanted_tokens: dict[str, WantedTokens] = field(default_factory=dict)
     losses: list[float | None] = field(default_factory=list)
+    training: Training | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
@@ -175,6 +201,7 @@ class Job(Generic[S]):
             entries=[entry.model_dump() for entry in entries],
             steps=steps,
             last_block=last_block,
+            held_out=self.views.held_out,
             fitted=FITTED,
             **({} if after is None else {"after": weights_digest(after.student.state_dict())}),
         )

@@ -18,8 +18,9 @@ from dcvit.methods.few_shot.currency import Compared, smallest_share
 from dcvit.methods.few_shot.figures import stand_ins, trimming
 from dcvit.methods.few_shot.job import Earlier, Job
 from dcvit.methods.few_shot.proposal import Proposal
+from dcvit.methods.few_shot.recovery import HELD_OUT, recover_at_once
 from dcvit.methods.few_shot.settings import SearchSettings
-from dcvit.methods.few_shot.solver import examined, most_saved, recover_at_once, solve, widths_of
+from dcvit.methods.few_shot.solver import examined, most_saved, solve, widths_of
 from dcvit.methods.few_shot.trials import rank_units, recover_progressively
 from dcvit.methods.merges.costs import MergeCosts
 from dcvit.methods.merges.search import (
@@ -173,11 +174,18 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
         fixed = _fixed(job, proposal)
         found = _solve(job, proposal, fixed, after) if _uses_solver(job) else _try_units(job, proposal, fixed)
         metrics = found.metrics | {"losses": job.losses, "stages_reused": job.store.reused}
+        if job.training is not None:
+            metrics["training"] = job.training.to_json()
         return Recovered(found.student, found.entries, metrics)
 
     @property
     def _solves_in_milliseconds(self) -> bool:
         return self.settings.search == "solver" and self.run.subject.family.removes == "attention"
+
+    @property
+    def _held_out(self) -> int:
+        in_closed_form = self.settings.search == "solver" and self.run.subject.family.removes == "attention"
+        return len(self.few_shot) // HELD_OUT if in_closed_form else 0
 
     def _stand_in(self, proposal: Proposal) -> list[BlockPlan]:
         return stand_ins(proposal)

@@ -1,35 +1,24 @@
-"""Our search: measure the damage of every cut once, solve for any target, refit the weights, then train.
+"""Our search: measure the damage of every cut once, and solve for any target.
 
 Past the paper in four ways: the nodes that stay are chosen and the others made up for in closed form, heads may be
 narrowed too, widths and the number of attention-free blocks are free, and what was measured serves every later target.
 """
 
-import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
 
 from dcvit.folder.records import BlockDamage
 from dcvit.hardware import accelerator
-from dcvit.layers import hidden_width
 from dcvit.methods.cuts.damage import FRACTIONS, HEAD_FRACTIONS, Examination, PossibleCuts, examine
 from dcvit.methods.cuts.least_squares import READ_SHARE
-from dcvit.methods.cuts.surgery import best_nodes, operate
 from dcvit.methods.few_shot.allocate import NO_BLOCK, BlockWidths, OutOfReachError, Price, allocate, check_damages
-from dcvit.methods.few_shot.job import Earlier, Job
+from dcvit.methods.few_shot.job import Job
 from dcvit.methods.target import MEASURED, Reach
 from dcvit.plan import BlockPlan
 from dcvit.stages import StageResult
-from dcvit.types import TimmModule
-
-FOLLOW_UP = 1 / 8
-"""Share of the steps that a student trains which was cut from a trained one."""
-
 
 NOT_EXAMINED = {
     "method", "search", "steps", "trial_steps", "nodes", "training",
@@ -131,52 +120,3 @@ def most_saved(
         narrowed = attention + price.mlp(min(damage.mlp, default=now.mlp_hidden), now.mlp_hidden)
         most += narrowed if damage.block is None else max(narrowed, price.block())
     return most
-
-
-def recover_at_once(
-    job: Job[Any], entries: Sequence[BlockPlan], examination: Examination, after: Earlier | None = None
-) -> TimmModule:
-    """Cuts and refits all blocks front to back, then trains the whole student once.
-
-    After an earlier result only what is cut further is refitted, and a share of the steps is enough.
-    """
-    steps = job.settings.steps if entries or job.merges else 0  # nothing is lost that could be recovered
-    orders = examination.orders | {
-        entry.index: torch.arange(hidden_width(job.family.block(job.model, entry.index).mlp))
-        for entry in entries
-        if entry.mlp_hidden is not None and entry.index not in examination.orders
-    }
-    with job.watch.stage("refit"):
-        if after is None:
-            student, cuts = job.merged(), list(entries)
-        else:
-            student = copy.deepcopy(after.student).to(next(job.model.parameters()).device)
-            cuts, orders = _further(after.entries, entries, orders)
-            steps = math.ceil(steps * FOLLOW_UP)
-        operate(student, job.wanted(), job.family, job.start, cuts, orders)
-    with job.watch.stage("recovery"):
-        job.train(student, entries, steps, "recovering", last_block=job.depth - 1, after=after)
-    return student.eval()
-
-
-def _further(
-    earlier: Sequence[BlockPlan], entries: Sequence[BlockPlan], orders: Mapping[int, Tensor]
-) -> tuple[list[BlockPlan], dict[int, Tensor]]:
-    """The entries as changes of a student that follows the earlier ones, and the orders of the nodes that it has."""
-    had = {entry.index: entry for entry in earlier}
-    cuts, left = [], dict(orders)
-    for entry in entries:
-        before = had.get(entry.index)
-        if before is None:
-            cuts.append(entry)
-            continue
-        removed = None if entry.removed == before.removed else entry.removed
-        head_dim = None if entry.head_dim == before.head_dim else entry.head_dim
-        width = None if entry.mlp_hidden == before.mlp_hidden else entry.mlp_hidden
-        if width is not None and before.mlp_hidden is not None:
-            order = orders[entry.index]
-            nodes = best_nodes(order, before.mlp_hidden)
-            left[entry.index] = torch.searchsorted(nodes, order[len(order) - before.mlp_hidden :])
-        if (removed, head_dim, width) != (None, None, None):
-            cuts.append(BlockPlan(index=entry.index, removed=removed, head_dim=head_dim, mlp_hidden=width))
-    return cuts, left

@@ -1,0 +1,66 @@
+"""Training behind refits stays where it helps images that no step saw, and is taken back where it does not."""
+
+import pytest
+import torch
+
+from dcvit.data import open_source
+from dcvit.methods.cuts.scores import divergence, logits_of
+from dcvit.methods.few_shot.search import DcVitCompressor
+from dcvit.methods.few_shot.settings import SearchSettings
+from dcvit.methods.run import Compressed, Run
+from dcvit.methods.target import Target
+from dcvit.plan import CompressionPlan
+from dcvit.subject import Subject, open_subject
+
+TARGET = Target(macs_reduction=0.5, trim_last_block=False)
+
+
+@pytest.fixture(scope="module")
+def subject(tiny_plan: CompressionPlan) -> Subject:
+    return open_subject(tiny_plan.model, model_kwargs=tiny_plan.model_kwargs, weights="random")
+
+
+def compressed(subject: Subject, samples: int, steps: int, lr: float = 3e-4) -> tuple[Compressed, DcVitCompressor]:
+    settings = SearchSettings(steps=steps)
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update={"lr": lr})})
+    compressor = DcVitCompressor(Run(subject, open_source("digits", "train"), samples, recovery="mimic"), settings)
+    return compressor.compress(TARGET), compressor
+
+
+def test_what_made_it_worse_is_taken_back(subject: Subject) -> None:
+    refitted, _ = compressed(subject, 16, 0)
+    made, compressor = compressed(subject, 16, 5, lr=1.0)
+    told = made.metrics["training"]
+    assert (told["images"], told["kept"]) == (2, False)
+    assert told["after"] > told["before"]
+    for name, weight in refitted.model.state_dict().items():
+        assert torch.equal(made.model.state_dict()[name], weight)
+    job, _ = compressor.job(TARGET)
+    images = job.calibration[-2:]
+    assert told["before"] == pytest.approx(divergence(logits_of(made.model, images), logits_of(job.model, images)))
+    assert made.metrics["kl"] == pytest.approx(refitted.metrics["kl"])
+
+
+def test_what_helps_stays(subject: Subject) -> None:
+    made, compressor = compressed(subject, 32, 40)
+    told = made.metrics["training"]
+    assert (told["images"], told["kept"]) == (4, True)
+    assert told["after"] < told["before"]
+    job, _ = compressor.job(TARGET)
+    images = job.calibration[-4:]
+    assert told["after"] == pytest.approx(divergence(logits_of(made.model, images), logits_of(job.model, images)))
+
+
+def test_held_out_images_are_in_no_batch(subject: Subject) -> None:
+    _, compressor = compressed(subject, 16, 3)
+    job, _ = compressor.job(TARGET)
+    pixels = job.views.views
+    held_out = [pixels[place] for place in range(len(pixels)) if place % 16 >= 14]
+    seen = torch.cat([images for images, _ in job.views.batches(3, seed=0)])
+    assert not any(torch.equal(one, other) for one in job.views.images(torch.stack(held_out)) for other in seen)
+    assert len(seen) == 3 * 64
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(7, 2), (16, 0)])
+def test_too_few_images_or_no_steps_judge_nothing(subject: Subject, samples: int, steps: int) -> None:
+    assert "training" not in compressed(subject, samples, steps)[0].metrics
