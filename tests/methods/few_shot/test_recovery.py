@@ -20,19 +20,23 @@ def subject(tiny_plan: CompressionPlan) -> Subject:
     return open_subject(tiny_plan.model, model_kwargs=tiny_plan.model_kwargs, weights="random")
 
 
-def compressed(subject: Subject, samples: int, steps: int, lr: float = 3e-4) -> tuple[Compressed, DcVitCompressor]:
-    settings = SearchSettings(steps=steps)
+def compressed(
+    subject: Subject, samples: int, steps: int, rates: tuple[float, ...] = (), lr: float = 2e-4
+) -> tuple[Compressed, DcVitCompressor]:
+    settings = SearchSettings(steps=steps, learning_rates=rates)
     settings = settings.model_copy(update={"training": settings.training.model_copy(update={"lr": lr})})
     compressor = DcVitCompressor(Run(subject, open_source("digits", "train"), samples, recovery="mimic"), settings)
     return compressor.compress(TARGET), compressor
 
 
-def test_what_made_it_worse_is_taken_back(subject: Subject) -> None:
+@pytest.mark.parametrize("rates", [(), (1.0,)])
+def test_what_made_it_worse_is_taken_back(subject: Subject, rates: tuple[float, ...]) -> None:
     refitted, _ = compressed(subject, 16, 0)
-    made, compressor = compressed(subject, 16, 5, lr=1.0)
+    made, compressor = compressed(subject, 16, 12, rates, 1.0)
     told = made.metrics["training"]
-    assert (told["images"], told["kept"]) == (2, False)
+    assert (told["images"], told["lr"], told["kept"]) == (2, 1.0, False)
     assert told["after"] > told["before"]
+    assert len(made.metrics["losses"]) == 1
     for name, weight in refitted.model.state_dict().items():
         assert torch.equal(made.model.state_dict()[name], weight)
     job, _ = compressor.job(TARGET)
@@ -41,14 +45,17 @@ def test_what_made_it_worse_is_taken_back(subject: Subject) -> None:
     assert made.metrics["kl"] == pytest.approx(refitted.metrics["kl"])
 
 
-def test_what_helps_stays(subject: Subject) -> None:
-    made, compressor = compressed(subject, 32, 40)
+def test_what_helps_stays_at_the_rate_that_helps_most(subject: Subject) -> None:
+    made, compressor = compressed(subject, 32, 40, (1.0, 3e-4))
     told = made.metrics["training"]
-    assert (told["images"], told["kept"]) == (4, True)
+    assert (told["images"], told["lr"], told["kept"]) == (4, 3e-4, True)
     assert told["after"] < told["before"]
     job, _ = compressor.job(TARGET)
     images = job.calibration[-4:]
     assert told["after"] == pytest.approx(divergence(logits_of(made.model, images), logits_of(job.model, images)))
+    alike, _ = compressed(subject, 32, 40, lr=3e-4)  # trials leave nothing behind
+    for name, weight in alike.model.state_dict().items():
+        assert torch.equal(made.model.state_dict()[name], weight)
 
 
 def test_held_out_images_are_in_no_batch(subject: Subject) -> None:

@@ -17,7 +17,7 @@ from dcvit.methods.stopwatch import Stopwatch
 from dcvit.methods.target import MEASURED, Target
 from dcvit.plan import BlockPlan, CompressionPlan
 from dcvit.stages import StageResult, StageStore, weights_digest
-from dcvit.training.mimic import mimic
+from dcvit.training.mimic import MimicResult, mimic
 from dcvit.training.recipe import MimicRecipe
 from dcvit.training.views import ViewBank
 from dcvit.types import TimmModule
@@ -53,11 +53,13 @@ class Training:
         images: How many.
         before: Score of the refitted student there (`score_of`).
         after: Of the trained one.
+        lr: Peak learning rate.
     """
 
     images: int
     before: float
     after: float
+    lr: float
 
     @property
     def kept(self) -> bool:
@@ -160,6 +162,7 @@ class Job(Generic[S]):
         description: str,
         *,
         last_block: int,
+        lr: float | None = None,
         together: bool = True,
         after: Earlier | None = None,
     ) -> float:
@@ -173,42 +176,81 @@ class Job(Generic[S]):
             steps: Optimiser steps.
             description: What the progress bar says.
             last_block: Blocks behind it, and the head, stay as they are.
+            lr: Peak learning rate; None takes the recipe's.
             together: Whether all processes train this student, or this one alone.
             after: What the student was cut from, where that is not the given model.
         """
-        self.family.train_up_to(student, last_block)
+        recipe = self._at(lr)
 
         def compute() -> StageResult:
-            if steps:
-                with self.watch.stage("teacher features"):
-                    self.views.prepare()
-            result = mimic(
-                student,
-                self.family,
-                self.views,
-                self.recipe,
-                steps=steps,
-                seed=self.seed,
-                description=description,
-                adapt=self._merge_teacher_tokens if self.merges else None,
-                together=together,
-            )
+            result = self._mimic(student, recipe, steps, description, together=together)
             trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
             return StageResult(trained, {"loss": result.loss, "seconds": result.seconds})
 
-        key = self.key(
+        self.family.train_up_to(student, last_block)
+        result = self.store.run("trained", self._key_of(entries, steps, last_block, recipe, after), compute)
+        student.load_state_dict(result.tensors, strict=False)
+        self.losses.append(result.record["loss"])
+        return float(result.record["seconds"])
+
+    def try_training(
+        self,
+        student: TimmModule,
+        entries: Sequence[BlockPlan],
+        steps: int,
+        description: str,
+        judge: Callable[[TimmModule], float],
+        *,
+        last_block: int,
+        lr: float,
+        after: Earlier | None = None,
+    ) -> float:
+        """What a judge says of a copy that was trained so; nothing else of it is kept. Arguments as of `train`."""
+        recipe = self._at(lr)
+
+        def compute() -> StageResult:
+            trial = copy.deepcopy(student)
+            self.family.train_up_to(trial, last_block)
+            self._mimic(trial, recipe, steps, description, together=True)
+            return StageResult({}, {"score": judge(trial)})
+
+        result = self.store.run("tried", self._key_of(entries, steps, last_block, recipe, after), compute)
+        return float(result.record["score"])
+
+    def _at(self, lr: float | None) -> MimicRecipe:
+        return self.recipe if lr is None else self.recipe.model_copy(update={"lr": lr})
+
+    def _mimic(
+        self, student: TimmModule, recipe: MimicRecipe, steps: int, description: str, *, together: bool
+    ) -> MimicResult:
+        if steps:
+            with self.watch.stage("teacher features"):
+                self.views.prepare()
+        return mimic(
+            student,
+            self.family,
+            self.views,
+            recipe,
+            steps=steps,
+            seed=self.seed,
+            description=description,
+            adapt=self._merge_teacher_tokens if self.merges else None,
+            together=together,
+        )
+
+    def _key_of(
+        self, entries: Sequence[BlockPlan], steps: int, last_block: int, recipe: MimicRecipe, after: Earlier | None
+    ) -> dict[str, Any]:
+        return self.key(
             but={"steps", "trial_steps", "metric", "synthesis_steps", *OF_THE_PLAN},
             entries=[entry.model_dump() for entry in entries],
             steps=steps,
             last_block=last_block,
             held_out=self.views.held_out,
+            lr=recipe.lr,
             fitted=FITTED,
             **({} if after is None else {"after": weights_digest(after.student.state_dict())}),
         )
-        result = self.store.run("trained", key, compute)
-        student.load_state_dict(result.tensors, strict=False)
-        self.losses.append(result.record["loss"])
-        return float(result.record["seconds"])
 
     def _merge_teacher_tokens(self, tokens: Tensor) -> Tensor:
         return self.family.merge_tokens(self.model, self.base, tokens)

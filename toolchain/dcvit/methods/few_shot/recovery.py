@@ -14,6 +14,7 @@ from dcvit.methods.cuts.damage import Examination
 from dcvit.methods.cuts.scores import logits_of, score_of
 from dcvit.methods.cuts.surgery import best_nodes, operate
 from dcvit.methods.few_shot.job import Earlier, Job, Training
+from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.plan import BlockPlan
 from dcvit.progress import say
 from dcvit.types import TimmModule
@@ -21,18 +22,21 @@ from dcvit.types import TimmModule
 HELD_OUT = 8
 """One image of so many is not trained on."""
 
+TRIAL = 1 / 10
+"""Share of the steps of a trial of a learning rate."""
+
 FOLLOW_UP = 1 / 8
 """Share of the steps that a student trains which was cut from a trained one."""
 
 
 def recover_at_once(
-    job: Job[Any], entries: Sequence[BlockPlan], examination: Examination, after: Earlier | None = None
+    job: Job[SearchSettings], entries: Sequence[BlockPlan], examination: Examination, after: Earlier | None = None
 ) -> TimmModule:
     """Cuts and refits all blocks front to back, then trains the whole student once.
 
     After an earlier result only what is cut further is refitted, and a share of the steps is enough. Weights that were
     refitted in closed form generalise well, and some steps on a few images can cost more than they gain: a share of the
-    images (`HELD_OUT`) is not trained on, and says whether what was trained stays.
+    images (`HELD_OUT`) is not trained on; it says at what learning rate to train, and whether what was trained stays.
     """
     steps = job.settings.steps if entries or job.merges else 0  # nothing is lost that could be recovered
     orders = examination.orders | {
@@ -53,28 +57,41 @@ def recover_at_once(
     return student.eval()
 
 
-def _train(job: Job[Any], student: TimmModule, entries: Sequence[BlockPlan], steps: int, after: Earlier | None) -> None:
+def _train(
+    job: Job[SearchSettings], student: TimmModule, entries: Sequence[BlockPlan], steps: int, after: Earlier | None
+) -> None:
     """Trains in place; what made it worse on the images that no step saw, is taken back."""
+    where: dict[str, Any] = {"last_block": job.depth - 1, "after": after}
+    if not steps or not job.views.held_out:
+        job.train(student, entries, steps, "recovering", **where)
+        return
+    wanted = _held_out_outputs(job, job.model)
 
-    def unseen() -> float:
-        found = score_of(job.start).measure(logits_of(student, held_out), logits_of(job.model, held_out))
+    def unseen(model: TimmModule) -> float:
+        found = score_of(job.start).measure(_held_out_outputs(job, model), wanted)
         (agreed,) = broadcast_object_list([found])  # of several processes the first decides
         return float(agreed)
 
-    held_out = job.calibration[len(job.calibration) - job.views.held_out :]
-    judged = bool(steps and len(held_out))
-    refitted = {name: weight.clone() for name, weight in student.state_dict().items()} if judged else {}
-    before = unseen() if judged else 0.0
-    job.train(student, entries, steps, "recovering", last_block=job.depth - 1, after=after)
-    if not judged:
-        return
-    job.training = Training(len(held_out), before, unseen())
-    if not job.training.kept:
+    def tried(lr: float) -> float:
+        short = math.ceil(steps * TRIAL)
+        return job.try_training(student, entries, short, f"trying lr {lr:g}", unseen, lr=lr, **where)
+
+    before, lr = unseen(student), job.recipe.lr
+    if job.settings.learning_rates:
+        trials = {each: tried(each) for each in job.settings.learning_rates}
+        lr = min(trials, key=lambda each: (math.isnan(trials[each]), trials[each]))
+    refitted = {name: weight.clone() for name, weight in student.state_dict().items()}
+    job.train(student, entries, steps, "recovering", lr=lr, **where)
+    job.training = found = Training(job.views.held_out, before, unseen(student), lr)
+    if not found.kept:
         student.load_state_dict(refitted)
-        say(
-            f"{steps} steps made it worse on {len(held_out)} images that they did not see "
-            f"({score_of(job.start).words.name} {before:.3g} → {job.training.after:.3g}): the refitted weights stay"
-        )
+        name = score_of(job.start).words.name
+        say(f"training does no good on the {found.images} images that it does not see ({name} {found.before:.3g} → "
+            f"{found.after:.3g}): the refitted weights stay")  # fmt: skip
+
+
+def _held_out_outputs(job: Job[SearchSettings], model: TimmModule) -> Tensor:
+    return logits_of(model, job.calibration[len(job.calibration) - job.views.held_out :])
 
 
 def _further(

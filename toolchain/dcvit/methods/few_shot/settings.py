@@ -55,6 +55,12 @@ class SearchSettings(FewShotSettings):
         "would do, for a time that grows with the depth and not with its square.",
     )
 
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(2e-4, 3e-5, 5e-6),
+        description="Peak learning rates that the solver tries, each for a tenth of the steps: the one that does best "
+        "on images that no step sees is taken. Of none, that of `training` is.",
+    )
+
     @classmethod
     def paper(cls) -> Self:
         """DC-ViT as published; the target is then counted in the `dcvit` convention, with a width multiple of 1."""
