@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,12 @@ class FewShot:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def without_last(self, count: int) -> "FewShot":
+        """The same images but the last so many; its fingerprint is that of all."""
+        stay = len(self) - count
+        decoded = None if self.decoded is None else self.decoded[:stay]
+        return replace(self, indices=self.indices[:stay], decoded=decoded)
 
     def tensor(self, preprocessing: Preprocessing) -> Tensor:
         """All images, prepared as for evaluation: [n, C, H, W]."""

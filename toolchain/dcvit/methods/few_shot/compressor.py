@@ -78,7 +78,8 @@ class FewShotCompressor(Compressor[S]):
         super().__init__(run, settings)
         self._given = few_shot
         self._surveys: dict[str, Proposal] = {}
-        self._wanted: dict[str, WantedTokens] = {}
+        self._wanted: dict[tuple[str, int], WantedTokens] = {}
+        self._fitted: dict[int, Tensor] = {}
         self._tables: dict[str, LatencyTable] = {}
         if settings.metric == "synthetic":
             if run.subject.plan.task == "segmentation":
@@ -300,13 +301,15 @@ class FewShotCompressor(Compressor[S]):
     def _images(self) -> Tensor:
         return self.few_shot.tensor(self.run.subject.preprocessing)
 
-    @cached_property
-    def _fitted_images(self) -> Tensor:
-        """The images, with as many views of each as the widest MLP asks for on the tokens that reach it."""
-        run, subject = self.run, self.run.subject
-        tokens = subject.family.tokens(original_of(subject.plan), subject.plan)
-        views = views_needed(len(self._images), tokens, subject.architecture.blocks)
-        return with_views(self._images, self.few_shot, subject.preprocessing, views, run.seed)
+    def _fitted_images(self, held_out: int) -> Tensor:
+        """The images but the last so many, with as many views of each as the widest MLP asks for on its tokens."""
+        if held_out not in self._fitted:
+            run, subject, images = self.run, self.run.subject, self._images[: len(self._images) - held_out]
+            tokens = subject.family.tokens(original_of(subject.plan), subject.plan)
+            views = views_needed(len(images), tokens, subject.architecture.blocks)
+            few_shot = self.few_shot.without_last(held_out)
+            self._fitted[held_out] = with_views(images, few_shot, subject.preprocessing, views, run.seed)
+        return self._fitted[held_out]
 
     @cached_property
     def _metric_images(self) -> Tensor:
@@ -348,7 +351,7 @@ class FewShotCompressor(Compressor[S]):
             base=proposal.base,
             views=self._views,
             calibration=self._images,
-            fitted=lambda: self._fitted_images,
+            fitted=self._fitted_images,
             metric=self._metric_images,
             wanted_tokens=self._wanted,
             settings=self.settings,

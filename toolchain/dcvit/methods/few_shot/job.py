@@ -80,7 +80,8 @@ class Job(Generic[S]):
         start: The plan that `model` itself follows.
         base: The plan before any block is chosen: `start`, with merges and with blocks that the user fixed.
         calibration: The few-shot images [n, C, H, W], as for evaluation.
-        fitted: Gives the images [m, C, H, W] that the final refits are made on: these, and views of them.
+        fitted: Gives the images [m, C, H, W] that the final refits are made on: these but for the last so many, and
+            views of them.
         metric: Images [S, C, H, W] that damage is scored on.
         settings: Of the search and the recovery.
         target: What is to be reached.
@@ -98,7 +99,7 @@ class Job(Generic[S]):
     base: CompressionPlan
     views: ViewBank
     calibration: Tensor
-    fitted: Callable[[], Tensor]
+    fitted: Callable[[int], Tensor]
     metric: Tensor
     settings: S
     target: Target
@@ -106,7 +107,7 @@ class Job(Generic[S]):
     identity: dict[str, Any]
     seed: int
     depth: int
-    wanted_tokens: dict[str, WantedTokens] = field(default_factory=dict)
+    wanted_tokens: dict[tuple[str, int], WantedTokens] = field(default_factory=dict)
     losses: list[float | None] = field(default_factory=list)
     training: Training | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -122,12 +123,12 @@ class Job(Generic[S]):
         training = self.settings.training
         return training if score_of(self.start).name == "kl" else training.model_copy(update={"logit_weight": 0.0})
 
-    def wanted(self) -> WantedTokens:
-        """The wanted tokens of a student with the base plan's merges."""
-        key = self.base.replace(blocks=()).digest
+    def wanted(self, held_out: int = 0) -> WantedTokens:
+        """The wanted tokens of a student with the base plan's merges, on all images but the last so many."""
+        key = self.base.replace(blocks=()).digest, held_out
         if key not in self.wanted_tokens:
             teacher = self.merged() if self.merges else self.model
-            self.wanted_tokens[key] = WantedTokens(teacher, self.family, self.fitted())
+            self.wanted_tokens[key] = WantedTokens(teacher, self.family, self.fitted(held_out))
         return self.wanted_tokens[key]
 
     def merged(self) -> TimmModule:

@@ -35,8 +35,9 @@ def recover_at_once(
     """Cuts and refits all blocks front to back, then trains the whole student once.
 
     After an earlier result only what is cut further is refitted, and a share of the steps is enough. Weights that were
-    refitted in closed form generalise well, and some steps on a few images can cost more than they gain: a share of the
-    images (`HELD_OUT`) is not trained on; it says at what learning rate to train, and whether what was trained stays.
+    refitted in closed form generalise well, and steps on a few images can cost more than they gain: a share of the
+    images (`HELD_OUT`) is neither fitted nor trained on, and says at what learning rate to train, and whether that did
+    any good. If not, the student is the one that is refitted on all images.
     """
     steps = job.settings.steps if entries or job.merges else 0  # nothing is lost that could be recovered
     orders = examination.orders | {
@@ -44,31 +45,45 @@ def recover_at_once(
         for entry in entries
         if entry.mlp_hidden is not None and entry.index not in examination.orders
     }
-    with job.watch.stage("refit"):
-        if after is None:
-            student, cuts = job.merged(), list(entries)
-        else:
-            student = copy.deepcopy(after.student).to(next(job.model.parameters()).device)
-            cuts, orders = _further(after.entries, entries, orders)
-            steps = math.ceil(steps * FOLLOW_UP)
-        operate(student, job.wanted(), job.family, job.start, cuts, orders)
+    cuts = list(entries)
+    if after is not None:
+        cuts, orders = _further(after.entries, entries, orders)
+        steps = math.ceil(steps * FOLLOW_UP)
+
+    def refitted(held_out: int) -> TimmModule:
+        with job.watch.stage("refit"):
+            if after is None:
+                student = job.merged()
+            else:
+                student = copy.deepcopy(after.student).to(next(job.model.parameters()).device)
+            operate(student, job.wanted(held_out), job.family, job.start, cuts, orders)
+        return student.eval()
+
+    held_out = job.views.held_out if steps else 0
+    student = refitted(held_out)
     with job.watch.stage("recovery"):
-        _train(job, student, entries, steps, after)
-    return student.eval()
+        if not held_out:
+            job.train(student, entries, steps, "recovering", last_block=job.depth - 1, after=after)
+            return student.eval()
+        job.training = found = _train_judged(job, student, entries, steps, after)
+    if found.kept:
+        return student.eval()
+    name = score_of(job.start).words.name
+    say(f"training does no good on the {found.images} images that it does not see ({name} {found.before:.3g} → "
+        f"{found.after:.3g}): the weights are refitted on all images, and stay so")  # fmt: skip
+    return refitted(0)
 
 
-def _train(
+def _train_judged(
     job: Job[SearchSettings], student: TimmModule, entries: Sequence[BlockPlan], steps: int, after: Earlier | None
-) -> None:
-    """Trains in place; what made it worse on the images that no step saw, is taken back."""
+) -> Training:
+    """Trains in place, at the learning rate that does best in short trials; says what that did on unseen images."""
+    images = job.calibration[len(job.calibration) - job.views.held_out :]
+    wanted = logits_of(job.model, images)
     where: dict[str, Any] = {"last_block": job.depth - 1, "after": after}
-    if not steps or not job.views.held_out:
-        job.train(student, entries, steps, "recovering", **where)
-        return
-    wanted = _held_out_outputs(job, job.model)
 
     def unseen(model: TimmModule) -> float:
-        found = score_of(job.start).measure(_held_out_outputs(job, model), wanted)
+        found = score_of(job.start).measure(logits_of(model, images), wanted)
         (agreed,) = broadcast_object_list([found])  # of several processes the first decides
         return float(agreed)
 
@@ -80,18 +95,8 @@ def _train(
     if job.settings.learning_rates:
         trials = {each: tried(each) for each in job.settings.learning_rates}
         lr = min(trials, key=lambda each: (math.isnan(trials[each]), trials[each]))
-    refitted = {name: weight.clone() for name, weight in student.state_dict().items()}
     job.train(student, entries, steps, "recovering", lr=lr, **where)
-    job.training = found = Training(job.views.held_out, before, unseen(student), lr)
-    if not found.kept:
-        student.load_state_dict(refitted)
-        name = score_of(job.start).words.name
-        say(f"training does no good on the {found.images} images that it does not see ({name} {found.before:.3g} → "
-            f"{found.after:.3g}): the refitted weights stay")  # fmt: skip
-
-
-def _held_out_outputs(job: Job[SearchSettings], model: TimmModule) -> Tensor:
-    return logits_of(model, job.calibration[len(job.calibration) - job.views.held_out :])
+    return Training(len(images), before, unseen(student), lr)
 
 
 def _further(
