@@ -164,6 +164,14 @@ def test_where_the_time_went(page: pages.Element) -> None:
     assert [bar.children[1].attributes["style"] for bar in bars] == ["width:60.00%", "width:20.00%", "width:20.00%"]
 
 
+@pytest.mark.parametrize(("kept", "word"), [(True, "kept, learning rate 5e-06"), (False, "taken back")])
+def test_what_training_did_on_unseen_images_is_told(full_copy: ModelFolder, kept: bool, word: str) -> None:
+    training = {"images": 8, "before": 0.25, "after": 0.125, "lr": 5e-6, "kept": kept}
+    change_manifest(full_copy, metrics={"training": training, "kl": 0.1})
+    text = section(pages.read(report(full_copy.path).html), "origin").text
+    assert f"KL 0.25 → 0.125 nats on 8 images that were neither fitted nor trained on: {word}" in text
+
+
 def test_nothing_of_the_machine_s_paths_is_told(full_copy: ModelFolder) -> None:
     made = report(full_copy.path)
     for text in (made.html.read_text(), made.card.read_text()):

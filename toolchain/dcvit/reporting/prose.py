@@ -113,6 +113,12 @@ def origin_in_words(facts: Facts) -> list[tuple[str, str]]:
     measure = error_measure(facts.metrics)
     if error := facts.metrics.get(measure.key):
         rows.append((f"{measure.name} to the original", f"{error:.3g}{measure.unit}, on images it was made with"))
+    if trained := facts.metrics.get("training"):
+        kept = f"kept, learning rate {trained['lr']:g}" if trained["kept"] else "taken back"
+        rows.append(
+            ("training", f"{measure.name} {trained['before']:.3g} → {trained['after']:.3g}{measure.unit} on "
+             f"{trained['images']} images that were neither fitted nor trained on: {kept}")
+        )  # fmt: skip
     if found := facts.metrics.get("speedup"):
         rows.append(("speed-up when made", f"×{found['speedup']:.2f} ({ms(found['median_ms'])}, {setting_of(found)})"))
     rows.append(("plan", facts.plan.digest[:16] + "…"))
