@@ -28,6 +28,7 @@ from dcvit.methods.cuts.surgery import Piece, operate
 from dcvit.methods.few_shot.allocate import BlockWidths, damage_of
 from dcvit.methods.few_shot.job import Job
 from dcvit.methods.few_shot.proposal import Proposal
+from dcvit.methods.few_shot.recovery import recover_at_once
 from dcvit.methods.few_shot.search import DcVitCompressor, possible_cuts
 from dcvit.methods.few_shot.settings import OURS, SearchSettings
 from dcvit.methods.few_shot.solver import examined, solve
@@ -55,6 +56,7 @@ class Variant:
         without: Pieces of the surgery to leave out.
         nodes: Which nodes stay; None takes the elimination order.
         training: Steps, and changes to the recipe; None does not train.
+        judged: Recover as `compress` does, with images held out that choose a learning rate and judge.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Variant:
     without: tuple[Piece, ...] = ()
     nodes: str | None = None
     training: tuple[int, dict[str, float]] | None = None
+    judged: bool = False
 
 
 @dataclass
@@ -132,6 +135,7 @@ VARIANTS = (
     Variant("trained, 50 steps", training=(50, {})),
     Variant("trained, 200 steps", training=(STEPS, {})),
     Variant("trained, 200 steps, features only", training=(STEPS, {"logit_weight": 0.0})),
+    Variant("trained, 200 steps, judged", judged=True),
 )  # fmt: skip
 
 
@@ -182,14 +186,18 @@ class Study:
                 job.model, job.family, narrowed, variant.nodes, images=job.calibration, seed=self.seed  # type: ignore[arg-type]
             )  # fmt: skip
             orders = {index: ranking.order(index) for index in narrowed}
-        student = copy.deepcopy(job.model)
-        operate(student, job.wanted(), job.family, job.start, entries, orders, without=variant.without)
+        if variant.judged:
+            student = recover_at_once(job, entries, setting.examination)
+        else:
+            student = copy.deepcopy(job.model)
+            operate(student, job.wanted(), job.family, job.start, entries, orders, without=variant.without)
         if variant.training is not None:
             steps, changes = variant.training
             recipe = job.settings.training.model_copy(update=changes)
             job.settings = job.settings.model_copy(update={"training": recipe})
             job.train(student, entries, steps, variant.name, last_block=job.depth - 1)
         return self.figures(logits_of(student.eval(), self.test[0])) | {
+            "judged": None if job.training is None else job.training.to_json(),
             "blocks": {entry.index: (entry.removed, entry.head_dim, entry.mlp_hidden) for entry in entries},
         }
 

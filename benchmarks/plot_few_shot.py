@@ -60,11 +60,14 @@ def ablation(report: dict[str, Any]) -> str:
         name = variant.replace("|", "\\|")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     listed = "\n".join(lines)
+    fast = "bfloat16" if any("bf16" in each for each in report["machine"]["instructions"]) else "fp32"
     return f"""## What each piece of our search is worth
 
 The same teacher, {report["samples"]} images, seed {report["seed"]}, PyTorch in the precision that the machine
-is fast in (bfloat16 here, where the teacher reads {report["teacher_top1"]:.2f} %); agreement is the share of the
+is fast in ({fast} here, where the teacher reads {report["teacher_top1"]:.2f} %); agreement is the share of the
 test images (%) on which student and teacher choose the same class. Each row differs from the first in one thing.
+`judged` is what `compress` does: one image of eight is held out, chooses the learning rate, and says whether the
+training is kept; in the other rows all are trained on, at 2e-4.
 
 {listed}
 
