@@ -29,6 +29,8 @@ from dcvit.types import TimmModule
 
 FIVE = (0.1, 0.3, 0.35, 0.4, 0.6)
 RUN: dict[str, Any] = {"settings": SearchSettings(steps=1), "samples": 8}
+TRIALS = len(SearchSettings().learning_rates)
+"""Of learning rates, in front of the first training."""
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_five_targets_share_one_examination_and_meet_each(
     examinations, trainings = counted(monkeypatch, solver, "examine"), counted(monkeypatch, job_module, "mimic")
     result = frontier(model, "digits", out=tmp_path / "out", reductions=FIVE, **RUN)
     assert len(examinations) == 1
-    assert len(trainings) == len(FIVE)
+    assert len(trainings) == TRIALS + len(FIVE)
     names = [f"r{share:g}" for share in FIVE]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         [*names, "frontier.json", "frontier.png"]
@@ -106,12 +108,12 @@ def test_a_cache_serves_other_targets_and_runs(
     cache = tmp_path / "cache"
     compress(model, "digits", out=tmp_path / "a", macs_reduction=0.3, cache=cache, **RUN)
     frontier(model, "digits", out=tmp_path / "b", reductions=(0.3, 0.4), cache=cache, **RUN)
-    assert (len(examinations), len(trainings)) == (1, 2)
+    assert (len(examinations), len(trainings)) == (1, TRIALS + 2)
     states = [ModelFolder(tmp_path / path).load().state_dict() for path in ("a", "b/r0.3")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     # Another seed draws other images, other images give other results.
     compress(model, "digits", out=tmp_path / "c", macs_reduction=0.3, cache=cache, seed=1, **RUN)
-    assert (len(examinations), len(trainings)) == (2, 3)
+    assert (len(examinations), len(trainings)) == (2, 2 * TRIALS + 3)
     assert not (tmp_path / "a" / "checkpoints").exists()
 
 
@@ -137,7 +139,7 @@ def test_an_interrupted_frontier_goes_on_where_it_was(
 
     def stops_at_the_second(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == TRIALS + 2:
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
@@ -150,7 +152,7 @@ def test_an_interrupted_frontier_goes_on_where_it_was(
         frontier(model, "digits", out=tmp_path / "out", reductions=(0.2, 0.4), **RUN)
     examinations = counted(monkeypatch, solver, "examine")
     frontier(model, "digits", out=tmp_path / "out", reductions=(0.2, 0.4), resume=True, **RUN)
-    assert (len(calls), examinations) == (3, [])
+    assert (len(calls), examinations) == (TRIALS + 3, [])
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 

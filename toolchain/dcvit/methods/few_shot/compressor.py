@@ -184,7 +184,8 @@ class FewShotCompressor(Compressor[S]):
         if made is None or made.plan.merges != proposal.base.merges:
             return None
         trims = self._trims_at_the_end(made.plan)
-        return Earlier(untrimmed(made.model, made.plan) if trims else made.model, made.plan.blocks)
+        student = untrimmed(made.model, made.plan) if trims else made.model
+        return Earlier(student, made.plan.blocks, made.metrics.get("training", {}).get("lr"))
 
     def _candidates(self, target: Target, measure: Measure) -> Candidates[Compressed]:  # noqa: ARG002
         target, option = self._resolved(target), target.measured

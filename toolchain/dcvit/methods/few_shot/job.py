@@ -39,10 +39,12 @@ class Earlier:
     Attributes:
         student: The recovered model; it stays as it is.
         entries: All plan entries that it follows.
+        lr: Peak learning rate that did best for it; None where none was tried.
     """
 
     student: TimmModule
     entries: Sequence[BlockPlan]
+    lr: float | None = None
 
 
 @dataclass(frozen=True)

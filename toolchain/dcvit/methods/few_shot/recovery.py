@@ -34,7 +34,8 @@ def recover_at_once(
 ) -> TimmModule:
     """Cuts and refits all blocks front to back, then trains the whole student once.
 
-    After an earlier result only what is cut further is refitted, and a share of the steps is enough. Weights that were
+    After an earlier result only what is cut further is refitted, and a share of the steps is enough, at the rate that
+    did best before. Weights that were
     refitted in closed form generalise well, and steps on a few images can cost more than they gain: a share of the
     images (`HELD_OUT`) is neither fitted nor trained on, and says at what learning rate to train, and whether that did
     any good. If not, the student is the one that is refitted on all images.
@@ -92,7 +93,9 @@ def _train_judged(
         return job.try_training(student, entries, short, f"trying lr {lr:g}", unseen, lr=lr, **where)
 
     before, lr = unseen(student), job.recipe.lr
-    if job.settings.learning_rates:
+    if after is not None and after.lr is not None:
+        lr = after.lr
+    elif job.settings.learning_rates:
         trials = {each: tried(each) for each in job.settings.learning_rates}
         lr = min(trials, key=lambda each: (math.isnan(trials[each]), trials[each]))
     job.train(student, entries, steps, "recovering", lr=lr, **where)
