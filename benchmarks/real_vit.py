@@ -105,11 +105,12 @@ class Study:
         """What every method works on."""
         return DcVitCompressor(self._run, SearchSettings(steps=0)).job(Target(macs_reduction=reduction))
 
-    def train(self, student: TimmModule, steps: int) -> TimmModule:
+    def train(self, student: TimmModule, steps: int, rate: float | None = None) -> TimmModule:
         """Trains a student of any method as `dcvit-tool compress` does ours, all of its blocks at once.
 
         At the learning rate that does best in trials of a tenth of the steps, on other images than those fitted on:
-        what a method has learnt by heart must not have a say. What was trained stays, whatever it did.
+        what a method has learnt by heart must not have a say; or at the given one. What was trained stays, whatever it
+        did.
         """
         if steps not in self._trainings:
             compressor = DcVitCompressor(self._run, SearchSettings(steps=steps, training=RECIPE))
@@ -117,6 +118,10 @@ class Study:
             job.views.held_out = 0
             self._trainings[steps] = job
         job = self._trainings[steps]
+        self.learning_rate = self._best_rate(job, student, steps) if rate is None else rate
+        return self._trained(job, student, steps, self.learning_rate)
+
+    def _best_rate(self, job: Job[SearchSettings], student: TimmModule, steps: int) -> float:
         images = draw_few_shot(self._source, CHOSEN_ON, CHOSEN_BY, job.calibration.shape[1])
         asked = images.tensor(self.subject.preprocessing)
         wanted, _ = features_of(self.subject.model, self.subject, asked)
@@ -124,8 +129,7 @@ class Study:
         for rate in SearchSettings().learning_rates:
             trial = self._trained(job, copy.deepcopy(student), math.ceil(steps * TRIAL), rate)
             tried[rate] = agreement(features_of(trial, self.subject, asked)[0], wanted)[1]
-        self.learning_rate = min(tried, key=tried.__getitem__)
-        return self._trained(job, student, steps, self.learning_rate)
+        return min(tried, key=tried.__getitem__)
 
     def _trained(self, job: Job[SearchSettings], student: TimmModule, steps: int, rate: float) -> TimmModule:
         job.family.train_up_to(student, job.depth - 1)
@@ -210,7 +214,11 @@ def _all_tokens_alike(study: Study, reduction: float) -> TimmModule:
 ABLATIONS: dict[str, Callable[[Study, float], TimmModule]] = {
     "ours, no views": _without_views,
     "ours, tokens weighed alike": _all_tokens_alike,
+    "ours, at 2e-4": Study.ours,
 }
+
+FIXED_RATES = {"ours, at 2e-4": 2e-4}
+"""Of methods whose learning rate is not chosen by trials."""
 
 
 def student_of(study: Study, row: Row) -> TimmModule:
@@ -218,7 +226,7 @@ def student_of(study: Study, row: Row) -> TimmModule:
     if row.method in SEARCHED_BY_TRAINING:
         return SEARCHED_BY_TRAINING[row.method](study, row.reduction, row.steps)
     student = (METHODS | ABLATIONS)[row.method](study, row.reduction)
-    return study.train(student, row.steps) if row.steps else student
+    return study.train(student, row.steps, FIXED_RATES.get(row.method)) if row.steps else student
 
 
 @torch.no_grad()
