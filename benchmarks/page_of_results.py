@@ -35,3 +35,8 @@ def table(heads: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """Rows below their heads, as Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
+
+
+def machines_named(report: Report) -> str:
+    """The machines of rows that name one, in their order."""
+    return "; ".join(dict.fromkeys(row["machine"] for row in report["rows"] if "machine" in row))
