@@ -17,8 +17,9 @@ def table(report: dict[str, Any]) -> str:
         about = round(20 * row["reduction"])  # whole blocks come to about the sizes of the others
         by_case.setdefault((about, row["samples"], row["steps"], row["method"]), []).append(row)
     for (_, samples, steps, method), rows in sorted(by_case.items()):
+        rates = {f" at {row['learning_rate']:g}" for row in rows if "learning_rate" in row}
         cells = [
-            method + (f", {steps} steps" if steps else ""),
+            method + (f", {steps} steps{' or'.join(sorted(rates))}" if steps else ""),
             f"−{100 * mean(row['macs_reduction'] for row in rows):.1f} %",
             str(samples),
         ]
@@ -51,7 +52,7 @@ def page(report: dict[str, Any]) -> str:
         "(arXiv 2602.05243), GRAIL, VBP (arXiv 2507.12988), low rank (activation-aware, arXiv 2402.06004) and SnapViT "
         "(arXiv 2510.17700) are written from their papers (`benchmarks/real_vit_baselines.py`, "
         "`benchmarks/snapvit.py`), on the same images, of which they see no views. Open: "
-        "training steps at other sizes, and 224 pixels. "
+        "training steps at other sizes and of the methods without such a row, SnapViT at other sizes, and 224 pixels. "
         f"Seconds are wall time on {machines}, with changing other work beside it: not to be compared. "
         "The first size of a draw pays for the examination of all."
     )

@@ -50,7 +50,8 @@ def test_the_page_has_every_row(study: ModuleType) -> None:
             "seconds": 9.0,
         }
         | dict.fromkeys(written.COLUMNS, value + 0.1 * seed)
-        for method, value, steps in (("ours", 0.5, 0), ("uniform", 0.7, 0), ("uniform", 0.6, 200))
+        | ({"learning_rate": 5e-6} if method == "uniform" and steps else {})
+        for method, value, steps in (("ours", 0.5, 0), ("uniform", 0.7, 0), ("uniform", 0.6, 200), ("own", 0.4, 200))
         for seed in (0, 1)
     ]
     about = {
@@ -65,7 +66,8 @@ def test_the_page_has_every_row(study: ModuleType) -> None:
     text = written.page({"about": about, "rows": rows})
     assert "| ours | −33.1 % | 64 | 0.550 ± 0.071 |" in text
     assert "| uniform | −33.1 % | 64 | 0.750 ± 0.071 |" in text
-    assert "| uniform, 200 steps | −33.1 % | 64 | 0.650 ± 0.071 |" in text
+    assert "| uniform, 200 steps at 5e-06 | −33.1 % | 64 | 0.650 ± 0.071 |" in text
+    assert "| own, 200 steps | −33.1 % | 64 | 0.450 ± 0.071 |" in text
     assert "2 draws of the" in " ".join(text.split())
     assert "a machine, with" in " ".join(text.split())
 
