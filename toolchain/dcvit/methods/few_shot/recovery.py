@@ -20,7 +20,7 @@ from dcvit.progress import say
 from dcvit.types import TimmModule
 
 HELD_OUT = 8
-"""One image of so many is not trained on."""
+"""One image of so many is neither fitted nor trained on; of fewer, none is, and nothing is judged."""
 
 TRIAL = 1 / 10
 """Share of the steps of a trial of a learning rate."""
@@ -35,10 +35,9 @@ def recover_at_once(
     """Cuts and refits all blocks front to back, then trains the whole student once.
 
     After an earlier result only what is cut further is refitted, and a share of the steps is enough, at the rate that
-    did best before. Weights that were
-    refitted in closed form generalise well, and steps on a few images can cost more than they gain: a share of the
-    images (`HELD_OUT`) is neither fitted nor trained on, and says at what learning rate to train, and whether that did
-    any good. If not, the student is the one that is refitted on all images.
+    did best before. Weights that were refitted in closed form generalise well, and steps on a few images can cost more
+    than they gain: a share of the images (`HELD_OUT`) is neither fitted nor trained on, and says at what learning rate
+    to train, and whether that did any good. If not, the student is the one that is refitted on all images.
     """
     steps = job.settings.steps if entries or job.merges else 0  # nothing is lost that could be recovered
     orders = examination.orders | {
