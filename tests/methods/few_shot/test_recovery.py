@@ -69,6 +69,11 @@ def test_held_out_images_are_neither_fitted_nor_trained_on(subject: Subject) -> 
     assert len(fitted) == len(all_fitted) * 14 // 16
 
 
-@pytest.mark.parametrize(("samples", "steps"), [(7, 2), (16, 0)])
+@pytest.mark.parametrize(("samples", "steps"), [(3, 2), (16, 0)])
 def test_too_few_images_or_no_steps_judge_nothing(subject: Subject, samples: int, steps: int) -> None:
     assert "training" not in compressed(subject, samples, steps)[0].metrics
+
+
+@pytest.mark.parametrize(("samples", "images"), [(4, 1), (7, 1), (17, 2)])
+def test_few_images_are_judged_too(subject: Subject, samples: int, images: int) -> None:
+    assert compressed(subject, samples, 2)[0].metrics["training"]["images"] == images

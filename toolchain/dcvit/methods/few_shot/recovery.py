@@ -20,13 +20,21 @@ from dcvit.progress import say
 from dcvit.types import TimmModule
 
 HELD_OUT = 8
-"""One image of so many is neither fitted nor trained on; of fewer, none is, and nothing is judged."""
+"""One image of so many is neither fitted nor trained on."""
+
+FEWEST = 4
+"""Images of which one is held out; of fewer none is, and nothing is judged."""
 
 TRIAL = 1 / 10
 """Share of the steps of a trial of a learning rate."""
 
 FOLLOW_UP = 1 / 8
 """Share of the steps that a student trains which was cut from a trained one."""
+
+
+def held_out(images: int) -> int:
+    """How many of so many images are neither fitted nor trained on."""
+    return max(1, images // HELD_OUT) if images >= FEWEST else 0
 
 
 def recover_at_once(
@@ -50,19 +58,18 @@ def recover_at_once(
         cuts, orders = _further(after.entries, entries, orders)
         steps = math.ceil(steps * FOLLOW_UP)
 
-    def refitted(held_out: int) -> TimmModule:
+    def refitted(without: int) -> TimmModule:
         with job.watch.stage("refit"):
             if after is None:
                 student = job.merged()
             else:
                 student = copy.deepcopy(after.student).to(next(job.model.parameters()).device)
-            operate(student, job.wanted(held_out), job.family, job.start, cuts, orders)
+            operate(student, job.wanted(without), job.family, job.start, cuts, orders)
         return student.eval()
 
-    held_out = job.views.held_out if steps else 0
-    student = refitted(held_out)
+    student = refitted(job.views.held_out if steps else 0)
     with job.watch.stage("recovery"):
-        if not held_out:
+        if not (steps and job.views.held_out):
             job.train(student, entries, steps, "recovering", last_block=job.depth - 1, after=after)
             return student.eval()
         job.training = found = _train_judged(job, student, entries, steps, after)

@@ -18,7 +18,7 @@ from dcvit.methods.few_shot.currency import Compared, smallest_share
 from dcvit.methods.few_shot.figures import stand_ins, trimming
 from dcvit.methods.few_shot.job import Earlier, Job
 from dcvit.methods.few_shot.proposal import Proposal
-from dcvit.methods.few_shot.recovery import HELD_OUT, recover_at_once
+from dcvit.methods.few_shot.recovery import held_out, recover_at_once
 from dcvit.methods.few_shot.settings import SearchSettings
 from dcvit.methods.few_shot.solver import examined, most_saved, solve, widths_of
 from dcvit.methods.few_shot.trials import rank_units, recover_progressively
@@ -185,7 +185,7 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
     @property
     def _held_out(self) -> int:
         in_closed_form = self.settings.search == "solver" and self.run.subject.family.removes == "attention"
-        return len(self.few_shot) // HELD_OUT if in_closed_form else 0
+        return held_out(len(self.few_shot)) if in_closed_form else 0
 
     def _stand_in(self, proposal: Proposal) -> list[BlockPlan]:
         return stand_ins(proposal)
