@@ -8,6 +8,7 @@ from accelerate.utils import broadcast_object_list
 
 from dcvit.data import FewShot
 from dcvit.errors import InputError
+from dcvit.families import Family
 from dcvit.folder.records import BlockDamage, TrialRecord
 from dcvit.methods.cuts.damage import Examination, PossibleCuts
 from dcvit.methods.cuts.nodes import NodeRanking
@@ -180,12 +181,11 @@ class DcVitCompressor(FewShotCompressor[SearchSettings]):
 
     @property
     def _solves_in_milliseconds(self) -> bool:
-        return self.settings.search == "solver" and self.run.subject.family.removes == "attention"
+        return _has_solver(self.settings, self.run.subject.family)
 
     @property
     def _held_out(self) -> int:
-        in_closed_form = self.settings.search == "solver" and self.run.subject.family.removes == "attention"
-        return held_out(len(self.few_shot)) if in_closed_form else 0
+        return held_out(len(self.few_shot)) if _has_solver(self.settings, self.run.subject.family) else 0
 
     def _stand_in(self, proposal: Proposal) -> list[BlockPlan]:
         return stand_ins(proposal)
@@ -241,7 +241,11 @@ def _fixed(job: Job[SearchSettings], proposal: Proposal) -> list[BlockPlan]:
 
 
 def _uses_solver(job: Job[SearchSettings]) -> bool:
-    return job.settings.search == "solver" and job.family.removes == "attention"
+    return _has_solver(job.settings, job.family)
+
+
+def _has_solver(settings: SearchSettings, family: Family) -> bool:
+    return settings.search == "solver" and family.removes == "attention"
 
 
 def _examined(job: Job[SearchSettings], proposal: Proposal, fixed: list[BlockPlan]) -> Examination:
